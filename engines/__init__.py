@@ -1,0 +1,1 @@
+"""Runs models: contracts, assets, codecs and backends. Knows nothing of streams or of Kafka."""

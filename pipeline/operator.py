@@ -1,0 +1,76 @@
+"""What an operator is. Operators know nothing of threads, queues or batches: the runtime owns those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+from pipeline.packet import Packet
+
+
+class Ports(NamedTuple):
+    """What an operator takes from a packet and what it puts there, as names of packet fields."""
+
+    needs: frozenset[str]
+    provides: frozenset[str]
+
+
+class Operator:
+    """Base of all operators. The typed arguments of a subclass's constructor ARE its YAML options.
+
+    The constructor only keeps its options and is cheap; `open` loads models and opens files. With
+    `workers: 3` the runtime makes three operators; each is only ever used by one thread at a time.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    provides: ClassVar[tuple[str, ...]] = ()
+    # State that depends on the order of frames (tracks, filters, open files): all packets of a stream then go
+    # to the same worker, in order. Without it, any worker may take any packet; order is restored behind it.
+    per_stream: ClassVar[bool] = False
+    batch_max: ClassVar[int] = 1  # most packets a call, unless the graph says otherwise
+
+    @classmethod
+    def ports(cls, options: dict[str, Any]) -> Ports:
+        """Needs and provides under these options; override where options decide (a model with 3D, say).
+
+        Also the place to refuse options that can be seen to be wrong before anything runs.
+
+        Raises:
+            OptionError: for an option that cannot work.
+        """
+        return Ports(frozenset(cls.needs), frozenset(cls.provides))
+
+    def open(self) -> None:
+        """Load models, open connections; runs once, in the stage's thread, before the first packet."""
+
+    def process(self, packets: list[Packet]) -> Iterable[Packet]:
+        """Work on a batch (packets of all streams alike) and give the results, each stream in order."""
+        raise NotImplementedError
+
+    def end_stream(self, stream: str) -> Iterable[Packet]:
+        """A stream has ended: give what is still held for it, close its files, forget its state."""
+        return ()
+
+    def reset(self, stream: str) -> None:
+        """Forget the state of a stream; the next packet is treated as its first."""
+
+    def close(self) -> None:
+        """Give back what `open` took; runs once, also after an error."""
+
+
+class Source(Operator):
+    """An operator that makes packets: the runtime runs one thread of it for each source."""
+
+    provides: ClassVar[tuple[str, ...]] = ("image",)
+
+    def read(self, stream: str, uri: str) -> Iterator[Packet]:
+        """Yield the packets of one source, in order, until it ends.
+
+        Raises:
+            SourceError: one line that names the source, what was found and what was expected.
+        """
+        raise NotImplementedError
+
+    def frames_expected(self, uri: str) -> int | None:
+        """How many packets `read` will give, as far as it can be told without decoding (for progress)."""
+        return None

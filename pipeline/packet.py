@@ -1,0 +1,156 @@
+"""The packet: one frame of one stream and all that is known of it.
+
+Packets and instances are never changed in place, since several stages may hold the same one at once;
+`Packet.replace`, `Instances.replace` and `Instances[mask]` make changed copies that share the arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+# The fields that have a fixed meaning: dtype, and the shape behind the first axis (a name is any size).
+FIELDS: dict[str, tuple[type, tuple[int | str, ...]]] = {
+    "boxes": (np.float32, (4,)),  # x0, y0, x1, y1 in px of the frame
+    "scores": (np.float32, ()),  # of the detection, 0..1
+    "labels": (np.object_, ()),  # class names, str
+    "track_ids": (np.int64, ()),  # unique within a stream
+    "rois": (np.float32, (5,)),  # rotated boxes: centre x, centre y, width, height in px, angle in rad
+    "keypoints": (np.float32, ("K", 2)),  # px of the frame; NaN where the model gave none
+    "keypoint_scores": (np.float32, ("K",)),  # as the model gives them
+    "keypoints_3d": (np.float32, ("K", 3)),  # metres
+    "embeddings": (np.float32, ("D",)),
+}
+
+
+class Instances:
+    """The animals and persons of one frame: named arrays that share their first axis, a row an instance.
+
+    A field that no operator has provided is absent: `instances.get("track_ids")` is then None, and
+    `instances.track_ids` raises an error that lists the fields which are there.
+    """
+
+    __slots__ = ("_fields", "_rows", "skeleton")
+
+    def __init__(self, *, skeleton: str | None = None, **fields: np.ndarray):
+        """Take `fields` (name=array) as they are; `skeleton` names what the K keypoints are."""
+        self._fields = fields
+        self.skeleton = skeleton
+        self._rows = len(next(iter(fields.values()))) if fields else 0
+        for name, array in fields.items():
+            if len(array) != self._rows:
+                sizes = {key: len(value) for key, value in fields.items()}
+                raise ValueError(f"instances.{name} has {len(array)} rows, all fields must agree: {sizes}")
+
+    @classmethod
+    def empty(cls, *names: str) -> Instances:
+        """No rows (0, …) in the named fields, `boxes` and `scores` unless told; unknown sizes become 0."""
+        fields = {}
+        for name in names or ("boxes", "scores"):
+            dtype, shape = FIELDS[name]
+            fields[name] = np.empty((0, *(d if isinstance(d, int) else 0 for d in shape)), dtype)
+        return cls(**fields)
+
+    def validate(self) -> Instances:
+        """Check dtypes and shapes of all known fields; for boundaries (files, Kafka), not for hot loops.
+
+        Raises:
+            ValueError: naming the field, the shape that must hold and the shape found.
+        """
+        sizes: dict[str, int] = {}
+        for name, array in self._fields.items():
+            dtype, shape = FIELDS.get(name, (None, None))
+            if dtype is None or shape is None:
+                continue
+            want = tuple(sizes.setdefault(d, n) if isinstance(d, str) else d
+                         for d, n in zip(shape, array.shape[1:], strict=False))  # fmt: skip
+            if array.shape[1:] != want or array.ndim != 1 + len(shape) or array.dtype != dtype:
+                names = ", ".join(["N", *(str(d) for d in shape)])
+                raise ValueError(
+                    f"instances.{name} must be {np.dtype(dtype).name} ({names}) with {sizes}, "
+                    f"found {array.dtype} {array.shape}"
+                )
+        return self
+
+    def replace(self, *, skeleton: str | None = None, **fields: np.ndarray) -> Instances:
+        """A copy with these fields added or exchanged."""
+        return Instances(skeleton=skeleton or self.skeleton, **{**self._fields, **fields})
+
+    def without(self, *names: str) -> Instances:
+        """A copy that lacks these fields."""
+        kept = {name: array for name, array in self._fields.items() if name not in names}
+        return Instances(skeleton=self.skeleton, **kept)
+
+    def rows(self, index: np.ndarray | slice | list[int]) -> Instances:
+        """The rows that `index` picks (mask, indices or slice), in its order."""
+        return Instances(skeleton=self.skeleton, **{name: a[index] for name, a in self._fields.items()})
+
+    def __len__(self) -> int:
+        """The number of rows, N."""
+        return self._rows
+
+    def __bool__(self) -> bool:
+        return self._rows > 0
+
+    @property
+    def fields(self) -> dict[str, np.ndarray]:
+        """The fields by name, in the order in which they were provided."""
+        return dict(self._fields)
+
+    def get(self, name: str) -> np.ndarray | None:
+        """The field, or None if no operator has provided it."""
+        return self._fields.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._fields[name]
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        try:
+            return self._fields[name]
+        except KeyError:
+            raise AttributeError(f"no field {name!r} was provided; there are {sorted(self._fields)}") from None
+
+    def __reduce__(self) -> Any:
+        return (_instances, (self.skeleton, self._fields))
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}{tuple(array.shape)}" for name, array in self._fields.items())
+        return f"Instances({shapes})"
+
+
+def _instances(skeleton: str | None, fields: dict[str, np.ndarray]) -> Instances:
+    return Instances(skeleton=skeleton, **fields)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Packet:
+    """One frame of one stream.
+
+    `instances` is None as long as nothing has looked for any (no detection was run on this frame), and
+    holds 0 rows when a detector looked and found none: those are different results.
+    """
+
+    stream: str  # camera or file
+    seq: int  # frame number in its stream, from 0; gaps are dropped frames
+    pts_ns: int  # time on the stream's own clock
+    captured_ns: int  # UNIX time at which the frame was captured or entered the graph
+    size: tuple[int, int]  # width, height in px
+    image: np.ndarray | None = None  # (H, W, 3) uint8, RGB
+    instances: Instances | None = None
+
+    def replace(self, **changes: Any) -> Packet:
+        """A copy with these attributes exchanged."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """The end of a stream; it travels through the graph in order, behind the stream's last packet."""
+
+    stream: str
+    frames: int  # how many packets the source gave
