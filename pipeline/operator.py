@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,14 @@ class Ports(NamedTuple):
 
     needs: frozenset[str]
     provides: frozenset[str]
+
+
+class RunInfo(NamedTuple):
+    """What an operator may know of the run it is part of."""
+
+    id: str  # unique for every run
+    graph: str  # its name
+    started_ns: int  # UNIX time
 
 
 class Operator:
@@ -40,7 +49,7 @@ class Operator:
         """
         return Ports(frozenset(cls.needs), frozenset(cls.provides))
 
-    def open(self) -> None:
+    def open(self, run: RunInfo) -> None:
         """Load models, open connections; runs once, in the stage's thread, before the first packet."""
 
     def process(self, packets: list[Packet]) -> Iterable[Packet]:
@@ -56,6 +65,15 @@ class Operator:
 
     def close(self) -> None:
         """Give back what `open` took; runs once, also after an error."""
+
+    def count(self, event: str, n: int = 1) -> None:
+        """Count something worth knowing (broken frames, lost tracks); the run's summary lists it."""
+        self.counters[event] += n
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What `count` has counted so far."""
+        return self.__dict__.setdefault("_counters", Counter())
 
 
 class Source(Operator):
