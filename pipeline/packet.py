@@ -47,7 +47,7 @@ class Instances:
     @classmethod
     def empty(cls, *names: str) -> Instances:
         """No rows (0, …) in the named fields, `boxes` and `scores` unless told; unknown sizes become 0."""
-        fields = {}
+        fields: dict[str, np.ndarray] = {}
         for name in names or ("boxes", "scores"):
             dtype, shape = FIELDS[name]
             fields[name] = np.empty((0, *(d if isinstance(d, int) else 0 for d in shape)), dtype)
@@ -113,7 +113,9 @@ class Instances:
         try:
             return self._fields[name]
         except KeyError:
-            raise AttributeError(f"no field {name!r} was provided; there are {sorted(self._fields)}") from None
+            raise AttributeError(
+                f"no field {name!r} was provided; there are {sorted(self._fields)}"
+            ) from None
 
     def __reduce__(self) -> Any:
         return (_instances, (self.skeleton, self._fields))

@@ -1,0 +1,231 @@
+"""Edges: the bounded queues between stages, and the inbox in which a worker finds its packets.
+
+Every edge accounts for its losses: received = delivered + dropped + in flight, at all times.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Literal
+
+from pipeline.join import Joiner
+from pipeline.packet import End, Packet
+
+Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
+Item = Packet | End
+Queued = tuple[int, Item]  # monotonic ns at which it was queued
+Taken = tuple[int, Item | tuple[Packet, ...]]  # … with one packet of each input where several are joined
+
+
+class Lane:
+    """The queue of one edge into one inbox; its inbox's lock guards it."""
+
+    __slots__ = ("capacity", "closed", "delivered", "dropped", "packets", "policy", "queue", "received")
+
+    def __init__(self, capacity: int, policy: Policy):
+        self.capacity = 1 if policy == "latest" else capacity
+        self.policy = policy
+        self.queue: deque[Queued] = deque()
+        self.packets = 0  # in the queue, not counting the ends of streams
+        self.received = 0
+        self.delivered = 0
+        self.dropped: Counter[str] = Counter()
+        self.closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether the next packet must wait, or costs one."""
+        return self.packets >= self.capacity
+
+    def append(self, now: int, item: Item) -> None:
+        """Queue an item; a full lane that does not block loses a packet. Ends are never lost."""
+        if isinstance(item, Packet):
+            self.received += 1
+            if self.packets >= self.capacity:
+                if self.policy == "drop_newest":
+                    self.dropped["full"] += 1
+                    return
+                if self.policy != "block":
+                    self._drop_oldest()
+            self.packets += 1
+        self.queue.append((now, item))
+
+    def pop(self) -> Queued:
+        """Take the oldest item."""
+        queued = self.queue.popleft()
+        if isinstance(queued[1], Packet):
+            self.packets -= 1
+        return queued
+
+    def _drop_oldest(self) -> None:
+        for index, (_, item) in enumerate(self.queue):
+            if isinstance(item, Packet):
+                del self.queue[index]
+                self.packets -= 1
+                self.dropped["full"] += 1
+                return
+
+    def discard(self, reason: str) -> None:
+        """Empty the queue of its packets, and count them."""
+        kept = deque(queued for queued in self.queue if not isinstance(queued[1], Packet))
+        self.dropped[reason] += len(self.queue) - len(kept)
+        self.queue, self.packets = kept, 0
+
+
+class Inbox:
+    """Where one worker, or several workers alike, take their batches: one lane an input edge.
+
+    With several input edges the packets are joined on (stream, seq) before they are handed out.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]):
+        self.lanes = list(lanes)
+        self._lock = threading.Lock()
+        self._not_empty = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
+        self._joiner = Joiner(len(self.lanes)) if len(self.lanes) > 1 else None
+        self._joined: deque[Taken] = deque()
+        self._aborted = False
+        self._tickets = 0
+
+    def put(self, lane: Lane, items: Sequence[Item]) -> None:
+        """Queue items on a lane of this inbox; waits while the lane is full and its policy is `block`."""
+        now = time.monotonic_ns()
+        with self._lock:
+            for item in items:
+                if lane.policy == "block" and lane.full:
+                    self._not_empty.notify_all()  # else nobody would make room
+                    while lane.full and not self._aborted:
+                        self._not_full.wait()
+                    now = time.monotonic_ns()
+                lane.append(now, item)
+                if self._aborted:
+                    lane.discard("aborted")
+            self._not_empty.notify(len(items))
+
+    def take(self, most: int, wait_s: float = 0.0) -> tuple[int, list[Taken]] | None:
+        """The next batch: up to `most` items, waiting up to `wait_s` behind the first for more.
+
+        Returns:
+            A ticket that numbers the batches of this inbox, and the items; None once every lane is
+            closed and empty.
+        """
+        with self._lock:
+            while not (batch := self._pop(most)):
+                if self._done():
+                    self._not_empty.notify_all()  # the other workers, too, are done
+                    return None
+                self._not_empty.wait()
+            if wait_s and len(batch) < most:
+                deadline = time.monotonic() + wait_s
+                while len(batch) < most and (left := deadline - time.monotonic()) > 0:
+                    if more := self._pop(most - len(batch)):
+                        batch += more
+                    elif self._done() or not self._not_empty.wait(left):
+                        break
+            ticket = self._tickets
+            self._tickets += 1
+            return ticket, batch
+
+    def _pop(self, most: int) -> list[Taken]:
+        if self._joiner is None:
+            lane = self.lanes[0]
+            was_full = lane.full
+            batch: list[Taken] = [lane.pop() for _ in range(min(most, len(lane.queue)))]
+            lane.delivered += sum(isinstance(item, Packet) for _, item in batch)
+        else:
+            if not self._joined:
+                self._join(self._joiner)
+            was_full = True
+            batch = [self._joined.popleft() for _ in range(min(most, len(self._joined)))]
+        if was_full and batch:
+            self._not_full.notify_all()
+        return batch
+
+    def _join(self, joiner: Joiner) -> None:
+        """Move what lies in the lanes through the joiner."""
+        for index, lane in enumerate(self.lanes):
+            while lane.queue:
+                queued_ns, item = lane.pop()
+                if (complete := joiner.add(index, item)) is not None:
+                    self._joined.append((queued_ns, complete))
+        for lane, matched, unmatched in zip(self.lanes, *joiner.take_counts(), strict=True):
+            lane.delivered += matched
+            if unmatched:
+                lane.dropped["unmatched"] += unmatched
+        self._not_full.notify_all()
+
+    def _done(self) -> bool:
+        empty = all(lane.closed and not lane.queue for lane in self.lanes) and not self._joined
+        return empty or (self._aborted and all(lane.closed for lane in self.lanes))
+
+    def close(self, lane: Lane) -> None:
+        """No more items will come on this lane."""
+        with self._lock:
+            lane.closed = True
+            self._not_empty.notify_all()
+
+    def abort(self) -> None:
+        """Throw away all packets that wait here and all that still come; ends of streams stay."""
+        with self._lock:
+            self._aborted = True
+            for lane in self.lanes:
+                lane.discard("aborted")
+            self._not_full.notify_all()
+            self._not_empty.notify_all()
+
+    def counts(self, lane_index: int) -> tuple[int, int, int, Counter[str]]:
+        """(received, delivered, in flight, dropped by reason) of a lane, all of one moment."""
+        with self._lock:
+            lane = self.lanes[lane_index]
+            pending = self._joiner.pending(lane_index) if self._joiner else 0
+            return lane.received, lane.delivered, lane.packets + pending, Counter(lane.dropped)
+
+
+class Edge:
+    """What a producer sees of a consumer: a lane into each of its inboxes, streams spread over them."""
+
+    def __init__(self, producer: str, consumer: str, lanes: Sequence[tuple[Inbox, Lane]]):
+        self.producer = producer
+        self.consumer = consumer
+        self._lanes = list(lanes)
+        self._lane_of: dict[str, tuple[Inbox, Lane]] = {}
+        self._routes = threading.Lock()
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Send items to the consumer; all items of a stream go to the same inbox."""
+        if len(self._lanes) == 1:
+            inbox, lane = self._lanes[0]
+            inbox.put(lane, items)
+            return
+        for item in items:
+            inbox, lane = self._route(item.stream)
+            inbox.put(lane, [item])
+            if isinstance(item, End):
+                with self._routes:
+                    del self._lane_of[item.stream]
+
+    def _route(self, stream: str) -> tuple[Inbox, Lane]:
+        with self._routes:
+            if stream not in self._lane_of:
+                used = Counter(id(lane) for _, lane in self._lane_of.values())
+                self._lane_of[stream] = min(self._lanes, key=lambda entry: used[id(entry[1])])
+            return self._lane_of[stream]
+
+    def close(self) -> None:
+        """The producer has finished."""
+        for inbox, lane in self._lanes:
+            inbox.close(lane)
+
+    def counts(self) -> tuple[int, int, int, Counter[str]]:
+        """(received, delivered, in flight, dropped by reason) over all lanes."""
+        received = delivered = in_flight = 0
+        dropped: Counter[str] = Counter()
+        for inbox, lane in self._lanes:
+            r, d, f, reasons = inbox.counts(inbox.lanes.index(lane))
+            received, delivered, in_flight = received + r, delivered + d, in_flight + f
+            dropped += reasons
+        return received, delivered, in_flight, dropped

@@ -1,0 +1,97 @@
+"""Join packets that come by several ways, on (stream, seq)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.packet import End, Instances, Packet
+
+
+@dataclass
+class _Stream:
+    newest: list[int]  # seq by input; _ENDED once an input has ended
+    waiting: dict[int, dict[int, Packet]] = field(default_factory=dict)  # seq: {input: packet}
+
+
+_ENDED = sys.maxsize
+
+
+class Joiner:
+    """Holds packets until all inputs have given theirs.
+
+    Every input keeps the order of a stream, so a packet can find no partner any more once the other
+    inputs have gone past its seq; it is then let go and counted as unmatched.
+    """
+
+    def __init__(self, inputs: int):
+        self._inputs = inputs
+        self._streams: dict[str, _Stream] = {}
+        self._matched = [0] * inputs
+        self._unmatched = [0] * inputs
+
+    def add(self, index: int, item: Packet | End) -> tuple[Packet, ...] | End | None:
+        """Take an item from input `index`; give what it completes: a packet of each input, or an end."""
+        stream = self._streams.get(item.stream)
+        if stream is None:
+            stream = self._streams[item.stream] = _Stream([-1] * self._inputs)
+        complete: tuple[Packet, ...] | End | None = None
+        if isinstance(item, End):
+            stream.newest[index] = _ENDED
+        else:
+            stream.newest[index] = item.seq
+            partners = stream.waiting.setdefault(item.seq, {})
+            partners[index] = item
+            if len(partners) == self._inputs:
+                del stream.waiting[item.seq]
+                self._matched = [n + 1 for n in self._matched]
+                complete = tuple(partners[i] for i in range(self._inputs))
+        self._let_go(stream)
+        if isinstance(item, End) and min(stream.newest) == _ENDED:
+            del self._streams[item.stream]
+            complete = item
+        return complete
+
+    def _let_go(self, stream: _Stream) -> None:
+        """Give up the packets for which a partner can no longer come."""
+        below = min(stream.newest)
+        for seq in [s for s in stream.waiting if s < below]:
+            for index in stream.waiting.pop(seq):
+                self._unmatched[index] += 1
+
+    def pending(self, index: int) -> int:
+        """How many packets of an input wait for their partners."""
+        return sum(index in p for s in self._streams.values() for p in s.waiting.values())
+
+    def take_counts(self) -> tuple[list[int], list[int]]:
+        """(matched, unmatched) packets by input since the last call."""
+        counts = self._matched, self._unmatched
+        self._matched, self._unmatched = [0] * self._inputs, [0] * self._inputs
+        return counts
+
+
+def merge(packets: Sequence[Packet]) -> Packet:
+    """One packet with all that the given ones know; where two know the same field, the later one's holds.
+
+    Raises:
+        ValueError: they hold different numbers of instances, so their rows cannot be told to be the same.
+    """
+    first = packets[0]
+    image = next((p.image for p in packets if p.image is not None), None)
+    known = [p.instances for p in packets if p.instances is not None]
+    if len({len(instances) for instances in known}) > 1:
+        rows = [len(instances) for instances in known]
+        raise ValueError(
+            f"cannot join {first.stream} frame {first.seq}: its inputs hold {rows} instances; "
+            "operators between a fork and a join must keep the rows"
+        )
+    fields: dict[str, np.ndarray] = {}
+    skeleton = None
+    for instances in known:
+        fields.update(instances.fields)
+        skeleton = instances.skeleton or skeleton
+    merged = Instances(skeleton=skeleton, **fields) if known else None
+    return first.replace(image=image, instances=merged)

@@ -1,0 +1,334 @@
+"""A run: a graph at work on its sources, from the first frame to the last."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.edge import Edge, Inbox, Item, Lane, Policy
+from pipeline.errors import ConfigError, PipelineError, SourceError
+from pipeline.graph import Graph, Node
+from pipeline.metrics import EdgeStats, Histogram, RunStats, StreamStats, WorkerMetrics, summarise
+from pipeline.operator import RunInfo, Source
+from pipeline.packet import End
+from pipeline.stage import Stage
+
+_log = logging.getLogger("posestream.run")
+
+
+@dataclass
+class _Finished:
+    """What has left one last stage of one stream."""
+
+    packets: int = 0
+    instances: int = 0
+    ended: bool = False
+    age: Histogram = field(default_factory=Histogram)
+
+
+@dataclass
+class _Reader:
+    """One source and the thread that reads it."""
+
+    stream: str
+    uri: str
+    operator: Source
+    expected: int | None
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+
+
+class Run:
+    """Runs `graph` on `sources` (stream name to file, folder or URL), a thread a source and a worker.
+
+    `live` sources are never waited for: the edge behind them drops its oldest packet instead, and an
+    operator that raises sets the packet aside. `keep_open` keeps the run going when no source is left, so
+    that others can be added.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        sources: Mapping[str, str] | None = None,
+        *,
+        live: bool = False,
+        keep_open: bool = False,
+    ):
+        self.graph = graph
+        self.info = RunInfo(uuid.uuid4().hex[:12], graph.name, time.time_ns())
+        self.failure: PipelineError | None = None
+        self._live = live
+        self._keep_open = keep_open
+        self._lock = threading.Lock()
+        self._started_ns = self._ended_ns = 0
+        self._stopping = False
+        self._source_node = graph.source
+        self._readers: dict[str, _Reader] = {}
+        self._reading = 0
+        self._source_edges: list[Edge] = []
+        self._edges: list[Edge] = []
+        self._stages: list[Stage] = []
+        self._finished: dict[str, dict[str, _Finished]] = {}  # last stage: stream: what has left
+        self._wire()
+        for stream, uri in (sources or {}).items():
+            self._readers[stream] = self._reader(stream, uri)
+
+    def _wire(self) -> None:
+        """Make stages and edges, from the last node to the first."""
+        inboxes: dict[str, list[Inbox]] = {}
+        for node in reversed(self.graph.nodes):
+            edges = [self._edge(node, consumer, inboxes) for consumer in self.graph.consumers(node)]
+            self._edges += edges
+            if node is self._source_node:
+                self._source_edges = edges
+                continue
+            inputs = [self.graph.node(name) for name in node.after]
+            split = node.operator.per_stream and node.workers > 1
+            inboxes[node.name] = [
+                Inbox([Lane(node.capacity, self._policy(producer, node)) for producer in inputs])
+                for _ in range(node.workers if split else 1)
+            ]
+            if not edges:
+                self._finished[node.name] = {}
+            self._stages.append(
+                Stage(
+                    node.name,
+                    [node.make() for _ in range(node.workers)],
+                    inboxes[node.name],
+                    edges,
+                    batching=node.batching,
+                    on_error=node.on_error or ("skip" if self._live else "fail"),
+                    finished=lambda items, name=node.name: self._note_finished(name, items),  # type: ignore[misc]
+                    failed=self._note_failure,
+                )
+            )
+        self._edges.reverse()
+        self._stages.reverse()
+
+    def _policy(self, producer: Node, consumer: Node) -> Policy:
+        behind_camera = self._live and producer is self._source_node
+        return consumer.on_full or ("drop_oldest" if behind_camera else "block")
+
+    @staticmethod
+    def _edge(producer: Node, consumer: Node, inboxes: Mapping[str, Sequence[Inbox]]) -> Edge:
+        index = consumer.after.index(producer.name)
+        return Edge(producer.name, consumer.name, [(box, box.lanes[index]) for box in inboxes[consumer.name]])
+
+    # Sources
+
+    def _reader(self, stream: str, uri: str) -> _Reader:
+        operator = self._source_node.make()
+        assert isinstance(operator, Source)  # Graph has checked it
+        reader = _Reader(stream, uri, operator, operator.frames_expected(uri))
+        reader.thread = threading.Thread(target=self._read, args=(reader,), name=f"{stream}", daemon=True)
+        return reader
+
+    def add_source(self, stream: str, uri: str) -> None:
+        """Attach a source while the run is going.
+
+        Raises:
+            ConfigError: a source of this name is being read, or the run is stopping.
+            SourceError: it cannot be read.
+        """
+        reader = self._reader(stream, uri)
+        with self._lock:
+            if self._stopping:
+                raise ConfigError(f"cannot add {stream}: the run is stopping")
+            known = self._readers.get(stream)
+            if known and known.thread and known.thread.is_alive():
+                raise ConfigError(f"a source named {stream!r} is already being read: {known.uri}")
+            self._readers[stream] = reader
+            self._reading += 1
+        assert reader.thread is not None
+        reader.thread.start()
+
+    def remove_source(self, stream: str) -> None:
+        """Detach a source: what was read of it is finished, then its stream ends.
+
+        Raises:
+            ConfigError: there is no source of this name.
+        """
+        with self._lock:
+            if stream not in self._readers:
+                raise ConfigError(f"no source {stream!r}; there are: {', '.join(self._readers) or 'none'}")
+            self._readers[stream].stopped.set()
+
+    def sources(self) -> dict[str, str]:
+        """The sources that are being read: stream name to uri."""
+        with self._lock:
+            return {
+                reader.stream: reader.uri
+                for reader in self._readers.values()
+                if reader.thread and reader.thread.is_alive()
+            }
+
+    def _read(self, reader: _Reader) -> None:
+        metrics = reader.metrics
+        try:
+            start = time.monotonic_ns()
+            for packet in reader.operator.read(reader.stream, reader.uri):
+                took = time.monotonic_ns() - start
+                metrics.busy_ns += took
+                metrics.latency.record(took)
+                metrics.packets_out += 1
+                for edge in self._source_edges:
+                    edge.put([packet])
+                if reader.stopped.is_set():
+                    break
+                start = time.monotonic_ns()
+        except Exception as error:
+            self._note_source_failure(reader, error)
+        finally:
+            reader.operator.close()
+            for edge in self._source_edges:
+                edge.put([End(reader.stream, metrics.packets_out)])
+            with self._lock:
+                self._reading -= 1
+            self._close_if_idle()
+
+    def _note_source_failure(self, reader: _Reader, error: Exception) -> None:
+        if not isinstance(error, PipelineError):
+            _log.debug("reading %s", reader.stream, exc_info=error)
+            error = SourceError(f"{reader.stream}: {type(error).__name__}: {error}")
+        if (self._source_node.on_error or ("skip" if self._live else "fail")) == "fail":
+            self._note_failure(error)
+        else:
+            _log.error("%s", error)
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            idle = self._reading == 0 and (self._stopping or not self._keep_open)
+        if idle:
+            for edge in self._source_edges:
+                edge.close()
+
+    # The run itself
+
+    def start(self) -> None:
+        """Open all operators, then start to read. A failure shows in `wait` and `finish`."""
+        for stage in self._stages:
+            stage.start(self.info)
+        for stage in self._stages:
+            stage.opened.wait()
+        self._started_ns = time.monotonic_ns()
+        with self._lock:
+            readers = [] if self._stopping else list(self._readers.values())
+            self._reading = len(readers)
+        for reader in readers:
+            assert reader.thread is not None
+            reader.thread.start()
+        self._close_if_idle()
+
+    def stop(self) -> None:
+        """Read no more; what was read is finished and written."""
+        with self._lock:
+            self._stopping = True
+            for reader in self._readers.values():
+                reader.stopped.set()
+        if self._started_ns:
+            self._close_if_idle()
+
+    def abort(self) -> None:
+        """Stop at once: what waits in the queues is thrown away, and counted."""
+        self.stop()
+        for stage in self._stages:
+            for inbox in stage.inboxes:
+                inbox.abort()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the run's end; False if it goes on behind the time-out."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for stage in self._stages:
+            for thread in stage.threads:
+                thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+                if thread.is_alive():
+                    return False
+        self._ended_ns = self._ended_ns or time.monotonic_ns()
+        return True
+
+    def finish(self) -> RunStats:
+        """Wait for the end and give the summary.
+
+        Raises:
+            PipelineError: the failure that ended the run; what was finished before is written.
+        """
+        self.wait()
+        if self.failure:
+            raise self.failure
+        return self.stats()
+
+    def _note_failure(self, error: PipelineError) -> None:
+        with self._lock:
+            self.failure = self.failure or error
+        self.stop()
+
+    def _note_finished(self, stage: str, items: Sequence[Item]) -> None:
+        now = time.time_ns()
+        with self._lock:
+            streams = self._finished[stage]
+            for item in items:
+                if item.stream not in streams:
+                    streams[item.stream] = _Finished()
+                done = streams[item.stream]
+                if isinstance(item, End):
+                    done.ended = True
+                    continue
+                done.packets += 1
+                done.instances += len(item.instances) if item.instances is not None else 0
+                done.age.record(now - item.captured_ns)
+
+    # Figures
+
+    def stats(self) -> RunStats:
+        """All figures, of this moment or of the end."""
+        now = self._ended_ns or time.monotonic_ns()
+        run_ns = now - self._started_ns if self._started_ns else 0
+        with self._lock:
+            readers = list(self._readers.values())
+            streams = [self._stream_stats(reader) for reader in readers]
+        counters: Counter[str] = Counter()
+        for reader in readers:
+            counters.update(reader.operator.counters)
+        decoding = summarise(self._source_node.name, [r.metrics for r in readers], run_ns, counters)
+        edges = []
+        for edge in self._edges:
+            received, delivered, in_flight, dropped = edge.counts()
+            name = f"{edge.producer} → {edge.consumer}"
+            edges.append(EdgeStats(name, received, delivered, in_flight, dict(dropped)))
+        stages = [decoding, *(stage.stats(run_ns) for stage in self._stages)]
+        return RunStats(self.info.id, self.graph.name, run_ns / 1e9, stages, edges, streams)
+
+    def _stream_stats(self, reader: _Reader) -> StreamStats:
+        ends = [streams.get(reader.stream, _Finished()) for streams in self._finished.values()]
+        slowest = min(ends, key=lambda done: done.packets)
+        return StreamStats(
+            name=reader.stream,
+            read=reader.metrics.packets_out,
+            expected=reader.expected,
+            finished=slowest.packets,
+            instances=slowest.instances,
+            ended=all(done.ended for done in ends),
+            age_p50_ms=slowest.age.percentile_ms(50),
+            age_p95_ms=slowest.age.percentile_ms(95),
+        )
+
+
+def run_graph(graph: Graph, sources: Mapping[str, str], *, live: bool = False) -> RunStats:
+    """Run a graph on sources until they end; the summary.
+
+    Raises:
+        PipelineError: a source cannot be read, or a stage failed.
+    """
+    run = Run(graph, sources, live=live)
+    run.start()
+    try:
+        return run.finish()
+    except KeyboardInterrupt:
+        run.stop()
+        return run.finish()

@@ -1,0 +1,265 @@
+"""A stage: an operator at work. Its workers' threads, its batches, its errors and its order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.edge import Edge, Inbox, Item, Taken
+from pipeline.errors import PipelineError, RunError
+from pipeline.join import merge
+from pipeline.metrics import StageStats, WorkerMetrics, summarise
+from pipeline.operator import Operator, RunInfo
+from pipeline.packet import End, Packet
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How many packets a call takes, and how long it waits for them."""
+
+    max: int = 1
+    wait_ms: float = 0.0
+
+
+class Outlet:
+    """Sends a stage's results on, in the order of their tickets: any worker may finish first."""
+
+    def __init__(self, send: Callable[[Sequence[Item]], None], ahead: int):
+        self._send = send
+        self._ahead = ahead  # results that may wait for an earlier one, so that memory stays bounded
+        self._turn = threading.Condition()
+        self._next = 0
+        self._waiting: dict[int, Sequence[Item]] = {}
+        self._broken = False
+
+    def send(self, ticket: int, items: Sequence[Item]) -> None:
+        """Send the results of batch `ticket` once those of all earlier ones are sent."""
+        with self._turn:
+            while ticket > self._next + self._ahead and not self._broken:
+                self._turn.wait()
+            self._waiting[ticket] = items
+            while (ready := self._waiting.pop(self._next, None)) is not None:
+                if ready:
+                    self._send(ready)
+                self._next += 1
+            self._turn.notify_all()
+
+    def give_up(self) -> None:
+        """A worker is gone, and its tickets with it: nobody shall wait for them."""
+        with self._turn:
+            self._broken = True
+            self._turn.notify_all()
+
+
+class Stage:
+    """Runs the operators of one node until all of their inputs are closed.
+
+    `operators` has one operator a worker. With one inbox all workers share it and any takes the next
+    batch; with an inbox a worker, each works on the streams that are sent there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        operators: Sequence[Operator],
+        inboxes: Sequence[Inbox],
+        edges: Sequence[Edge],
+        *,
+        batching: Batching,
+        on_error: OnError,
+        finished: Callable[[Sequence[Item]], None],
+        failed: Callable[[PipelineError], None],
+    ):
+        self.name = name
+        self.operators = list(operators)
+        self.inboxes = list(inboxes)
+        self.edges = list(edges)
+        self.batching = batching
+        self.on_error = on_error
+        self.metrics = [WorkerMetrics() for _ in operators]
+        self._finished = finished  # told what leaves the graph here
+        self._failed = failed
+        self._discarding = False  # after a failure: inputs are emptied, nothing more is made of them
+        self._log = logging.getLogger(f"posestream.{name}")
+        self._running = len(operators)
+        self._lock = threading.Lock()
+        self.opened = threading.Barrier(len(operators) + 1)
+        shared = len(self.inboxes) < len(self.operators)
+        self._outlet = Outlet(self._send, ahead=4 * len(operators)) if shared else None
+        self.threads = [
+            threading.Thread(target=self._work, args=(i,), name=f"{name}-{i}", daemon=True)
+            for i in range(len(operators))
+        ]
+
+    def start(self, run: RunInfo) -> None:
+        """Start the workers. `opened` is a barrier behind which every operator is open."""
+        self._run = run
+        for thread in self.threads:
+            thread.start()
+
+    def stats(self, run_ns: int) -> StageStats:
+        """What this stage has done so far."""
+        counters: Counter[str] = Counter()
+        for operator in self.operators:
+            counters.update(operator.counters)
+        return summarise(self.name, self.metrics, run_ns, counters)
+
+    def _work(self, worker: int) -> None:
+        operator = self.operators[worker]
+        inbox = self.inboxes[worker % len(self.inboxes)]
+        opened = self._open(operator)
+        self.opened.wait()
+        try:
+            self._work_through(inbox, operator, self.metrics[worker])
+        except Exception as error:  # an error of the runtime itself must end the run, not hang it
+            self._fail(error, "inside the runtime")
+            inbox.abort()
+            if self._outlet:
+                self._outlet.give_up()
+        if opened:
+            self._close(operator)
+        with self._lock:
+            self._running -= 1
+            last = self._running == 0
+        if last:
+            for edge in self.edges:
+                edge.close()
+
+    def _work_through(self, inbox: Inbox, operator: Operator, metrics: WorkerMetrics) -> None:
+        wait_s = self.batching.wait_ms / 1e3
+        while (taken := inbox.take(self.batching.max, wait_s)) is not None:
+            ticket, batch = taken
+            results = self._run_batch(operator, metrics, batch)
+            if self._outlet:
+                self._outlet.send(ticket, results)
+            elif results:
+                self._send(results)
+
+    def _open(self, operator: Operator) -> bool:
+        try:
+            operator.open(self._run)
+        except Exception as error:
+            self._fail(error, "while it was being opened")
+            return False
+        return True
+
+    def _close(self, operator: Operator) -> None:
+        try:
+            operator.close()
+        except Exception as error:
+            self._fail(error, "while it was being closed")
+
+    def _run_batch(self, operator: Operator, metrics: WorkerMetrics, batch: list[Taken]) -> list[Item]:
+        """Process a batch in runs of packets; the end of a stream comes behind its last packet."""
+        results: list[Item] = []
+        packets: list[Packet] = []
+        start = time.monotonic_ns()
+        for queued_ns, item in batch:
+            metrics.wait.record(start - queued_ns)
+            if isinstance(item, End):
+                results += self._process(operator, metrics, packets)
+                results += self._end(operator, metrics, item)
+                packets = []
+            elif isinstance(item, tuple):
+                packets += self._merge(metrics, item)
+            else:
+                packets.append(item)
+        results += self._process(operator, metrics, packets)
+        now = time.monotonic_ns()
+        metrics.busy_ns += now - start
+        for queued_ns, _ in batch:
+            metrics.latency.record(now - queued_ns)
+        return results
+
+    def _process(self, operator: Operator, metrics: WorkerMetrics, packets: list[Packet]) -> Sequence[Item]:
+        if not packets:
+            return ()
+        metrics.packets_in += len(packets)
+        if self._discarding:
+            metrics.dropped["failed"] += len(packets)
+            return ()
+        metrics.batches[len(packets)] += 1
+        try:
+            results = list(operator.process(packets))
+        except Exception as error:
+            return self._rescue(operator, metrics, packets, error)
+        metrics.packets_out += len(results)
+        return results
+
+    def _rescue(
+        self, operator: Operator, metrics: WorkerMetrics, packets: list[Packet], error: Exception
+    ) -> list[Packet]:
+        """A batch has raised: find the packet that did it, set it aside or end the run, keep the others."""
+        if len(packets) == 1 or self.on_error == "fail":
+            where = " ".join(f"{p.stream} frame {p.seq}" for p in packets[:1])
+            more = f" (or one of {len(packets) - 1} packets behind it)" if len(packets) > 1 else ""
+            metrics.dropped["error" if self.on_error == "skip" else "failed"] += len(packets)
+            if self.on_error == "skip":
+                self._log.error("set aside %s: %s", where, _say(error), exc_info=not _is_ours(error))
+            else:
+                self._fail(error, f"at {where}{more}")
+            return []
+        # What the batch has already changed in the operator's memory is not known, so it starts afresh.
+        for stream in {packet.stream for packet in packets}:
+            operator.reset(stream)
+        results: list[Packet] = []
+        for packet in packets:
+            try:
+                results += operator.process([packet])
+            except Exception as single:
+                self._rescue(operator, metrics, [packet], single)
+        metrics.packets_out += len(results)
+        return results
+
+    def _merge(self, metrics: WorkerMetrics, parts: tuple[Packet, ...]) -> list[Packet]:
+        try:
+            return [merge(parts)]
+        except ValueError as error:
+            metrics.dropped["error"] += 1
+            if self.on_error == "skip":
+                self._log.error("set aside: %s", error)
+            else:
+                self._fail(error, "at its inputs")
+            return []
+
+    def _end(self, operator: Operator, metrics: WorkerMetrics, end: End) -> list[Item]:
+        held: list[Packet] = []
+        try:
+            held = list(operator.end_stream(end.stream))
+        except Exception as error:
+            self._fail(error, f"at the end of {end.stream}")
+        metrics.packets_out += len(held)
+        return [*held, end]
+
+    def _send(self, items: Sequence[Item]) -> None:
+        for edge in self.edges:
+            edge.put(items)
+        if not self.edges:
+            self._finished(items)
+
+    def _fail(self, error: Exception, when: str) -> None:
+        self._discarding = True
+        if not _is_ours(error):
+            self._log.debug("failed %s", when, exc_info=error)
+        if isinstance(error, PipelineError):
+            self._failed(error)
+            return
+        failure = RunError(f"{self.name} failed {when}: {_say(error)}")
+        failure.__cause__ = error
+        self._failed(failure)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the message says all there is to say, so that a traceback would only hide it."""
+    return isinstance(error, PipelineError)
+
+
+def _say(error: Exception) -> str:
+    return str(error) if _is_ours(error) else f"{type(error).__name__}: {error}"
