@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.join import Joiner
+from pipeline.metrics import Losses
 from pipeline.packet import End, Packet
 
 Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
@@ -32,7 +33,7 @@ class Lane:
         self.packets = 0  # in the queue, not counting the ends of streams
         self.received = 0
         self.delivered = 0
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Losses = Counter()
         self.closed = False
 
     @property
@@ -46,7 +47,7 @@ class Lane:
             self.received += 1
             if self.packets >= self.capacity:
                 if self.policy == "drop_newest":
-                    self.dropped["full"] += 1
+                    self.dropped[item.stream, "full"] += 1
                     return
                 if self.policy != "block":
                     self._drop_oldest()
@@ -65,14 +66,14 @@ class Lane:
             if isinstance(item, Packet):
                 del self.queue[index]
                 self.packets -= 1
-                self.dropped["full"] += 1
+                self.dropped[item.stream, "full"] += 1
                 return
 
     def discard(self, reason: str) -> None:
         """Empty the queue of its packets, and count them."""
-        kept = deque(queued for queued in self.queue if not isinstance(queued[1], Packet))
-        self.dropped[reason] += len(self.queue) - len(kept)
-        self.queue, self.packets = kept, 0
+        self.dropped.update((item.stream, reason) for _, item in self.queue if isinstance(item, Packet))
+        self.queue = deque(queued for queued in self.queue if isinstance(queued[1], End))
+        self.packets = 0
 
 
 class Inbox:
@@ -154,8 +155,8 @@ class Inbox:
                     self._joined.append((queued_ns, complete))
         for lane, matched, unmatched in zip(self.lanes, *joiner.take_counts(), strict=True):
             lane.delivered += matched
-            if unmatched:
-                lane.dropped["unmatched"] += unmatched
+            for stream, packets in unmatched.items():
+                lane.dropped[stream, "unmatched"] += packets
         self._not_full.notify_all()
 
     def _done(self) -> bool:
@@ -177,12 +178,12 @@ class Inbox:
             self._not_full.notify_all()
             self._not_empty.notify_all()
 
-    def counts(self, lane_index: int) -> tuple[int, int, int, Counter[str]]:
-        """(received, delivered, in flight, dropped by reason) of a lane, all of one moment."""
+    def counts(self, lane_index: int) -> tuple[int, int, int, Losses]:
+        """(received, delivered, in flight, dropped) of a lane, all of one moment."""
         with self._lock:
             lane = self.lanes[lane_index]
             pending = self._joiner.pending(lane_index) if self._joiner else 0
-            return lane.received, lane.delivered, lane.packets + pending, Counter(lane.dropped)
+            return lane.received, lane.delivered, lane.packets + pending, lane.dropped.copy()
 
 
 class Edge:
@@ -220,12 +221,12 @@ class Edge:
         for inbox, lane in self._lanes:
             inbox.close(lane)
 
-    def counts(self) -> tuple[int, int, int, Counter[str]]:
-        """(received, delivered, in flight, dropped by reason) over all lanes."""
+    def counts(self) -> tuple[int, int, int, Losses]:
+        """(received, delivered, in flight, dropped) over all lanes."""
         received = delivered = in_flight = 0
-        dropped: Counter[str] = Counter()
+        dropped: Losses = Counter()
         for inbox, lane in self._lanes:
-            r, d, f, reasons = inbox.counts(inbox.lanes.index(lane))
+            r, d, f, losses = inbox.counts(inbox.lanes.index(lane))
             received, delivered, in_flight = received + r, delivered + d, in_flight + f
-            dropped += reasons
+            dropped.update(losses)
         return received, delivered, in_flight, dropped

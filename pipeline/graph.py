@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,7 +36,9 @@ class NodeSpec(BaseModel):
     op: str = Field(description="the operator: its name, or module:Class for one's own")
     after: str | list[str] = Field([], description="whose packets it takes; several are joined")
     batch: BatchSpec = BatchSpec()
-    workers: int = Field(1, ge=1, le=256, description="operators at work side by side, a thread each")
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        1, description="operators at work side by side, a thread each; auto: by processors and sources"
+    )
     capacity: int = Field(8, ge=1, le=100_000, description="packets that each edge into it holds")
     on_full: Policy | None = Field(None, description="what a full edge into it does; block unless live")
     on_error: OnError | None = Field(
@@ -63,7 +65,7 @@ class Node:
     options: dict[str, Any]
     after: tuple[str, ...]
     batching: Batching
-    workers: int
+    workers: int | Literal["auto"]
     capacity: int
     on_full: Policy | None
     on_error: Literal["fail", "skip"] | None

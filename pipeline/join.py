@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ class Joiner:
         self._inputs = inputs
         self._streams: dict[str, _Stream] = {}
         self._matched = [0] * inputs
-        self._unmatched = [0] * inputs
+        self._unmatched: list[Counter[str]] = [Counter() for _ in range(inputs)]
 
     def add(self, index: int, item: Packet | End) -> tuple[Packet, ...] | End | None:
         """Take an item from input `index`; give what it completes: a packet of each input, or an end."""
@@ -49,27 +50,28 @@ class Joiner:
                 del stream.waiting[item.seq]
                 self._matched = [n + 1 for n in self._matched]
                 complete = tuple(partners[i] for i in range(self._inputs))
-        self._let_go(stream)
+        self._let_go(item.stream, stream)
         if isinstance(item, End) and min(stream.newest) == _ENDED:
             del self._streams[item.stream]
             complete = item
         return complete
 
-    def _let_go(self, stream: _Stream) -> None:
+    def _let_go(self, name: str, stream: _Stream) -> None:
         """Give up the packets for which a partner can no longer come."""
         below = min(stream.newest)
         for seq in [s for s in stream.waiting if s < below]:
             for index in stream.waiting.pop(seq):
-                self._unmatched[index] += 1
+                self._unmatched[index][name] += 1
 
     def pending(self, index: int) -> int:
         """How many packets of an input wait for their partners."""
         return sum(index in p for s in self._streams.values() for p in s.waiting.values())
 
-    def take_counts(self) -> tuple[list[int], list[int]]:
-        """(matched, unmatched) packets by input since the last call."""
+    def take_counts(self) -> tuple[list[int], list[Counter[str]]]:
+        """(matched, unmatched by stream) packets of every input since the last call."""
         counts = self._matched, self._unmatched
-        self._matched, self._unmatched = [0] * self._inputs, [0] * self._inputs
+        self._matched = [0] * self._inputs
+        self._unmatched = [Counter() for _ in range(self._inputs)]
         return counts
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+Losses = Counter[tuple[str, str]]  # (stream, reason): packets
+
 _SUB_BITS = 3  # eight buckets an octave: percentiles are right to within 6 %
 _BUCKETS = 64 << _SUB_BITS
 
@@ -61,7 +63,7 @@ class WorkerMetrics:
         self.packets_out = 0
         self.busy_ns = 0
         self.batches: Counter[int] = Counter()
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Losses = Counter()
         self.wait = Histogram()  # in the queue
         self.latency = Histogram()  # in the queue and at work
 
@@ -106,6 +108,7 @@ class StreamStats:
     expected: int | None  # packets that its source will give in all, where known
     finished: int  # packets that have left every last stage
     instances: int  # rows in the finished packets
+    dropped: int  # packets lost anywhere on the way
     ended: bool
     age_p50_ms: float  # from capture to the last stage's end
     age_p95_ms: float
@@ -139,13 +142,26 @@ class RunStats:
         return edges + sum(sum(stage.dropped.values()) for stage in self.stages)
 
 
+def by_reason(losses: Losses) -> dict[str, int]:
+    """Losses of all streams, by reason."""
+    reasons: Counter[str] = Counter()
+    for (_, reason), packets in losses.items():
+        reasons[reason] += packets
+    return dict(reasons)
+
+
+def of_stream(losses: Losses, stream: str) -> int:
+    """Losses of one stream, for all reasons."""
+    return sum(packets for (lost, _), packets in losses.items() if lost == stream)
+
+
 def summarise(
     name: str, workers: list[WorkerMetrics], run_ns: int, counters: Counter[str] | dict[str, int]
 ) -> StageStats:
     """Add up what the workers of a stage did in a run of `run_ns`."""
     wait, latency = Histogram(), Histogram()
     batches: Counter[int] = Counter()
-    dropped: Counter[str] = Counter()
+    dropped: Losses = Counter()
     for worker in workers:
         wait.merge(worker.wait)
         latency.merge(worker.latency)
@@ -165,6 +181,6 @@ def summarise(
         latency_p50_ms=latency.percentile_ms(50),
         latency_p95_ms=latency.percentile_ms(95),
         latency_p99_ms=latency.percentile_ms(99),
-        dropped=dict(dropped),
+        dropped=by_reason(dropped),
         counters=dict(counters),
     )

@@ -22,6 +22,7 @@ class RunInfo(NamedTuple):
     id: str  # unique for every run
     graph: str  # its name
     started_ns: int  # UNIX time
+    cores: int = 1  # how many processors one worker of this operator may keep busy
 
 
 class Operator:

@@ -51,7 +51,7 @@ class Instances:
         for name in names or ("boxes", "scores"):
             dtype, shape = FIELDS[name]
             fields[name] = np.empty((0, *(d if isinstance(d, int) else 0 for d in shape)), dtype)
-        return cls(**fields)
+        return cls(skeleton=None, **fields)
 
     def validate(self) -> Instances:
         """Check dtypes and shapes of all known fields; for boundaries (files, Kafka), not for hot loops.

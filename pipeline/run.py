@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import uuid
@@ -13,7 +14,17 @@ from dataclasses import dataclass, field
 from pipeline.edge import Edge, Inbox, Item, Lane, Policy
 from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.graph import Graph, Node
-from pipeline.metrics import EdgeStats, Histogram, RunStats, StreamStats, WorkerMetrics, summarise
+from pipeline.metrics import (
+    EdgeStats,
+    Histogram,
+    Losses,
+    RunStats,
+    StreamStats,
+    WorkerMetrics,
+    by_reason,
+    of_stream,
+    summarise,
+)
 from pipeline.operator import RunInfo, Source
 from pipeline.packet import End
 from pipeline.stage import Stage
@@ -75,12 +86,12 @@ class Run:
         self._edges: list[Edge] = []
         self._stages: list[Stage] = []
         self._finished: dict[str, dict[str, _Finished]] = {}  # last stage: stream: what has left
-        self._wire()
+        self._wire(streams=None if keep_open else len(sources or {}))
         for stream, uri in (sources or {}).items():
             self._readers[stream] = self._reader(stream, uri)
 
-    def _wire(self) -> None:
-        """Make stages and edges, from the last node to the first."""
+    def _wire(self, streams: int | None) -> None:
+        """Make stages and edges, from the last node to the first, for a number of streams (None: any)."""
         inboxes: dict[str, list[Inbox]] = {}
         for node in reversed(self.graph.nodes):
             edges = [self._edge(node, consumer, inboxes) for consumer in self.graph.consumers(node)]
@@ -89,17 +100,18 @@ class Run:
                 self._source_edges = edges
                 continue
             inputs = [self.graph.node(name) for name in node.after]
-            split = node.operator.per_stream and node.workers > 1
+            workers = _workers(node, streams)
+            split = node.operator.per_stream and workers > 1
             inboxes[node.name] = [
                 Inbox([Lane(node.capacity, self._policy(producer, node)) for producer in inputs])
-                for _ in range(node.workers if split else 1)
+                for _ in range(workers if split else 1)
             ]
             if not edges:
                 self._finished[node.name] = {}
             self._stages.append(
                 Stage(
                     node.name,
-                    [node.make() for _ in range(node.workers)],
+                    [node.make() for _ in range(workers)],
                     inboxes[node.name],
                     edges,
                     batching=node.batching,
@@ -213,7 +225,8 @@ class Run:
     def start(self) -> None:
         """Open all operators, then start to read. A failure shows in `wait` and `finish`."""
         for stage in self._stages:
-            stage.start(self.info)
+            cores = max(1, (os.cpu_count() or 1) // len(stage.operators))
+            stage.start(self.info._replace(cores=cores))
         for stage in self._stages:
             stage.opened.wait()
         self._started_ns = time.monotonic_ns()
@@ -291,20 +304,25 @@ class Run:
         run_ns = now - self._started_ns if self._started_ns else 0
         with self._lock:
             readers = list(self._readers.values())
-            streams = [self._stream_stats(reader) for reader in readers]
         counters: Counter[str] = Counter()
         for reader in readers:
             counters.update(reader.operator.counters)
         decoding = summarise(self._source_node.name, [r.metrics for r in readers], run_ns, counters)
+        losses: Losses = Counter()
         edges = []
         for edge in self._edges:
             received, delivered, in_flight, dropped = edge.counts()
+            losses.update(dropped)
             name = f"{edge.producer} → {edge.consumer}"
-            edges.append(EdgeStats(name, received, delivered, in_flight, dict(dropped)))
+            edges.append(EdgeStats(name, received, delivered, in_flight, by_reason(dropped)))
+        for stage in self._stages:
+            losses.update(stage.losses())
         stages = [decoding, *(stage.stats(run_ns) for stage in self._stages)]
+        with self._lock:
+            streams = [self._stream_stats(reader, of_stream(losses, reader.stream)) for reader in readers]
         return RunStats(self.info.id, self.graph.name, run_ns / 1e9, stages, edges, streams)
 
-    def _stream_stats(self, reader: _Reader) -> StreamStats:
+    def _stream_stats(self, reader: _Reader, dropped: int) -> StreamStats:
         ends = [streams.get(reader.stream, _Finished()) for streams in self._finished.values()]
         slowest = min(ends, key=lambda done: done.packets)
         return StreamStats(
@@ -313,10 +331,19 @@ class Run:
             expected=reader.expected,
             finished=slowest.packets,
             instances=slowest.instances,
+            dropped=dropped,
             ended=all(done.ended for done in ends),
             age_p50_ms=slowest.age.percentile_ms(50),
             age_p95_ms=slowest.age.percentile_ms(95),
         )
+
+
+def _workers(node: Node, streams: int | None) -> int:
+    """The workers of a node; `auto` is a worker a processor, but none that no stream would ever reach."""
+    if node.workers != "auto":
+        return node.workers
+    cores = os.cpu_count() or 1
+    return max(1, min(cores, streams)) if node.operator.per_stream and streams is not None else cores
 
 
 def run_graph(graph: Graph, sources: Mapping[str, str], *, live: bool = False) -> RunStats:

@@ -13,7 +13,7 @@ from typing import Literal
 from pipeline.edge import Edge, Inbox, Item, Taken
 from pipeline.errors import PipelineError, RunError
 from pipeline.join import merge
-from pipeline.metrics import StageStats, WorkerMetrics, summarise
+from pipeline.metrics import Losses, StageStats, WorkerMetrics, summarise
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import End, Packet
 
@@ -111,6 +111,13 @@ class Stage:
             counters.update(operator.counters)
         return summarise(self.name, self.metrics, run_ns, counters)
 
+    def losses(self) -> Losses:
+        """The packets that were set aside here, by (stream, reason)."""
+        losses: Losses = Counter()
+        for worker in self.metrics:
+            losses.update(worker.dropped)
+        return losses
+
     def _work(self, worker: int) -> None:
         operator = self.operators[worker]
         inbox = self.inboxes[worker % len(self.inboxes)]
@@ -183,7 +190,7 @@ class Stage:
             return ()
         metrics.packets_in += len(packets)
         if self._discarding:
-            metrics.dropped["failed"] += len(packets)
+            metrics.dropped.update((packet.stream, "failed") for packet in packets)
             return ()
         metrics.batches[len(packets)] += 1
         try:
@@ -200,7 +207,8 @@ class Stage:
         if len(packets) == 1 or self.on_error == "fail":
             where = " ".join(f"{p.stream} frame {p.seq}" for p in packets[:1])
             more = f" (or one of {len(packets) - 1} packets behind it)" if len(packets) > 1 else ""
-            metrics.dropped["error" if self.on_error == "skip" else "failed"] += len(packets)
+            reason = "error" if self.on_error == "skip" else "failed"
+            metrics.dropped.update((packet.stream, reason) for packet in packets)
             if self.on_error == "skip":
                 self._log.error("set aside %s: %s", where, _say(error), exc_info=not _is_ours(error))
             else:
@@ -222,7 +230,7 @@ class Stage:
         try:
             return [merge(parts)]
         except ValueError as error:
-            metrics.dropped["error"] += 1
+            metrics.dropped[parts[0].stream, "error"] += 1
             if self.on_error == "skip":
                 self._log.error("set aside: %s", error)
             else:
