@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import yaml
 from operators import REGISTRY
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, check_graph, nearest, read_graph
+from pipeline.metrics import RunStats
+from pipeline.run import run_graph
 
 GRAPHS = Path(__file__).resolve().parent.parent / "configs" / "graphs"
 
@@ -40,7 +42,7 @@ def find_graph(name: str | Path) -> Path:
 
 
 def load_graph(name: str | Path, changes: Mapping[str, Any] | None = None) -> Graph:
-    """Load and check a graph, by its name or file; `changes` maps `node.option` to values that replace the file's.
+    """Load and check a graph, by its name or file; `changes` maps `node.option` to a value in place of its own.
 
     Raises:
         ConfigError: no such graph, or one that cannot work, with file, line and what would.
@@ -68,6 +70,46 @@ def with_sinks(graph: Graph, sinks: Mapping[str, dict[str, Any]]) -> Graph:
     for op, options in sinks.items():
         data["graph"][_free_name(op, data["graph"])] = {"op": op, "after": last, **options}
     return check_graph(data, REGISTRY, graph.where)
+
+
+def name_sources(sources: Iterable[str]) -> dict[str, str]:
+    """Stream names for sources: `NAME=SOURCE` as told, else the file's name; doubles get a number.
+
+    Raises:
+        ConfigError: a name is given twice, or is empty.
+    """
+    named: dict[str, str] = {}
+    for source in sources:
+        name, given, uri = source.partition("=")
+        # A path or URL may hold '=' itself; a name holds no separators.
+        if not given or "/" in name or Path(source).exists():
+            name, uri = Path(source.rstrip("/")).stem or "stream", source
+            given = ""
+        if given and (not name or name in named):
+            raise ConfigError(f"source {source!r}: the stream name is {'given twice' if name else 'empty'}")
+        unique, number = name, 2
+        while unique in named:
+            unique, number = f"{name}-{number}", number + 1
+        named[unique] = uri
+    return named
+
+
+def run(
+    graph: Graph | str | Path, sources: str | Sequence[str] | Mapping[str, str], out: str | Path | None = None
+) -> RunStats:
+    """Run a graph on sources until they end; with `out`, a folder, results go to `out/STREAM.jsonl`.
+
+    Raises:
+        ConfigError: the graph is refused.
+        PipelineError: a source cannot be read, or a stage failed; what was finished before is written.
+    """
+    if not isinstance(graph, Graph):
+        graph = load_graph(graph)
+    if out is not None:
+        graph = with_sinks(graph, {"jsonl_sink": {"dir": str(out)}})
+    if not isinstance(sources, Mapping):
+        sources = name_sources([sources] if isinstance(sources, str) else sources)
+    return run_graph(graph, sources)
 
 
 def _is_sink(op: str) -> bool:

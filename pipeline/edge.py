@@ -91,6 +91,7 @@ class Inbox:
         self._joined: deque[Taken] = deque()
         self._aborted = False
         self._tickets = 0
+        self._gathering = False
 
     def put(self, lane: Lane, items: Sequence[Item]) -> None:
         """Queue items on a lane of this inbox; waits while the lane is full and its policy is `block`."""
@@ -115,18 +116,23 @@ class Inbox:
             closed and empty.
         """
         with self._lock:
-            while not (batch := self._pop(most)):
-                if self._done():
+            # Only one worker at a time gathers a batch, else two would share out a stream's packets between
+            # them and no ticket could tell their order.
+            while self._gathering or not (batch := self._pop(most)):
+                if self._done() and not self._gathering:
                     self._not_empty.notify_all()  # the other workers, too, are done
                     return None
                 self._not_empty.wait()
             if wait_s and len(batch) < most:
                 deadline = time.monotonic() + wait_s
+                self._gathering = True
                 while len(batch) < most and (left := deadline - time.monotonic()) > 0:
                     if more := self._pop(most - len(batch)):
                         batch += more
                     elif self._done() or not self._not_empty.wait(left):
                         break
+                self._gathering = False
+                self._not_empty.notify_all()
             ticket = self._tickets
             self._tickets += 1
             return ticket, batch

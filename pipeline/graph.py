@@ -234,11 +234,13 @@ class _Checker:
                 )
 
     def _say(self, error: ValidationError, prefix: Path, valid: list[str]) -> ConfigError:
-        first = error.errors()[0]
+        # A misspelt name also shows as a missing one; the misspelling is what helps.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         path: Path = (*prefix, *first["loc"])
         if first["type"] == "extra_forbidden":
             name = str(first["loc"][-1])
-            kind = "option" if prefix else "key"
+            kind = "option" if len(path) > 1 else "key"
+            valid = list(BatchSpec.model_fields) if "batch" in path[:-1] else valid
             return self.error(path, f"unknown {kind} {name!r}; {nearest(name, valid)}")
         if first["type"] == "missing":
             return self.error(path, "is missing")

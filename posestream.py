@@ -1,0 +1,43 @@
+"""posestream for Python users: tracked 2D and 3D keypoints from cameras and video files.
+
+    import posestream
+
+    posestream.run("human-lite", "walk.mp4", out="results")
+    poses = posestream.read("results/walk.jsonl")
+    poses.keypoints  # (R, 33, 2), px
+
+Everything here lives elsewhere and is only re-exported.
+"""
+
+from engines.errors import AssetError, ContractError, EngineError
+from operators.graphs import load_graph, run
+from operators.read import Recording, read
+from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
+from pipeline.graph import Graph
+from pipeline.metrics import RunStats
+from pipeline.operator import Operator, Source
+from pipeline.packet import End, Instances, Packet
+from pipeline.run import Run
+
+__all__ = [
+    "AssetError",
+    "ConfigError",
+    "ContractError",
+    "End",
+    "EngineError",
+    "Graph",
+    "Instances",
+    "Operator",
+    "Packet",
+    "PipelineError",
+    "Recording",
+    "Run",
+    "RunError",
+    "RunStats",
+    "SinkError",
+    "Source",
+    "SourceError",
+    "load_graph",
+    "read",
+    "run",
+]

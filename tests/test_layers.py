@@ -1,0 +1,44 @@
+"""Imports point one way: tools → operators → {pipeline, engines}."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "pipeline": {"pipeline"},
+    "engines": {"engines"},
+    "operators": {"operators", "pipeline", "engines"},
+    "tools": {"tools", "operators", "pipeline", "engines", "posestream"},
+}
+HEAVY = {"torch", "tensorrt", "pycuda", "ultralytics", "pyarrow", "kafka"}  # imported inside, where needed
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in names}
+
+
+def files() -> list[Path]:
+    return sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    folder = path.relative_to(ROOT).parts[0]
+    own = imports(path) & (set(MAY_IMPORT) | {"posestream", "tests", "benchmarks"})
+    assert own <= MAY_IMPORT[folder]
+    assert not imports(path, top_level=True) & HEAVY
+
+
+def test_the_check_sees_what_it_must():
+    assert len(files()) > 25
+    assert "pipeline" in imports(ROOT / "operators" / "graphs.py")
+    assert "posestream" not in sys.stdlib_module_names

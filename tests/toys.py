@@ -1,0 +1,180 @@
+"""Small operators that make the runtime's behaviour visible: they count, wait, fail and remember."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+from pipeline.graph import Graph, check_graph
+from pipeline.operator import Operator, Source
+from pipeline.packet import Instances, Packet
+
+
+def packet(stream: str = "a", seq: int = 0, **fields: object) -> Packet:
+    return Packet(stream, seq, seq * 10_000_000, time.time_ns(), (64, 48), **fields)  # type: ignore[arg-type]
+
+
+class Numbers(Source):
+    """As many packets as the uri says; `1000@2` waits 2 ms before each."""
+
+    provides = ("image",)
+
+    def read(self, stream: str, uri: str) -> Iterator[Packet]:
+        count, _, wait_ms = uri.partition("@")
+        for seq in range(int(count)):
+            if wait_ms:
+                time.sleep(float(wait_ms) / 1e3)
+            yield packet(stream, seq)
+
+    def frames_expected(self, uri: str) -> int | None:
+        count = uri.partition("@")[0]
+        return int(count) if count.isdigit() else None
+
+
+class Same(Operator):
+    """Passes packets on, after a random wait of up to `jitter_ms`."""
+
+    def __init__(self, jitter_ms: float = 0):
+        self.jitter_ms = jitter_ms
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        if self.jitter_ms:
+            time.sleep(random.uniform(0, self.jitter_ms) / 1e3)
+        return packets
+
+
+class SameByStream(Same):
+    """The same, with memory by stream: notes in `seen` which thread took which stream."""
+
+    per_stream = True
+    seen: dict[str, set[int]] = defaultdict(set)  # noqa: RUF012 - shared on purpose
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        for p in packets:
+            self.seen[p.stream].add(threading.get_ident())
+        return super().process(packets)
+
+
+class Slow(Operator):
+    """Takes `ms` for each call."""
+
+    def __init__(self, ms: float):
+        self.ms = ms
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        time.sleep(self.ms / 1e3)
+        return packets
+
+
+class FailAt(Operator):
+    """Raises at one frame of every stream."""
+
+    batch_max = 4
+    per_stream = True
+
+    def __init__(self, seq: int):
+        self.seq = seq
+        self.resets = 0
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        if any(p.seq == self.seq for p in packets):
+            raise ValueError(f"bad frame {self.seq}")
+        return packets
+
+    def reset(self, stream: str) -> None:
+        self.count("resets")
+
+
+class FailOpen(Operator):
+    def open(self, run: object) -> None:
+        raise OSError("no such device")
+
+
+class Hold(Operator):
+    """Gives each packet only when the next one has come, the last at the end of its stream."""
+
+    per_stream = True
+
+    def __init__(self) -> None:
+        self.held: dict[str, Packet] = {}
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        out = []
+        for p in packets:
+            if p.stream in self.held:
+                out.append(self.held[p.stream])
+            self.held[p.stream] = p
+        return out
+
+    def end_stream(self, stream: str) -> list[Packet]:
+        return [self.held.pop(stream)] if stream in self.held else []
+
+
+class Odd(Operator):
+    """Lets only packets of odd seq pass."""
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        return [p for p in packets if p.seq % 2]
+
+
+class AddField(Operator):
+    """Provides a field of the packet's own seq, one row."""
+
+    provides = ("scores",)
+
+    def __init__(self, field: str = "scores", rows: int = 1):
+        self.field, self.rows = field, rows
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        import numpy as np
+
+        return [
+            p.replace(instances=Instances(**{self.field: np.full(self.rows, p.seq, np.float32)}))
+            for p in packets
+        ]
+
+
+class NeedsScores(Operator):
+    needs = ("scores",)
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        return packets
+
+
+class Collect(Operator):
+    """Remembers what came, in the lists of its class, and which streams have ended."""
+
+    packets: list[Packet] = []  # noqa: RUF012 - shared on purpose: the test reads it
+    ended: list[str] = []  # noqa: RUF012
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        self.packets += packets
+        return packets
+
+    def end_stream(self, stream: str) -> list[Packet]:
+        self.ended.append(stream)
+        return []
+
+
+REGISTRY = {
+    "numbers": Numbers, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "fail_at": FailAt,
+    "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
+    "collect": Collect,
+}  # fmt: skip
+
+
+def graph(**nodes: dict[str, object]) -> Graph:
+    """A graph of these nodes, `numbers` before and `collect` behind them, in a chain unless told otherwise."""
+    Collect.packets.clear()
+    Collect.ended.clear()
+    SameByStream.seen.clear()
+    spec: dict[str, dict[str, object]] = {"numbers": {"op": "numbers"}}
+    last = "numbers"
+    for name, node in nodes.items():
+        spec[name] = {"after": last, **node}
+        last = name
+    spec.setdefault("collect", {"op": "collect", "after": last})
+    return check_graph({"name": "toy", "graph": spec}, REGISTRY)

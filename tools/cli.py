@@ -1,0 +1,81 @@
+"""The command `posestream`: its sub-commands, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from engines.errors import EngineError
+from pipeline.errors import ConfigError, PipelineError, SourceError
+from tools import demo, graph, models, run
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="posestream",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Streaming video pipeline for pose: from cameras and files to tracked 2D and 3D keypoints.",
+    epilog="Start with `posestream demo`, then `posestream run VIDEO`. Exit codes: 0 done, 1 the run failed, "
+    "2 bad input or usage, 130 interrupted (after what was read has been finished).",
+)
+app.command("run")(run.run)
+app.command("demo")(demo.demo)
+app.add_typer(graph.app, name="graph")
+app.add_typer(models.app, name="models")
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version of posestream and of what it runs on."""
+    names = ["posestream", "numpy", "av", "opencv-python-headless", "onnxruntime", "ai-edge-litert"]
+    for name in names:
+        try:
+            typer.echo(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            typer.echo(f"{name} (not installed as a package)")
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log details, and errors in full.")
+    ] = False,
+) -> None:
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=verbose)],
+    )
+    logging.getLogger("posestream").setLevel(min(level, logging.INFO))
+
+
+def exit_code(error: Exception) -> int:
+    """What the process says of an error."""
+    return BAD_INPUT if isinstance(error, ConfigError | SourceError | EngineError) else FAILED
+
+
+def main() -> None:
+    """Run the command; errors of ours become one line, never a traceback."""
+    try:
+        code = app(standalone_mode=True)
+    except (PipelineError, EngineError) as error:
+        Console(stderr=True, highlight=False).print(f"posestream: {error}", markup=False, soft_wrap=True)
+        code = exit_code(error)
+    except BrokenPipeError:  # posestream … | head
+        sys.stderr.close()
+        code = DONE
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

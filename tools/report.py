@@ -1,0 +1,99 @@
+"""What a run shows: a live line a source, and the table at the end."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from pipeline.metrics import RunStats, StreamStats
+
+
+class Progress:
+    """A live view of a run, a line a source; shows nothing where it is not wanted."""
+
+    def __init__(self, console: Console, *, shown: bool):
+        self._live = Live(console=console, refresh_per_second=8, transient=True) if shown else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, stats: RunStats) -> None:
+        """Bring the view up to date."""
+        if self._live:
+            seconds = time.monotonic() - self._started
+            self._live.update(Group(*_lines(stats, seconds)))
+
+
+def _lines(stats: RunStats, seconds: float) -> list[RenderableType]:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(7):
+        table.add_column(no_wrap=True)
+    for stream in stats.streams:
+        of = f" / {stream.expected}" if stream.expected else ""
+        rate = stream.finished / seconds if seconds else 0
+        table.add_row(
+            f"[bold]{stream.name}",
+            ProgressBar(
+                total=stream.expected, completed=stream.finished, width=24, pulse=not stream.expected
+            ),
+            f"{stream.finished}{of} frames",
+            f"{rate:.1f} fps",
+            f"{_people(stream)} a frame",
+            f"{stream.dropped} dropped",
+            "done" if stream.ended else _eta(stream, rate),
+        )
+    return [table]
+
+
+def _people(stream: StreamStats) -> str:
+    return f"{stream.instances / stream.finished if stream.finished else 0:.1f} instances"
+
+
+def _eta(stream: StreamStats, rate: float) -> str:
+    if not stream.expected or not rate:
+        return ""
+    left = max(stream.expected - stream.finished, 0) / rate
+    return f"{int(left // 60)}:{int(left % 60):02} left"
+
+
+def summary_table(stats: RunStats) -> Table:
+    """A row a stage, and what went through end to end."""
+    title = (
+        f"{stats.graph}: {stats.finished} frames of {len(stats.streams)} "
+        f"{'source' if len(stats.streams) == 1 else 'sources'} in {stats.seconds:.1f} s, "
+        f"{stats.fps:.1f} frames/s, {stats.dropped} dropped"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("stage", "workers", "in", "out", "busy", "batch", "p50 ms", "p95 ms", "noted"):
+        table.add_column(name, justify="left" if name in {"stage", "noted"} else "right")
+    for stage in stats.stages:
+        noted = {**stage.counters, **{f"dropped: {why}": n for why, n in stage.dropped.items()}}
+        table.add_row(
+            stage.name,
+            str(stage.workers),
+            str(stage.packets_in) if stage.packets_in else "",
+            str(stage.packets_out),
+            f"{100 * stage.busy:.0f} %",
+            f"{stage.mean_batch:.1f}" if stage.mean_batch else "",
+            f"{stage.latency_p50_ms:.1f}",
+            f"{stage.latency_p95_ms:.1f}",
+            ", ".join(f"{what} {n}" for what, n in noted.items()),
+        )
+    for edge in stats.edges:
+        for why, n in edge.dropped.items():
+            table.add_row(edge.name, *[""] * 7, f"dropped: {why} {n}")
+    return table

@@ -1,0 +1,150 @@
+"""`posestream run`: process video files."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+import yaml
+from engines.assets import is_cached
+from rich.console import Console
+
+from engines.contract import load_contract
+from engines.errors import AssetError, EngineError
+from operators.graphs import load_graph, name_sources, with_sinks
+from pipeline.errors import ConfigError
+from pipeline.graph import Graph
+from pipeline.metrics import RunStats
+from pipeline.run import Run
+from tools.report import Progress, summary_table
+
+SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
+
+
+def run(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Video files, images or folders of images; NAME=SOURCE names the stream.",
+            show_default=False,
+        ),
+    ],
+    graph: Annotated[
+        str, typer.Option("--graph", "-g", help="A ready graph (posestream graph list) or a .yaml file.")
+    ] = "human-lite",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="NODE.OPTION=VALUE", help="Change an option of the graph."),
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Also write STREAM.mp4 with the poses drawn in.")
+    ] = False,
+    coco: Annotated[
+        bool, typer.Option("--coco", help="Also write STREAM.coco.json, COCO keypoint results.")
+    ] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Also write STREAM.parquet.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> None:
+    """Find, track and measure the poses in video files; results go to OUT/STREAM.jsonl.
+
+    All sources are processed at once, in one graph. Ctrl-C stops reading, finishes what was read and leaves
+    valid files; a second Ctrl-C stops at once.
+
+    Examples:
+    `posestream run walk.mp4 --video`
+
+    `posestream run left=cam01.mp4 right=cam02.mp4 --out results --parquet`
+
+    `posestream run zoo.mp4 --graph animal-boxes --set detect.min_score=0.4`
+    """  # fmt: skip
+    wanted = {"video": video, "coco": coco, "parquet": parquet}
+    extra = [sink for name, sink in SINKS.items() if wanted[name]]
+    process(load_graph(graph, parse_changes(changes or [])), name_sources(sources), out, extra, quiet=quiet)
+
+
+def process(
+    graph: Graph, sources: Mapping[str, str], out: Path, extra_sinks: Iterable[str], *, quiet: bool = False
+) -> RunStats:
+    """Run a graph over files with progress, a summary and Ctrl-C; results go to files in `out`.
+
+    Raises:
+        ConfigError, SourceError, AssetError: before anything runs.
+        PipelineError: the run failed.
+        typer.Exit: with code 130, it was interrupted.
+    """
+    check_weights(graph)
+    sinks = {sink: {"dir": str(out)} for sink in ["jsonl_sink", *extra_sinks]}
+    running = Run(with_sinks(graph, sinks), sources)
+    console = Console(stderr=True)
+    interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal), console)
+    if not quiet:
+        console.print(summary_table(running.stats()))
+    if running.failure:
+        cause = running.failure.__cause__
+        raise cause if isinstance(cause, EngineError) else running.failure
+    if interrupted:
+        console.print("interrupted; what was read until then is finished and written", highlight=False)
+        raise typer.Exit(130)
+    return running.stats()
+
+
+def watch(running: Run, progress: Progress, console: Console) -> bool:
+    """Start a run and wait for its end, showing progress; whether it was interrupted by Ctrl-C."""
+    interrupts = 0
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts == 1:
+            running.stop()
+        else:
+            running.abort()
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with progress:
+            running.start()
+            while not running.wait(0.1):
+                progress.show(running.stats())
+            progress.show(running.stats())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return interrupts > 0
+
+
+def check_weights(graph: Graph) -> None:
+    """Refuse to start while weights are missing, naming all of them at once.
+
+    Raises:
+        AssetError: with the command that fetches them.
+    """
+    models = dict.fromkeys(str(node.options["model"]) for node in graph.nodes if "model" in node.options)
+    missing = [name for name in models if not is_cached(load_contract(name).asset)]
+    if missing:
+        names = " ".join(missing)
+        raise AssetError(f"the weights of {names} are not here; fetch them: posestream models pull {names}")
+
+
+def parse_changes(changes: Iterable[str]) -> dict[str, Any]:
+    """`NODE.OPTION=VALUE` as given with --set; values are read as YAML (0.4, true, [cat, dog]).
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    parsed = {}
+    for change in changes:
+        target, given, value = change.partition("=")
+        if not given or "." not in target:
+            raise ConfigError(f"--set {change}: expected NODE.OPTION=VALUE, as in detect.min_score=0.4")
+        try:
+            parsed[target] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {change}: {value!r} is no YAML value; quote it") from None
+    return parsed
