@@ -1,0 +1,54 @@
+# Two commands do all their own set-up:  make demo  and  make test.
+# PYTHON=python3.12 picks another Python; OUT=folder is where the demo writes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= demo-out
+BIN    := $(VENV)/bin
+
+.PHONY: help demo test lint types check bench clean
+
+help:
+	@echo "make demo    set up, fetch models and a sample clip, process it, say where the results are"
+	@echo "make test    set up and run the tests"
+	@echo "make lint    ruff: lint and format"
+	@echo "make types   mypy"
+	@echo "make check   test, lint and types"
+	@echo "make bench   the runtime's own cost, and frames/s against the bound of this machine"
+	@echo "make clean   remove the virtual environment and what was made"
+
+demo: $(VENV)/installed
+	$(BIN)/posestream demo --out $(OUT)
+
+test: $(VENV)/installed-for-tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-for-tests
+	$(BIN)/mypy
+
+check: test lint types
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/throughput.py
+
+# The stamps make every second call start at once, and work without a network.
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-for-tests: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+	    f"posestream needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}; try: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
