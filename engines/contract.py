@@ -74,7 +74,9 @@ class Input(_Strict):
     mean: tuple[float, float, float] = Field(description="in units of 0..255, in the order of `colour`")
     std: tuple[float, float, float]
     placement: Literal["centre", "top_left"] = Field(description="where a letterboxed image lies")
-    pad_value: float | Literal["edge"] = Field(description="what lies around it: 0..255, or the edge repeated")
+    pad_value: float | Literal["edge"] = Field(
+        description="what lies around it: 0..255, or the edge repeated"
+    )
 
 
 class Output(_Strict):

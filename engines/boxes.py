@@ -1,0 +1,39 @@
+"""Overlap of boxes, and the suppression of boxes that overlap better ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (N, 4) and (M, 4), x0 y0 x1 y1: (N, M); 0 where both are empty."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)  # (N, M)
+    union = _area(a)[:, None] + _area(b)[None, :] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)  # (N,)
+
+
+def nms(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, max_iou: float) -> np.ndarray:
+    """The rows that greedy non-maximum suppression within each class keeps, best score first.
+
+    Args:
+        boxes: (N, 4) x0 y0 x1 y1.
+        scores: (N,).
+        classes: (N,) int; boxes of different classes never suppress each other.
+        max_iou: a box goes if it overlaps a kept one by more than this.
+    """
+    if not len(boxes):
+        return np.empty(0, np.intp)
+    xywh: Any = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
+    ranks: Any = scores.astype(np.float32)
+    groups: Any = classes.astype(np.int32)  # Any: OpenCV's stubs know only lists
+    kept = np.array(cv2.dnn.NMSBoxesBatched(xywh, ranks, groups, -1.0, max_iou), np.intp)
+    return kept[np.argsort(-scores[kept], kind="stable")]

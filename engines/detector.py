@@ -1,0 +1,117 @@
+"""Find the instances in whole frames: one engine run for the frames of all cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from engines.backends.base import Engine
+from engines.codecs import blazepose_detector, rtmdet, yolox
+from engines.contract import Contract
+from engines.detections import Detections
+from engines.errors import ContractError
+from engines.geometry import crops, invert_affine, letterbox_matrix, transform_points
+
+Decode = Callable[[dict[str, np.ndarray], Contract, float, float], list[Detections]]
+
+
+class DetectorKind(NamedTuple):
+    """How a family of detectors is read, and the thresholds that serve it unless told otherwise."""
+
+    decode: Decode
+    min_score: float
+    nms_iou: float
+    rois: bool = False  # whether it also gives rotated regions, for the pose model of the same family
+    # Whether resizing aligned the centres of pixels in training (cv2.resize), or their indices (MediaPipe).
+    # From 1920 px to 416 px, mistaking the two shifts the image by 1.8 px of the frame.
+    centred: bool = True
+
+
+KINDS: dict[str, DetectorKind] = {
+    # MediaPipe's own thresholds (pose_detection_cpu.pbtxt).
+    "blazepose-detector": DetectorKind(
+        blazepose_detector.decode, min_score=0.5, nms_iou=0.3, rois=True, centred=False
+    ),
+    # Those of the YOLOX demo. Boxes as weak as 0.3 help a tracker to keep its tracks going.
+    "yolox": DetectorKind(yolox.decode, min_score=0.3, nms_iou=0.45),
+    # The graph has suppressed at 0.6 already, so this leaves its result as it is.
+    "rtmdet": DetectorKind(rtmdet.decode, min_score=0.3, nms_iou=0.65),
+}
+
+
+class Detector:
+    """A detection model that is fed whole frames and answers in px of the frames."""
+
+    def __init__(self, contract: Contract, engine: Engine):
+        """Take an engine that runs the contract's model.
+
+        Raises:
+            ContractError: the contract is not that of a detector.
+        """
+        if contract.codec.kind not in KINDS:
+            raise ContractError(
+                f"{contract.name}: codec {contract.codec.kind!r} does not detect; "
+                f"choose a model whose codec is one of {sorted(KINDS)}"
+            )
+        self.contract, self.engine, self.kind = contract, engine, KINDS[contract.codec.kind]
+
+    def __call__(
+        self, images: Sequence[np.ndarray], min_score: float | None = None, nms_iou: float | None = None
+    ) -> list[Detections]:
+        """The detections of each image, best first, in px of that image.
+
+        Args:
+            images: (H, W, 3) uint8 RGB, each of its own size.
+            min_score: None for that of `KINDS`.
+            nms_iou: likewise.
+        """
+        if not images:
+            return []
+        model_input = self.contract.input
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
+        matrices = np.stack([letterbox_matrix(size, model_input) for size in sizes])  # (B, 2, 3)
+        sampling = _centred(matrices) if self.kind.centred else matrices
+        batch = crops(images, np.arange(len(images)), sampling, model_input)
+        found = self.engine.run({model_input.name: batch})
+        outputs = {role: found[output.name] for role, output in self.contract.outputs.items()}
+        detections = self.kind.decode(
+            outputs,
+            self.contract,
+            self.kind.min_score if min_score is None else min_score,
+            self.kind.nms_iou if nms_iou is None else nms_iou,
+        )
+        back = invert_affine(matrices)
+        found_in = zip(detections, back, sizes, strict=True)
+        return [to_frame(*one, clip=not self.kind.rois) for one in found_in]
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.engine.close()
+
+
+def _centred(matrices: np.ndarray) -> np.ndarray:
+    """Maps of coordinates (B, 2, 3) as maps of pixel indices, where pixel i has its centre at i + 0.5."""
+    shifted = matrices.copy()
+    shifted[:, :, 2] += matrices[:, :, :2].sum(axis=2) / 2 - 0.5
+    return shifted
+
+
+def to_frame(found: Detections, back: np.ndarray, size: tuple[int, int], *, clip: bool) -> Detections:
+    """Detections from px of the model's input to px of a frame of `size` (width, height).
+
+    Args:
+        found: in px of the model's input.
+        back: (2, 3), the inverse of the letterbox: a scale and a shift.
+        size: of the frame.
+        clip: cut boxes off at the frame's edge; regions of interest may always reach outside.
+    """
+    boxes = transform_points(found.boxes.reshape(-1, 2, 2), back).reshape(-1, 4)
+    if clip:
+        boxes = np.clip(boxes, 0, [*size, *size])
+    rois = None if found.rois is None else found.rois.copy()
+    if rois is not None:
+        rois[:, :2] = transform_points(rois[:, :2], back)
+        rois[:, 2:4] *= back[0, 0]
+    return found._replace(boxes=boxes.astype(np.float32), rois=rois)

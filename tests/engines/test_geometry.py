@@ -1,0 +1,148 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.contract import Input
+from engines.geometry import (
+    crop_to_frame,
+    crops,
+    invert_affine,
+    letterbox_matrix,
+    normalise,
+    roi_matrices,
+    transform_points,
+    warp,
+)
+
+SIDE = st.integers(16, 4096)
+SIZE = st.tuples(SIDE, SIDE)
+
+
+def model_input(**changes):
+    values = {
+        "name": "x",
+        "size": (64, 48),
+        "layout": "nhwc",
+        "colour": "rgb",
+        "mean": (0, 0, 0),
+        "std": (1, 1, 1),
+        "placement": "centre",
+        "pad_value": 0,
+    }
+    return Input(**values | changes)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def bilinear(image, matrix, size, pad):
+    """`warp` in plain NumPy; pad None repeats the edge."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    at = transform_points(np.stack([x, y], axis=-1), invert_affine(matrix))
+    low = np.floor(at).astype(int)
+    part = at - low
+    height, width = image.shape[:2]
+    total = np.zeros((size[1], size[0], 3))
+    for dx in (0, 1):
+        for dy in (0, 1):
+            column, row = low[..., 0] + dx, low[..., 1] + dy
+            pixel = image[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)].astype(float)
+            if pad is not None:
+                outside = (column < 0) | (row < 0) | (column >= width) | (row >= height)
+                pixel[outside] = pad
+            weight = np.abs(1 - dx - part[..., 0]) * np.abs(1 - dy - part[..., 1])
+            total += pixel * weight[..., None]
+    return total
+
+
+@given(image=SIZE, size=SIZE, placement=st.sampled_from(["centre", "top_left"]))
+def test_a_letterbox_keeps_the_aspect_and_fits(image, size, placement):
+    matrix = letterbox_matrix(image, model_input(size=size, placement=placement))
+    corners = transform_points(np.array([[0, 0], image], float), matrix)
+    extent = corners[1] - corners[0]
+    assert matrix[0, 0] == matrix[1, 1]
+    assert np.isclose(extent, size).any()
+    assert (extent <= np.array(size) + 1e-6).all()
+    middle = corners.mean(axis=0) - np.array(size) / 2
+    np.testing.assert_allclose(middle if placement == "centre" else corners[0], 0, atol=1e-6)
+
+
+@given(image=SIZE, size=SIZE, placement=st.sampled_from(["centre", "top_left"]))
+def test_letterbox_and_back(image, size, placement):
+    matrix = letterbox_matrix(image, model_input(size=size, placement=placement))
+    points = np.array([[0, 0], [image[0] / 3, image[1] / 7], image])
+    back = transform_points(transform_points(points, matrix), invert_affine(matrix))
+    np.testing.assert_allclose(back, points, atol=0.1)
+
+
+ROI = st.tuples(
+    *[st.floats(-500, 4500)] * 2, *[st.floats(8, 4000)] * 2, st.floats(-np.pi, np.pi)
+)  # fmt: skip
+
+
+@given(rois=st.lists(ROI, max_size=4), size=SIZE)
+def test_the_corners_of_a_region_fall_on_those_of_the_crop(rois, size):
+    rois = np.array(rois).reshape(-1, 5)
+    cos, sin = np.cos(rois[:, 4, None]), np.sin(rois[:, 4, None])
+    x, y = rois[:, 2, None] * [-0.5, 0.5, 0.5, -0.5], rois[:, 3, None] * [-0.5, -0.5, 0.5, 0.5]
+    corners = np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) + rois[:, None, :2]  # (N, 4, 2)
+    crop = np.array([[0, 0], [size[0], 0], size, [0, size[1]]], float)
+    np.testing.assert_allclose(
+        transform_points(corners, roi_matrices(rois, size)), np.broadcast_to(crop, corners.shape), atol=0.1
+    )
+
+
+@given(rois=st.lists(ROI, max_size=4), size=SIZE)
+def test_region_and_back(rois, size):
+    rois = np.array(rois, np.float32).reshape(-1, 5)
+    points = np.random.default_rng(0).uniform(-100, 5000, (len(rois), 7, 2))
+    back = transform_points(transform_points(points, roi_matrices(rois, size)), crop_to_frame(rois, size))
+    np.testing.assert_allclose(back, points, atol=0.1)
+
+
+@pytest.mark.parametrize("pad", ["edge", 0, 114])
+@pytest.mark.parametrize(
+    "roi",
+    [(60, 40, 50, 50, 0.0), (60, 40, 90, 70, 0.7), (2, 3, 60, 60, -2.5), (-300, 10, 40, 40, 0.1)],
+    ids=["upright", "turned", "over the corner", "outside"],
+)
+def test_a_warp_is_bilinear(roi, pad):
+    image = cv2.GaussianBlur(noise(80, 120), (0, 0), 3)
+    matrix = roi_matrices(np.array([roi]), (64, 48))[0]
+    expected = bilinear(image, matrix, (64, 48), None if pad == "edge" else pad)
+    # OpenCV before 5 rounds positions to 1/32 px: nothing inside a smooth image, but not where padding begins.
+    step = 0 if pad == "edge" else np.abs(image.astype(float) - pad).max()
+    difference = np.abs(warp(image, matrix, (64, 48), pad) - expected)
+    assert difference.max() <= 1 + step / 32
+    assert np.quantile(difference, 0.95) <= 1
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("colour", ["rgb", "bgr"])
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((0, 0, 0), (255, 255, 255)), ((127.5,) * 3, (127.5,) * 3), ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4))],
+)
+def test_crops_come_as_the_model_wants_them(layout, colour, mean, std):
+    images = [noise(80, 120, 1), noise(200, 90, 2)]
+    index = np.array([1, 0, 1])
+    matrices = roi_matrices(
+        np.array([(40, 60, 50, 40, 0.2), (60, 30, 64, 48, 0), (0, 0, 30, 30, 1)]), (64, 48)
+    )
+    wanted = model_input(layout=layout, colour=colour, mean=mean, std=std)
+    batch = crops(images, index, matrices, wanted)
+    pixels = np.stack([warp(images[i], m, (64, 48), 0) for i, m in zip(index, matrices, strict=True)])
+    expected = (pixels[..., :: -1 if colour == "bgr" else 1] - np.array(mean)) / np.array(std)
+    if layout == "nchw":
+        expected = expected.transpose(0, 3, 1, 2)
+    assert batch.dtype == np.float32
+    assert batch.flags.c_contiguous
+    np.testing.assert_allclose(batch, expected, atol=1e-5)
+
+
+def test_no_crops():
+    assert crops([], np.zeros(0, int), np.empty((0, 2, 3)), model_input()).shape == (0, 48, 64, 3)
+    assert normalise(np.empty((0, 48, 64, 3), np.uint8), model_input(layout="nchw")).shape == (0, 3, 48, 64)

@@ -1,0 +1,35 @@
+import json
+
+import sink_frames
+
+from operators.jsonl_sink import JsonlSink
+from operators.read import read
+from pipeline.packet import Instances
+
+
+def test_every_frame_is_a_line_as_soon_as_it_is_processed(tmp_path):
+    sink = JsonlSink(str(tmp_path))
+    sink.open(sink_frames.RUN)
+    for count, packet in enumerate(sink_frames.varied(), start=2):
+        sink.process([packet])
+        lines = (tmp_path / "yard.jsonl").read_text().splitlines()
+        assert len(lines) == count
+        assert [json.loads(line).get("seq") for line in lines] == [None, *range(count - 1)]
+    sink.close()
+
+
+def test_the_header_describes_a_skeleton_that_first_shows_later(tmp_path):
+    sink = JsonlSink(str(tmp_path))
+    sink.open(sink_frames.RUN)
+    found = [Instances.empty()] * 3 + [sink_frames.people(1), sink_frames.people(1, skeleton="coco17")]
+    packets = [sink_frames.frame(seq, instances) for seq, instances in enumerate(found)]
+    sink.process(packets[:3])
+    assert read(tmp_path / "yard.jsonl").header["skeletons"] == {}
+    sink.process(packets[3:4])
+    assert list(read(tmp_path / "yard.jsonl").header["skeletons"]) == ["blazepose33"]
+    sink.process(packets[4:])
+    sink.close()
+    lines = (tmp_path / "yard.jsonl").read_text().splitlines()
+    assert list(json.loads(lines[0])["skeletons"]) == ["blazepose33", "coco17"]
+    assert [json.loads(line)["seq"] for line in lines[1:]] == [0, 1, 2, 3, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["yard.jsonl"]

@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+
+from engines.codecs.blazepose import rois_from_alignment
+from engines.contract import load_contract
+from engines.pose import Poses
+from operators.pose import Pose, rounds
+from pipeline.errors import OptionError
+from pipeline.operator import RunInfo
+from pipeline.packet import Instances, Packet
+
+RUN = RunInfo("run", "graph", 0)
+RADIUS = 20  # of a toy person's body circle, px
+SIDE = 2 * RADIUS * 1.25  # of its region
+
+
+class ToyEstimator:
+    """Persons are white pixels: whoever is nearest to a region's centre, and inside of it, has a pose there."""
+
+    contract = load_contract("blazepose-full")
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, images, image_index, rois):
+        self.batches.append(rois)
+        centres, presence = np.zeros((len(rois), 2), np.float32), np.zeros(len(rois), np.float32)
+        for row, (index, roi) in enumerate(zip(image_index, rois, strict=True)):
+            persons = np.argwhere(images[index][..., 0])[:, ::-1]
+            distances = np.abs(persons - roi[:2]).max(axis=1, initial=0)
+            if len(persons) and distances.min() <= roi[2] / 2:
+                centres[row], presence[row] = persons[distances.argmin()], 1
+        turn = np.linspace(0, 2 * np.pi, 33)
+        ring = RADIUS * np.stack([np.sin(turn), -np.cos(turn)], axis=1)
+        keypoints = (centres[:, None] + ring).astype(np.float32)
+        scores, deep = np.ones(keypoints.shape[:2], np.float32), np.zeros((len(rois), 33, 3), np.float32)
+        alignment = np.stack([centres, centres - np.array([0, RADIUS], np.float32)], axis=1)
+        return Poses(keypoints, scores, deep, presence, alignment)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def pose():
+    return toy_pose()
+
+
+def toy_pose(**options):
+    operator = Pose("blazepose-full", **options)
+    operator.estimator, operator.roi_scale = ToyEstimator(), 1.25
+    operator.min_presence = 0.5
+    return operator
+
+
+def frame(seq, persons, *, stream="yard", boxes=(), ids=None, detected=True, scores=None, rois=None):
+    """A packet with white pixels at `persons` (x, y), and square boxes of a person's size at `boxes` (x, y)."""
+    image = np.zeros((240, 320, 3), np.uint8)
+    for x, y in persons:
+        image[y, x] = 255
+    centres = np.array(boxes, np.float32).reshape(-1, 2)
+    n = len(centres)
+    instances = Instances(
+        boxes=np.concatenate([centres - RADIUS, centres + RADIUS], axis=1),
+        scores=np.array(scores or [0.9] * n, np.float32),
+        track_ids=np.array(ids or range(1, n + 1), np.int64),
+        detected=np.full(n, detected),
+        **({} if rois is None else {"rois": np.array(rois, np.float32)}),
+    )
+    return Packet(stream, seq, seq * 40_000_000, 0, (320, 240), image, instances)
+
+
+def ids_of(packets):
+    return [packet.instances.track_ids.tolist() for packet in packets]
+
+
+def test_rows_get_keypoints_and_the_boxes_around_them(pose):
+    (packet,) = pose.process([frame(0, [(100, 80), (200, 100)], boxes=[(102, 80), (203, 98)])])
+    found = packet.instances.validate()
+    assert found.keypoints.shape == (2, 33, 2)
+    assert found.keypoints_3d.shape == (2, 33, 3)
+    assert found.skeleton == "blazepose33"
+    np.testing.assert_allclose(found.boxes, [[80, 60, 120, 100], [180, 80, 220, 120]], atol=0.2)
+    np.testing.assert_allclose(found.rois, [[102, 80, SIDE, SIDE, 0], [203, 98, SIDE, SIDE, 0]])
+
+
+def test_nobody_and_nothing_looked_at_are_different(pose):
+    nobody, unseen = pose.process([frame(0, []), frame(1, []).replace(instances=None)])
+    assert nobody.instances.validate().keypoints.shape == (0, 33, 2)
+    assert unseen.instances is None
+
+
+def test_a_new_track_starts_from_the_region_of_the_detector(pose):
+    roi = (100, 80, 70, 70, 0.5)
+    (packet,) = pose.process([frame(0, [(100, 80)], boxes=[(130, 80)], rois=[roi])])
+    np.testing.assert_array_equal(packet.instances.rois, np.array([roi], np.float32))
+
+
+@pytest.mark.parametrize("detected", [True, False])
+def test_a_track_is_looked_for_where_its_last_pose_was(pose, detected):
+    """The box drifts away by 5 px a frame, the person stays; on detected frames it still overlaps."""
+    packets = [frame(k, [(100, 80)], boxes=[(100 + 5 * k, 80)], detected=detected) for k in range(4)]
+    for packet in pose.process(packets):
+        np.testing.assert_allclose(packet.instances.rois[0, :2], (100, 80), atol=0.01)
+    assert pose.counters["restarted"] == 0
+
+
+@pytest.mark.parametrize(("detected", "expected"), [(True, (200, 100)), (False, (100, 80))])
+def test_a_detection_elsewhere_restarts_a_track_and_a_prediction_does_not(pose, detected, expected):
+    persons = [(100, 80), (200, 100)]
+    pose.process([frame(0, persons, boxes=[(100, 80)])])
+    (packet,) = pose.process([frame(1, persons, boxes=[(200, 100)], detected=detected)])
+    np.testing.assert_allclose(packet.instances.keypoints.mean(axis=1)[0], expected, atol=1)
+    assert pose.counters["restarted"] == int(detected)
+
+
+def test_a_row_without_a_pose_is_left_out_and_its_region_forgotten(pose):
+    first, gone, back = pose.process(
+        [
+            frame(0, [(100, 80)], boxes=[(100, 80)]),
+            frame(1, [], boxes=[(100, 80)], detected=False),
+            frame(2, [(160, 80)], boxes=[(160, 80)], detected=False),
+        ]
+    )
+    assert ids_of([first, gone, back]) == [[1], [], [1]]
+    assert pose.counters["no_pose"] == 1
+    assert back.instances.rois[0, 0] == 160
+
+
+def test_of_two_tracks_on_one_person_the_older_stays(pose):
+    pose.process([frame(0, [(100, 80)], boxes=[(100, 80)], ids=[7])])
+    (packet,) = pose.process([frame(1, [(100, 80)], boxes=[(104, 80), (100, 80)], ids=[3, 7])])
+    assert ids_of([packet]) == [[7]]
+    assert pose.counters["duplicate_pose"] == 1
+
+
+def test_those_being_tracked_go_before_better_scores():
+    pose = toy_pose(max_instances=2)
+    where = [(60, 80), (130, 80), (200, 80)]
+    packets = [
+        frame(0, where, boxes=where[:1], ids=[1], scores=[0.6]),
+        frame(1, where, boxes=where, ids=[1, 2, 3], scores=[0.6, 0.7, 0.9]),
+        frame(2, where, boxes=where, ids=[1, 2, 3], scores=[0.6, 0.95, 0.7]),
+    ]
+    assert ids_of(pose.process(packets)) == [[1], [1, 3], [1, 3]]
+
+
+def test_streams_share_engine_runs_and_nothing_else(pose):
+    here = [frame(k, [(100, 80)], boxes=[(100, 80)]) for k in range(2)]
+    there = [frame(k, [(200, 80)], boxes=[(200, 80)], stream="barn") for k in range(3)]
+    results = pose.process([here[0], there[0], there[1], here[1], there[2]])
+    assert [(p.stream, p.seq) for p in results] == [
+        ("yard", 0),
+        ("barn", 0),
+        ("barn", 1),
+        ("yard", 1),
+        ("barn", 2),
+    ]
+    assert [len(rois) for rois in pose.estimator.batches] == [2, 2, 1]
+    assert [p.instances.keypoints.mean(axis=1)[0, 0].round() for p in results] == [100, 200, 200, 100, 200]
+
+
+def test_rounds_take_one_of_every_stream():
+    assert rounds([]) == []
+    assert rounds(["a", "a", "b", "a", "b"]) == [[0, 2], [1, 4], [3]]
+
+
+@pytest.mark.parametrize("forget", ["reset", "end_stream"])
+def test_a_forgotten_stream_starts_from_boxes(pose, forget):
+    pose.process([frame(0, [(100, 80)], boxes=[(100, 80)])])
+    getattr(pose, forget)("yard")
+    (packet,) = pose.process([frame(1, [(100, 80)], boxes=[(110, 80)], detected=False)])
+    assert packet.instances.rois[0, 0] == 110
+
+
+def test_the_region_is_steadied(pose):
+    """A jump of 2 px, noise for a person at rest, moves the next region by less."""
+    pose.process([frame(k, [(100, 80)], boxes=[(100, 80)]) for k in range(20)])
+    *_, packet = pose.process([frame(k, [(102, 80)], boxes=[(102, 80)]) for k in (20, 21)])
+    assert 100 < packet.instances.rois[0, 0] < 102
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("blazepose-fulll", "did you mean 'blazepose-full'"), ("blazepose-detector", "is a detect model")],
+)
+def test_models_that_cannot_work_are_refused(model, message):
+    with pytest.raises(OptionError, match=message) as error:
+        Pose.ports({"model": model})
+    assert error.value.option == "model"
+
+
+def test_what_it_provides_depends_on_the_model():
+    assert Pose.ports({"model": "blazepose-full"}).provides >= {
+        "keypoints",
+        "keypoint_scores",
+        "keypoints_3d",
+    }
+
+
+@pytest.mark.models
+def test_a_real_person(person, weights):
+    """Keypoints lie on the person, in body order, and stay there when the person is tracked."""
+    weights("blazepose-full")
+    pose = Pose("blazepose-full")
+    pose.open(RUN)
+    image, alignment = person
+    rois = rois_from_alignment(np.array([alignment], np.float32), 1.25)
+    start = Instances(
+        boxes=np.zeros((1, 4), np.float32),
+        scores=np.ones(1, np.float32),
+        track_ids=np.ones(1, np.int64),
+        detected=np.zeros(1, np.bool_),
+        rois=rois,
+    )
+    size = (image.shape[1], image.shape[0])
+    results = pose.process([Packet("s", k, k * 40_000_000, 0, size, image, start) for k in range(4)])
+    pose.close()
+    assert ids_of(results) == [[1]] * 4
+    first, last = results[0].instances, results[-1].instances.validate()
+    height = last.boxes[0, 3] - last.boxes[0, 1]
+    nose, shoulder, hip, ankle = last.keypoints[0, [0, 11, 23, 27], 1]
+    assert nose < shoulder < hip < ankle
+    assert last.keypoint_scores[0, [0, 11, 12, 23, 24]].min() > 0.9
+    moved = np.linalg.norm(last.keypoints[0] - first.keypoints[0], axis=1)
+    assert np.median(moved) < 0.03 * height
+    assert 1.2 < np.ptp(last.keypoints_3d[0, :, 1]) < 2.2  # m, from head to foot

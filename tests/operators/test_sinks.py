@@ -1,0 +1,205 @@
+"""What all sinks share: files and their names, frames read back, full disks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sink_frames
+
+from operators.coco_sink import CocoSink
+from operators.jsonl_sink import JsonlSink
+from operators.parquet_sink import ParquetSink
+from operators.read import read
+from operators.sink_files import safe_name
+from operators.video_sink import VideoSink
+from pipeline.errors import SinkError
+
+TESTS = Path(__file__).resolve().parent.parent
+SINKS = [(JsonlSink, "jsonl"), (CocoSink, "json"), (ParquetSink, "parquet"), (VideoSink, "mp4")]
+PICTURE = np.zeros((48, 64, 3), np.uint8)
+
+
+def written(sink, packets):
+    """Run the packets, a stream behind the other, through an opened sink and close it."""
+    sink.open(sink_frames.RUN)
+    assert list(sink.process(packets)) == packets
+    for stream in dict.fromkeys(packet.stream for packet in packets):
+        assert list(sink.end_stream(stream)) == []
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        ("yard", "yard"),
+        ("cam-2", "cam-2"),
+        ("Küche 1", "Küche_1-"),
+        ("rtsp://a:b@10.0.0.1/live", "rtsp___a_b@10.0.0.1_live-"),
+        ("../../etc/passwd", "_.._etc_passwd-"),
+        ("..", "stream-"),
+        ("", "stream-"),
+        ("-rf", "rf-"),
+        ("cam.2", "cam.2-"),
+        ("a\nb\0c", "a_b_c-"),
+        ("x" * 300, "x" * 160 + "-"),
+        ("é" * 300, "é" * 80 + "-"),
+    ],
+)
+def test_names_are_safe(stream, name):
+    safe = safe_name(stream)
+    assert safe == name if not name.endswith("-") else safe.startswith(name) and len(safe) == len(name) + 8
+    assert Path(safe).name == safe
+
+
+def test_streams_that_look_alike_have_files_of_their_own(tmp_path):
+    streams = ["a/b", "a:b", "a_b", "a b"]
+    written(JsonlSink(str(tmp_path)), [sink_frames.frame(0, None, stream) for stream in streams])
+    assert sorted(read(path).stream for path in tmp_path.iterdir()) == sorted(streams)
+
+
+@pytest.mark.parametrize(("sink", "suffix"), SINKS)
+def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_path):
+    sink = sink(str(tmp_path / "new" / "folder"))
+    sink.open(sink_frames.RUN)
+    for seq in range(2):
+        sink.process([sink_frames.frame(seq, None, image=PICTURE)])
+        sink.end_stream("yard")
+    sink.close()
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {f"yard.{suffix}", f"yard.2.{suffix}"}
+
+
+@pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "only closed"])
+def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
+    packets = sink_frames.varied()
+    sink = sink(str(tmp_path))
+    sink.open(sink_frames.RUN)
+    for packet in packets:
+        assert list(sink.process([packet])) == [packet]
+    if ended:
+        sink.end_stream("yard")
+    sink.close()
+    recording = read(tmp_path / f"yard.{suffix}")
+    assert recording.stream == "yard"
+    if suffix == "json":
+        expected = [packet for packet in packets if packet.instances]
+        index = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+        assert recording.skeleton == "coco17"
+    else:
+        expected, index = packets, slice(None)
+        assert recording.skeleton == "blazepose33"
+        assert recording.header["run"] == sink_frames.RUN.id
+        assert list(recording.header["skeletons"]) == ["blazepose33"]
+    found = list(recording.packets())
+    assert [packet.seq for packet in found] == [packet.seq for packet in expected]
+    for before, after in zip(expected, found, strict=True):
+        if suffix != "json":
+            assert after.replace(instances=None) == before.replace(instances=None)
+        assert (after.instances is None) == (before.instances is None)
+        if not before.instances:
+            assert not after.instances
+            continue
+        same = before.instances
+        assert after.instances.labels.tolist() == same.labels.tolist()
+        assert after.instances.track_ids.tolist() == same.track_ids.tolist()
+        np.testing.assert_allclose(after.instances.scores, same.scores, atol=6e-5)
+        np.testing.assert_allclose(after.instances.boxes, same.boxes, atol=0.0151)
+        np.testing.assert_allclose(after.instances.keypoints, same.keypoints[:, index], atol=0.0051)
+        if suffix != "json":
+            np.testing.assert_allclose(after.instances.keypoints_3d, same.keypoints_3d, atol=6e-5)
+
+
+@pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
+def test_a_stream_without_frames_has_a_valid_file(sink, suffix, tmp_path):
+    sink = sink(str(tmp_path))
+    sink.open(sink_frames.RUN)
+    sink.end_stream("yard")
+    sink.close()
+    assert len(read(tmp_path / f"yard.{suffix}")) == 0
+
+
+@pytest.mark.parametrize(("sink", "suffix"), SINKS)
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("file", r"cannot write .*/file: file exists; expected a folder; remove the file or choose another `dir`"),
+        ("file/below", r"cannot write .*/below: not a directory; expected a folder"),
+        ("/proc/nowhere", r"cannot write /proc/nowhere: no such file"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_frame(sink, suffix, where, message, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match=message):
+        sink(str(tmp_path / where)).open(sink_frames.RUN)
+
+
+# Frames until a file would exceed the limit, then the end of the stream; says what was raised, and how often.
+FILL = """
+import json, resource, signal, sys
+import numpy as np
+import sink_frames
+from operators import REGISTRY
+from pipeline.errors import SinkError
+from pipeline.graph import resolve
+
+op, folder, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
+options = {"rows_per_file": 20} if op == "parquet_sink" else {}
+sink = resolve(REGISTRY[op])(folder, **options)
+sink.open(sink_frames.RUN)
+random = np.random.default_rng(0)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+errors = []
+for seq in range(300):
+    image = random.integers(0, 255, (120, 160, 3), np.uint8)
+    # Later parts of a Parquet folder are larger, so that the first ones are written whole.
+    instances = sink_frames.people(1 + seq // 40, seq)
+    try:
+        sink.process([sink_frames.frame(seq, instances, image=image)])
+    except SinkError as error:
+        errors.append([seq, str(error)])
+        if len(errors) == 2:
+            break
+try:
+    sink.end_stream("yard")
+    sink.close()
+except SinkError as error:
+    errors.append([-1, str(error)])
+print(json.dumps(errors))
+"""
+
+
+@pytest.mark.parametrize(
+    ("op", "file", "limit"),
+    [
+        ("jsonl_sink", "yard.jsonl", 100_001),
+        ("coco_sink", "yard.json", 100_001),
+        ("parquet_sink", "yard.parquet/part-00002.parquet", 60_000),
+        ("video_sink", "yard.mp4", 300_000),
+    ],
+)
+def test_a_full_disk_leaves_a_valid_file(op, file, limit, tmp_path):
+    command = [sys.executable, "-c", FILL, op, str(tmp_path), str(limit)]
+    path = ":".join([str(TESTS), str(TESTS.parent)])
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
+    assert done.returncode == 0, done.stderr
+    (seq, message), *_ = json.loads(done.stdout)
+    assert message.startswith(f"cannot write {tmp_path / file}: file too large after ")
+    assert message.endswith("which are kept; raise the limit on file sizes (ulimit -f) or choose a file system without it")
+    kept = int(message.partition(" after ")[2].split()[0])
+    assert 0 < kept <= seq
+    if op == "video_sink":
+        import av
+
+        with av.open(str(tmp_path / file)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == kept
+        return
+    recording = read(tmp_path / file.partition("/")[0])
+    assert recording.seq.tolist() == list(range(kept))
+    assert recording.seq.tolist()[-1] == kept - 1
+    if op == "coco_sink":
+        assert len(json.loads((tmp_path / file).read_text())) == len(recording.frame)
+    assert not list(tmp_path.rglob(".*"))  # nothing half-written is left
