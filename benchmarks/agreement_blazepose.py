@@ -24,6 +24,8 @@ import platformdirs
 from rich.console import Console
 from rich.table import Table
 
+from engines.assets import fetch
+from engines.clips import load_clip
 from operators.decode import Decode
 from operators.detect import Detect
 from operators.pose import Pose
@@ -48,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     python = peer_python()
     table = Table(*COLUMNS, title=f"posestream and {PEER}, blazepose-full")
-    for clip in arguments.clips or [sample_clip()]:
+    for clip in arguments.clips or [fetch(load_clip("single-person").asset)]:
         ours, original = run_both(clip, arguments.every, python)
         table.add_row(clip.name, *compare(ours, original))
     Console().print(table)

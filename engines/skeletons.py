@@ -17,7 +17,7 @@ Side = Literal["left", "right", "centre"]
 
 
 class Skeleton(BaseModel):
-    """K keypoints: their names, how they are joined, which mirror each other, how exactly they can be placed."""
+    """K keypoints: names, how they are joined, which mirror each other, how exactly they can be placed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -28,7 +28,7 @@ def obtain(source: Source, folder: Path, keep: Path, limit: int, progress: Progr
     """Put the file that `source` names into `folder`, and return it; nothing is verified.
 
     Archives and wheels are looked for in `keep` and left there, so that a second file out of the same one
-    costs no second download. A member or local file longer than `limit` bytes is refused.
+    costs no second download. A member longer than `limit` bytes is refused.
 
     Raises:
         AssetError: what the source answered, without its name.
@@ -39,8 +39,8 @@ def obtain(source: Source, folder: Path, keep: Path, limit: int, progress: Progr
         if is_web(source.url):
             download(source.url, part, progress)
         else:
-            with _open_local(local_path(source.url)) as file:
-                _copy(file, part, limit)
+            with _open_local(local_path(source.url)) as file, part.open("wb") as out:
+                shutil.copyfileobj(file, out)
     elif isinstance(source, ArchiveSource):
         _extract(_archive(source.url, part, keep, progress), source.member, part, limit)
     else:

@@ -90,7 +90,7 @@ def draw_box(canvas: np.ndarray, box: np.ndarray, label: str, track_id: int | No
     text = " ".join(part for part in (label, "" if track_id is None else str(track_id)) if part)
     if not text:
         return
-    scale, stroke = max(0.4, 0.35 * thickness), max(1, round(0.7 * thickness))
+    scale, stroke = max(0.5, 0.35 * thickness), max(1, round(0.7 * thickness))
     (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, stroke)
     pad = 2 + thickness
     tall, wide = text_height + below + pad, text_width + 2 * pad

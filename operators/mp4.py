@@ -70,7 +70,8 @@ class Mp4:
         """
         self.path, self.size = path, size
         self.failure: SinkError | None = None
-        self._last_ns = self._last_tick = -(2**63)
+        self._first_ns: int | None = None
+        self._last_ns, self._last_tick = -(2**63), -1
         self._closed = False
         width, height = size[0] + size[0] % 2, size[1] + size[1] % 2
         try:
@@ -113,7 +114,9 @@ class Mp4:
         # cv2 converts in a third of the time that FFmpeg's scaler takes.
         planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), np.uint8)
         frame = VideoFrame.from_ndarray(planes, format="yuv420p")
-        self._last_tick = max(round(pts_ns * TICKS_PER_NS), self._last_tick + 1)
+        if self._first_ns is None:
+            self._first_ns = pts_ns
+        self._last_tick = max(round((pts_ns - self._first_ns) * TICKS_PER_NS), self._last_tick + 1)
         self._last_ns = pts_ns
         frame.pts, frame.time_base = self._last_tick, TIME_BASE
         self._encode(frame)

@@ -33,9 +33,10 @@ class VideoSink(Operator):
 
     needs  image  uint8 (H, W, 3) RGB
 
-    Frames have the times of their packets, so a variable rate and dropped frames show as they were. Pictures
-    of an odd size get their last row or column twice. Where the picture's size changes, or the stream's clock
-    jumps back, a new file begins: `<stream>.2.mp4`, … No sound.
+    Frames have the times of their packets, counted from the file's first since players want a video to begin
+    at 0: a variable rate and dropped frames show as they were. Pictures of an odd size get their last row or
+    column twice. Where the picture's size changes, or the stream's clock jumps back, a new file begins:
+    `<stream>.2.mp4`, … No sound.
     """
 
     needs = ("image",)

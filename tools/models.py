@@ -46,7 +46,7 @@ def list_models(
         typer.echo(json.dumps(rows, indent=2))
         return
     fixed = [Column(name, no_wrap=True) for name in ("model", "task", "input", "licence")]
-    flowing = [Column("from", overflow="fold"), Column("MB", justify="right"), "pulled"]
+    flowing = [Column("from", overflow="fold"), Column("MB", justify="right"), Column("pulled")]
     table = Table(*fixed, *flowing, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         size = "x".join(map(str, row["input_size"]))

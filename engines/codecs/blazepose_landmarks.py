@@ -5,6 +5,7 @@ Steps as in MediaPipe 0.10's TensorsToLandmarksCalculator and RefineLandmarksFro
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -56,24 +57,24 @@ def refine(points: np.ndarray, heatmaps: np.ndarray, kernel: int, min_score: flo
     Points outside the map, and those whose window of kernel x kernel cells has no probability of at least
     `min_score`, stay. Heatmaps (N, h, w, L ≥ P) are logits.
     """
-    height, width = heatmaps.shape[1:3]
-    reach = np.arange(kernel) - kernel // 2
-    cell = (points * np.array([width, height], np.float32)).astype(np.intp)  # toward 0, as the original
-    columns = cell[..., 0, None] + reach  # (N, P, kernel)
-    rows = cell[..., 1, None] + reach
-    inside = ((rows >= 0) & (rows < height))[..., :, None] & ((columns >= 0) & (columns < width))[
-        ..., None, :
-    ]
-    windows = heatmaps[
-        np.arange(len(points))[:, None, None, None],
-        np.clip(rows, 0, height - 1)[..., :, None],
-        np.clip(columns, 0, width - 1)[..., None, :],
-        np.arange(points.shape[1])[None, :, None, None],
-    ]  # (N, P, kernel, kernel)
-    weights = np.where(inside, expit(windows), 0)
-    on_map = np.all((cell >= 0) & (cell < (width, height)), axis=-1)
-    refined = on_map & (weights.max(axis=(2, 3), initial=0) >= min_score)  # (N, P)
-    total = np.where(refined, weights.sum(axis=(2, 3)), 1)
-    x = (weights.sum(axis=2) * columns).sum(axis=2) / total / width
-    y = (weights.sum(axis=3) * rows).sum(axis=2) / total / height
-    return np.where(refined[..., None], np.stack([x, y], axis=-1), points).astype(np.float32)
+    height, width, landmarks = heatmaps.shape[1:]
+    size = np.array([width, height])
+    cell = (points * size.astype(np.float32)).astype(np.intp)  # toward 0, as the original
+    at = cell[:, :, None] + _window(kernel)  # (N, P, kernel², 2), x and y
+    inside = ((at >= 0) & (at < size)).all(axis=-1)  # (N, P, kernel²)
+    index = np.ravel(np.arange(len(points)) * height * width * landmarks)[:, None, None]
+    index = index + (at[..., 1] * width + at[..., 0]) * landmarks + np.arange(points.shape[1])[:, None]
+    # Cells outside read some other cell, and then weigh nothing.
+    weights = expit(heatmaps.reshape(-1).take(index, mode="clip")) * inside if heatmaps.size else inside * 1.0
+    on_map = inside[..., kernel**2 // 2]
+    refined = on_map & (weights.max(axis=-1) >= min_score)  # (N, P)
+    centre = (weights[..., None, :] @ at.astype(np.float32))[..., 0, :]  # (N, P, 2)
+    centre /= np.maximum(weights.sum(axis=-1), np.finfo(np.float32).tiny)[..., None] * size
+    return np.where(refined[..., None], centre, points).astype(np.float32)
+
+
+@functools.cache
+def _window(kernel: int) -> np.ndarray:
+    """(kernel², 2): steps in x and y to the cells around one, itself in the middle."""
+    steps = np.arange(kernel) - kernel // 2
+    return np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)

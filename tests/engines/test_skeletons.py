@@ -97,7 +97,10 @@ def test_invalid_skeletons_are_refused(change, message):
     [
         (lambda: load_skeleton("coco71"), r"no skeleton 'coco71'; did you mean 'coco17'\?"),
         (lambda: load_skeleton("../models/yolox-nano"), r"no skeleton"),
-        (lambda: load_skeleton("ap10k").indices_for("coco17"), r"ap10k does not map onto 'coco17', only onto"),
+        (
+            lambda: load_skeleton("ap10k").indices_for("coco17"),
+            r"ap10k does not map onto 'coco17', only onto",
+        ),
     ],
 )
 def test_unknown_names_say_what_there_is(ask, message):

@@ -18,7 +18,9 @@ BOX = Instances(boxes=np.array([[1, 2, 4, 8]], np.float32), scores=np.array([0.5
 
 
 def plain(instances):
-    return json.loads(json.dumps(entries(sink_frames.frame(7, instances)), default=lambda value: value.tolist()))
+    return json.loads(
+        json.dumps(entries(sink_frames.frame(7, instances)), default=lambda value: value.tolist())
+    )
 
 
 @pytest.mark.parametrize(

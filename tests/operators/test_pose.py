@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from engines.codecs.blazepose import rois_from_alignment
 from engines.contract import load_contract
 from engines.pose import Poses
+from operators.decode import Decode
+from operators.detect import Detect
 from operators.pose import Pose, rounds
+from operators.track import Track
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
@@ -127,6 +129,20 @@ def test_a_row_without_a_pose_is_left_out_and_its_region_forgotten(pose):
     assert back.instances.rois[0, 0] == 160
 
 
+def test_a_track_that_the_tracker_misses_is_followed(pose):
+    pose.process([frame(0, [(100, 80), (200, 80)], boxes=[(100, 80), (200, 80)], ids=[1, 2])])
+    (packet,) = pose.process([frame(1, [(103, 80), (200, 80)], boxes=[(200, 80)], ids=[2])])
+    assert ids_of([packet]) == [[2, 1]]
+    assert packet.instances.detected.tolist() == [True, False]
+    np.testing.assert_allclose(packet.instances.keypoints.mean(axis=1)[1], (103, 80), atol=1)
+
+
+def test_a_person_found_again_has_the_trackers_new_id(pose):
+    pose.process([frame(0, [(100, 80)], boxes=[(100, 80)], ids=[1])])
+    (packet,) = pose.process([frame(1, [(100, 80)], boxes=[(100, 80)], ids=[2])])
+    assert ids_of([packet]) == [[2]]
+
+
 def test_of_two_tracks_on_one_person_the_older_stays(pose):
     pose.process([frame(0, [(100, 80)], boxes=[(100, 80)], ids=[7])])
     (packet,) = pose.process([frame(1, [(100, 80)], boxes=[(104, 80), (100, 80)], ids=[3, 7])])
@@ -199,29 +215,23 @@ def test_what_it_provides_depends_on_the_model():
 
 
 @pytest.mark.models
-def test_a_real_person(person, weights):
-    """Keypoints lie on the person, in body order, and stay there when the person is tracked."""
-    weights("blazepose-full")
-    pose = Pose("blazepose-full")
-    pose.open(RUN)
-    image, alignment = person
-    rois = rois_from_alignment(np.array([alignment], np.float32), 1.25)
-    start = Instances(
-        boxes=np.zeros((1, 4), np.float32),
-        scores=np.ones(1, np.float32),
-        track_ids=np.ones(1, np.int64),
-        detected=np.zeros(1, np.bool_),
-        rois=rois,
-    )
-    size = (image.shape[1], image.shape[0])
-    results = pose.process([Packet("s", k, k * 40_000_000, 0, size, image, start) for k in range(4)])
-    pose.close()
-    assert ids_of(results) == [[1]] * 4
-    first, last = results[0].instances, results[-1].instances.validate()
-    height = last.boxes[0, 3] - last.boxes[0, 1]
-    nose, shoulder, hip, ankle = last.keypoints[0, [0, 11, 23, 27], 1]
-    assert nose < shoulder < hip < ankle
-    assert last.keypoint_scores[0, [0, 11, 12, 23, 24]].min() > 0.9
-    moved = np.linalg.norm(last.keypoints[0] - first.keypoints[0], axis=1)
-    assert np.median(moved) < 0.03 * height
-    assert 1.2 < np.ptp(last.keypoints_3d[0, :, 1]) < 2.2  # m, from head to foot
+def test_a_real_person(weights, clip):
+    """Keypoints lie on the person in the body's order, and the person is followed."""
+    for model in ("blazepose-detector", "blazepose-full"):
+        weights(model)
+    operators = [Detect("blazepose-detector", every=10), Track(), Pose("blazepose-full", max_instances=1)]
+    for operator in operators:
+        operator.open(RUN)
+    packets = list(Decode(max_frames=12).read("beam", str(clip("single-person"))))
+    for operator in operators:
+        packets = [result for packet in packets for result in operator.process([packet])]
+        operator.close()
+    assert ids_of(packets) == [[1]] * 12
+    for packet in packets:
+        found = packet.instances.validate()
+        nose, shoulder, hip, ankle = found.keypoints[0, [0, 11, 23, 27], 1]
+        assert nose < shoulder < hip < ankle
+        assert found.keypoint_scores[0, [0, 11, 12, 23, 24]].min() > 0.9
+        assert 1.2 < np.ptp(found.keypoints_3d[0, :, 1]) < 2.2  # m, from head to foot
+    moved = packets[-1].instances.keypoints[0] - packets[0].instances.keypoints[0]
+    assert np.median(np.linalg.norm(moved, axis=1)) < 100  # px, in 0.2 s, of a person 950 px tall

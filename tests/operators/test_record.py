@@ -1,5 +1,6 @@
 import logging
 import time
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -35,6 +36,11 @@ def yard(instances):
 
 def test_golden_line():
     assert to_json(record(yard(HORSE))) == GOLDEN
+
+
+def test_the_document_shows_the_golden_line():
+    document = Path(__file__).resolve().parents[2] / "docs" / "schema.md"
+    assert GOLDEN.decode() in document.read_text(encoding="utf-8")
 
 
 def test_golden_header():
@@ -86,7 +92,9 @@ def test_there_and_back(packet):
             wanted = packet.instances[name]
             if name == "keypoint_scores":  # of a point that is not there none is kept
                 wanted = np.where(np.isnan(packet.instances.keypoints).any(axis=2), np.nan, wanted)
-            np.testing.assert_allclose(values, wanted, atol=0.0051 if name in {"boxes", "keypoints"} else 6e-5)
+            np.testing.assert_allclose(
+                values, wanted, atol=0.0051 if name in {"boxes", "keypoints"} else 6e-5
+            )
         else:
             assert values.tolist() == packet.instances[name].tolist()
 

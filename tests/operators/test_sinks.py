@@ -68,7 +68,10 @@ def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_p
         sink.process([sink_frames.frame(seq, None, image=PICTURE)])
         sink.end_stream("yard")
     sink.close()
-    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {f"yard.{suffix}", f"yard.2.{suffix}"}
+    assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
+        f"yard.{suffix}",
+        f"yard.2.{suffix}",
+    }
 
 
 @pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
@@ -125,12 +128,17 @@ def test_a_stream_without_frames_has_a_valid_file(sink, suffix, tmp_path):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("file", r"cannot write .*/file: file exists; expected a folder; remove the file or choose another `dir`"),
+        (
+            "file",
+            r"cannot write .*/file: file exists; expected a folder; remove the file or choose another `dir`",
+        ),
         ("file/below", r"cannot write .*/below: not a directory; expected a folder"),
         ("/proc/nowhere", r"cannot write /proc/nowhere: no such file"),
     ],
 )
-def test_a_folder_that_cannot_be_written_is_refused_before_the_first_frame(sink, suffix, where, message, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_frame(
+    sink, suffix, where, message, tmp_path
+):
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match=message):
         sink(str(tmp_path / where)).open(sink_frames.RUN)
@@ -155,8 +163,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 errors = []
 for seq in range(300):
     image = random.integers(0, 255, (120, 160, 3), np.uint8)
-    # Later parts of a Parquet folder are larger, so that the first ones are written whole.
-    instances = sink_frames.people(1 + seq // 40, seq)
+    # A crowd makes a later part of a Parquet folder larger, so that the first ones are written whole.
+    instances = sink_frames.people(1 if seq < 45 else 60, seq)
     try:
         sink.process([sink_frames.frame(seq, instances, image=image)])
     except SinkError as error:
@@ -177,7 +185,7 @@ print(json.dumps(errors))
     [
         ("jsonl_sink", "yard.jsonl", 100_001),
         ("coco_sink", "yard.json", 100_001),
-        ("parquet_sink", "yard.parquet/part-00002.parquet", 60_000),
+        ("parquet_sink", "yard.parquet/part-00002.parquet", 50_000),
         ("video_sink", "yard.mp4", 300_000),
     ],
 )
@@ -188,7 +196,9 @@ def test_a_full_disk_leaves_a_valid_file(op, file, limit, tmp_path):
     assert done.returncode == 0, done.stderr
     (seq, message), *_ = json.loads(done.stdout)
     assert message.startswith(f"cannot write {tmp_path / file}: file too large after ")
-    assert message.endswith("which are kept; raise the limit on file sizes (ulimit -f) or choose a file system without it")
+    assert message.endswith(
+        "which are kept; raise the limit on file sizes (ulimit -f) or choose a file system without it"
+    )
     kept = int(message.partition(" after ")[2].split()[0])
     assert 0 < kept <= seq
     if op == "video_sink":

@@ -1,0 +1,148 @@
+"""`posestream models` with contracts and weights made here; exit codes and messages as a user meets them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import engines.contract
+from engines.assets import cached_path, verify
+from engines.contract import CONFIGS, load_contract
+from tools.models import app, fetch_with_progress
+
+WEIGHTS = {"one": b"weights of one" * 99, "two": b"weights of two" * 99}
+
+
+def posestream_models(*args: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(args), env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture(autouse=True)
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of two models, whose contracts are all there are."""
+    contract = yaml.safe_load((CONFIGS / "models" / "yolox-nano.yaml").read_text(encoding="utf-8"))
+    models, shelf = tmp_path / "configs" / "models", tmp_path / "shelf"
+    models.mkdir(parents=True)
+    shelf.mkdir()
+    for name, content in WEIGHTS.items():
+        (shelf / f"{name}.onnx").write_bytes(content)
+        source = {"kind": "file", "url": str(shelf / f"{name}.onnx")}
+        digest = hashlib.sha256(content).hexdigest()
+        weights = {"filename": f"{name}.onnx", "sha256": digest, "bytes": len(content), "sources": [source]}
+        text = yaml.safe_dump({**contract, "name": name, "asset": {**weights, "sha256_from": "copy"}})
+        (models / f"{name}.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("POSESTREAM_MIRROR", raising=False)
+    monkeypatch.setattr(engines.contract, "CONFIGS", tmp_path / "configs")
+    load_contract.cache_clear()
+    yield shelf
+    load_contract.cache_clear()
+
+
+def test_pull_fetches_once_and_says_so():
+    assert posestream_models("pull", "one") == (0, "one: fetched and verified, 1386 bytes\n")
+    assert posestream_models("pull", "one", "two", "one") == (
+        0,
+        "one: already here\ntwo: fetched and verified, 1386 bytes\n",
+    )
+
+
+def test_pull_all():
+    assert posestream_models("pull", "--all")[0] == 0
+    assert [verify(load_contract(name).asset) for name in WEIGHTS] == [True, True]
+
+
+def test_pull_what_a_graph_names(tmp_path):
+    graph = tmp_path / "mine.yaml"
+    graph.write_text("name: mine\ngraph:\n  d: {op: decode}\n  e: {op: detect, model: two, after: d}\n")
+    assert posestream_models("pull", "--graph", str(graph)) == (0, "two: fetched and verified, 1386 bytes\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "gone", "code", "told"),
+    [
+        (["tow", "one"], [], 2, "no model 'tow'; did you mean 'two'?"),
+        (["two", "one"], ["two"], 1, "cannot fetch two.onnx"),
+        (["two", "tow", "one"], ["two"], 2, "cannot fetch two.onnx"),
+        ([], [], 2, "name a model"),
+    ],
+)
+def test_pull_tries_every_name(shelf, names, gone, code, told):
+    for name in gone:
+        (shelf / f"{name}.onnx").unlink()
+    found, output = posestream_models("pull", *names)
+    assert found == code
+    assert told in output
+    assert bool(verify(load_contract("one").asset)) == ("one" in names)
+
+
+def test_verify_finds_damage_and_names_the_command_that_mends_it():
+    assert posestream_models("verify") == (0, "")
+    posestream_models("pull", "one")
+    assert posestream_models("verify") == (0, "one: verified\n")
+    cached_path(load_contract("one").asset).write_bytes(WEIGHTS["two"])
+    assert posestream_models("verify") == (1, "one: damaged; mend it: posestream models pull one\n")
+    assert posestream_models("pull", "one")[0] == 0
+    assert posestream_models("verify", "one", "two") == (
+        1,
+        "one: verified\ntwo: not here; fetch it: posestream models pull two\n",
+    )
+
+
+def test_list():
+    posestream_models("pull", "two")
+    code, output = posestream_models("list", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(output)}
+    assert {name: row["pulled"] for name, row in rows.items()} == {"one": False, "two": True}
+    assert rows["one"]["input_size"] == [416, 416]
+    code, output = posestream_models("list")
+    assert re.search(r"one +detect +416x416 +Apache-2.0 +file on this machine +0.0 +no", output)
+    assert re.search(r"two +.* yes", output)
+
+
+def test_show():
+    _, output = posestream_models("show", "one")
+    asset = load_contract("one").asset
+    for line in ("colour: bgr", f"sha256: {asset.sha256} (pinned to a copy at hand)"):
+        assert line in output
+    assert "on this machine: not here; posestream models pull one" in output
+    posestream_models("pull", "one")
+    assert f"on this machine: {cached_path(asset)}" in posestream_models("show", "one")[1]
+
+
+def test_fetch_with_progress_for_the_demo(capsys):
+    path = fetch_with_progress("A title", load_contract("one").asset)
+    assert path.read_bytes() == WEIGHTS["one"]
+    assert capsys.readouterr().out == "A title: fetched and verified, 1386 bytes\n"
+
+
+def test_help_teaches():
+    for command in ("list", "pull", "verify", "show"):
+        code, output = posestream_models(command, "--help")
+        assert code == 0
+        assert f"posestream models {command}" in output
+
+
+def test_the_ready_models_as_a_user_calls_them(tmp_path):
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        root = Path(__file__).resolve().parents[2]
+        command = [sys.executable, "-m", "tools.cli", "models", *args]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, env={**os.environ})
+
+    assert {row["pulled"] for row in json.loads(call("list", "--json").stdout)} == {False}
+    unknown = call("show", "blazepose-ful")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "posestream: no model 'blazepose-ful'; did you mean 'blazepose-full'?\n"
