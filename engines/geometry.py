@@ -85,10 +85,9 @@ def warp(
     edge = pad_value == "edge"
     return cv2.warpAffine(
         image,
-        invert_affine(matrix),
+        cv2.invertAffineTransform(matrix),  # OpenCV wants the map from the result to the image
         size,
         dst=out,
-        # OpenCV wants the map from the result to the image.
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT,
         borderValue=(0.0, 0.0, 0.0) if edge else (float(pad_value),) * 3,

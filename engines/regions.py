@@ -42,6 +42,8 @@ def duplicates(keypoints: np.ndarray, boxes: np.ndarray, since: np.ndarray) -> n
         boxes: (N, 4) around them.
         since: (N,) when each was first seen; smaller is older.
     """
+    if len(boxes) < 2:
+        return np.zeros(len(boxes), np.bool_)
     alike = iou(boxes, boxes) > DUPLICATE_IOU  # (N, N)
     if alike.sum() <= len(boxes):  # each row is like itself
         return np.zeros(len(boxes), np.bool_)

@@ -27,7 +27,7 @@ START, END = b"[", b"\n]\n"
 
 
 class CocoSink(Operator):
-    """Write `<stream>.json`, an entry an instance; packets pass on unchanged.
+    """Write `<stream>.coco.json`, an entry an instance; packets pass on unchanged.
 
     image_id is `seq`, category_id COCO's (1: person, also where there are no labels but a person's skeleton).
     keypoints are coco17 where the skeleton has those, else all of its own: x, y, score of each, and 0, 0, 0
@@ -48,7 +48,7 @@ class CocoSink(Operator):
         Raises:
             SinkError: the folder cannot be made or written to.
         """
-        self.paths = StreamFiles(self.dir, "json")
+        self.paths = StreamFiles(self.dir, "coco.json")
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Write the instances of each packet.

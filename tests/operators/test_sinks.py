@@ -18,7 +18,7 @@ from operators.video_sink import VideoSink
 from pipeline.errors import SinkError
 
 TESTS = Path(__file__).resolve().parent.parent
-SINKS = [(JsonlSink, "jsonl"), (CocoSink, "json"), (ParquetSink, "parquet"), (VideoSink, "mp4")]
+SINKS = [(JsonlSink, "jsonl"), (CocoSink, "coco.json"), (ParquetSink, "parquet"), (VideoSink, "mp4")]
 PICTURE = np.zeros((48, 64, 3), np.uint8)
 
 
@@ -87,7 +87,7 @@ def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
     sink.close()
     recording = read(tmp_path / f"yard.{suffix}")
     assert recording.stream == "yard"
-    if suffix == "json":
+    if suffix == "coco.json":
         expected = [packet for packet in packets if packet.instances]
         index = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
         assert recording.skeleton == "coco17"
@@ -99,7 +99,7 @@ def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
     found = list(recording.packets())
     assert [packet.seq for packet in found] == [packet.seq for packet in expected]
     for before, after in zip(expected, found, strict=True):
-        if suffix != "json":
+        if suffix != "coco.json":
             assert after.replace(instances=None) == before.replace(instances=None)
         assert (after.instances is None) == (before.instances is None)
         if not before.instances:
@@ -111,7 +111,7 @@ def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
         np.testing.assert_allclose(after.instances.scores, same.scores, atol=6e-5)
         np.testing.assert_allclose(after.instances.boxes, same.boxes, atol=0.0151)
         np.testing.assert_allclose(after.instances.keypoints, same.keypoints[:, index], atol=0.0051)
-        if suffix != "json":
+        if suffix != "coco.json":
             np.testing.assert_allclose(after.instances.keypoints_3d, same.keypoints_3d, atol=6e-5)
 
 
@@ -184,7 +184,7 @@ print(json.dumps(errors))
     ("op", "file", "limit"),
     [
         ("jsonl_sink", "yard.jsonl", 100_001),
-        ("coco_sink", "yard.json", 100_001),
+        ("coco_sink", "yard.coco.json", 100_001),
         ("parquet_sink", "yard.parquet/part-00002.parquet", 50_000),
         ("video_sink", "yard.mp4", 300_000),
     ],
