@@ -9,6 +9,7 @@ top of it times, counts, batches, keeps order and handles errors. Its target is 
 from __future__ import annotations
 
 import argparse
+import itertools
 import queue
 import statistics
 import threading
@@ -68,7 +69,7 @@ def through_queues(packets: int) -> float:
             queues[0].put(item)
         queues[0].put(None)
 
-    threads = [threading.Thread(target=move, args=pair) for pair in zip(queues, queues[1:], strict=False)]
+    threads = [threading.Thread(target=move, args=pair) for pair in itertools.pairwise(queues)]
     start = time.perf_counter()
     for thread in [*threads, threading.Thread(target=feed)]:
         thread.start()

@@ -117,12 +117,18 @@ def main() -> None:
         rows[-1]["cores"] = {k: v[1] for k, v in median.items() if k != "bound"}
     show(rows)
     if arguments.json:
-        machine = {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+        machine = {
+            "processor": platform.processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        }
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 
 
 def show(rows: list[dict]) -> None:
-    table = Table("", "ours", "bound", "ours / bound", "original", "ours / original", title="frames/s, median")
+    table = Table(
+        "", "ours", "bound", "ours / bound", "original", "ours / original", title="frames/s, median"
+    )
     for row in rows:
         peer = row.get("original")
         table.add_row(

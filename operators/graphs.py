@@ -42,7 +42,7 @@ def find_graph(name: str | Path) -> Path:
 
 
 def load_graph(name: str | Path, changes: Mapping[str, Any] | None = None) -> Graph:
-    """Load and check a graph, by its name or file; `changes` maps `node.option` to a value in place of its own.
+    """Load and check a graph, by its name or file; `changes` maps `node.option` to another value.
 
     Raises:
         ConfigError: no such graph, or one that cannot work, with file, line and what would.

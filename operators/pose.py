@@ -31,7 +31,7 @@ class Pose(Operator):
     needs     image      uint8   (H, W, 3) RGB
               boxes      float32 (N, 4)  x0, y0, x1, y1 in px of the frame
               scores     float32 (N,)
-              track_ids  int64   (N,)
+              track_ids  int64   (N,)    no id twice in a frame
               rois       float32 (N, 5)  if there: where to look for new tracks; else round their boxes
               detected   bool    (N,)    if there: False where the box is a prediction
     provides  keypoints        float32 (N, K, 2)  px of the frame, those outside of it included

@@ -110,7 +110,15 @@ def _read_coco(path: Path) -> Recording:
             f"{path}: expected a JSON array of COCO results, found {type(error).__name__}: {error}"
         ) from None
     return Recording(
-        path.name.removesuffix(".json").removesuffix(".coco"), {}, seq, None, None, None, np.ones(len(seq), np.bool_), np.sort(frame), **fields
+        path.name.removesuffix(".json").removesuffix(".coco"),
+        {},
+        seq,
+        None,
+        None,
+        None,
+        np.ones(len(seq), np.bool_),
+        np.sort(frame),
+        **fields,
     )
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from engines.assets import is_cached
 from rich.console import Console
 
+from engines.assets import is_cached
 from engines.contract import load_contract
 from engines.errors import AssetError, EngineError
 from operators.graphs import load_graph, name_sources, with_sinks

@@ -75,7 +75,7 @@ def _interpreter(path: Path, model: bytes, threads: int) -> Interpreter:
         return Interpreter(model_content=model, num_threads=threads)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"{path.name}: not a TensorFlow Lite model of {len(model)} bytes ({_first_line(error)}); "
+            f"{path.name}: not a TensorFlow Lite model of {len(model)} bytes ({_one_line(error)}); "
             "delete the file and fetch the model again"
         ) from None
 
@@ -91,5 +91,5 @@ def _tensors(details: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, T
     return index, specs
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -40,9 +40,8 @@ class OnnxEngine:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base of their own
-            reason = str(error).strip().partition("\n")[0]
             raise EngineError(
-                f"{path.name}: not a model that ONNX Runtime can load ({reason}); "
+                f"{path.name}: not a model that ONNX Runtime can load ({_one_line(error)}); "
                 "delete the file and fetch the model again"
             ) from None
         self._session: onnxruntime.InferenceSession | None = session
@@ -76,7 +75,7 @@ class OnnxEngine:
         try:
             return dict(zip(names, self._session.run(names, inputs), strict=True))
         except Exception as error:  # the runtime's errors share no base of their own
-            raise EngineError(str(error).strip().partition("\n")[0]) from error
+            raise EngineError(_one_line(error)) from error
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -87,3 +86,7 @@ def _spec(node: onnxruntime.NodeArg) -> TensorSpec:
     """Shape and dtype of a graph's input or output; symbolic sizes (`batch`) become -1."""
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(shape, np.dtype(DTYPES.get(node.type, np.object_)))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
