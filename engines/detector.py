@@ -13,6 +13,7 @@ from engines.contract import Contract
 from engines.detections import Detections
 from engines.errors import ContractError
 from engines.geometry import crops, invert_affine, letterbox_matrix, transform_points
+from engines.yuv import YuvImage
 
 Decode = Callable[[dict[str, np.ndarray], Contract, float, float], list[Detections]]
 
@@ -58,12 +59,15 @@ class Detector:
         self.contract, self.engine, self.kind = contract, engine, KINDS[contract.codec.kind]
 
     def __call__(
-        self, images: Sequence[np.ndarray], min_score: float | None = None, nms_iou: float | None = None
+        self,
+        images: Sequence[np.ndarray | YuvImage],
+        min_score: float | None = None,
+        nms_iou: float | None = None,
     ) -> list[Detections]:
         """The detections of each image, best first, in px of that image.
 
         Args:
-            images: (H, W, 3) uint8 RGB, each of its own size.
+            images: (H, W, 3) uint8 RGB, or YUV, each of its own size.
             min_score: None for that of `KINDS`.
             nms_iou: likewise.
         """

@@ -14,6 +14,10 @@ import cv2
 import numpy as np
 
 from engines.contract import Input
+from engines.yuv import YuvImage
+
+# Stages are what keeps the processors busy; threads within a warp of 0.3 ms would only get in their way.
+cv2.setNumThreads(1)
 
 
 def letterbox_matrix(image_size: tuple[int, int], model_input: Input) -> np.ndarray:
@@ -71,21 +75,28 @@ def transform_points(points: np.ndarray, matrices: np.ndarray) -> np.ndarray:
 
 
 def warp(
-    image: np.ndarray,
+    image: np.ndarray | YuvImage,
     matrix: np.ndarray,
     size: tuple[int, int],
     pad_value: float | Literal["edge"],
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The part of an image (H, W, 3) uint8 that `matrix` maps to `size` (width, height), bilinear.
+    """The part of an image, (H, W, 3) uint8 or YUV, that `matrix` maps to `size` (width, height), bilinear.
 
     What lies outside the image is `pad_value`, or the nearest pixel of its edge. The result is written to
     `out` (height, width, 3) where it is given.
     """
+    inverse = cv2.invertAffineTransform(matrix)  # OpenCV wants the map from the result to the image
+    if isinstance(image, YuvImage):
+        part = image.warp(inverse, size, pad_value)
+        if out is None:
+            return part
+        out[...] = part
+        return out
     edge = pad_value == "edge"
     return cv2.warpAffine(
         image,
-        cv2.invertAffineTransform(matrix),  # OpenCV wants the map from the result to the image
+        inverse,
         size,
         dst=out,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -95,11 +106,11 @@ def warp(
 
 
 def crops(
-    images: Sequence[np.ndarray], image_index: np.ndarray, matrices: np.ndarray, model_input: Input
+    images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, matrices: np.ndarray, model_input: Input
 ) -> np.ndarray:
     """Crops of many images as one batch for the model: (N, H, W, 3) or (N, 3, H, W) float32.
 
-    Crop n is the part of `images[image_index[n]]` (RGB, uint8) that `matrices[n]` maps to the model's input.
+    Crop n is the part of `images[image_index[n]]` (RGB, uint8, or YUV) that `matrices[n]` maps to the input.
     """
     width, height = model_input.size
     pixels = np.empty((len(matrices), height, width, 3), np.uint8)

@@ -11,6 +11,7 @@ from engines.backends.base import Engine
 from engines.codecs import blazepose_landmarks
 from engines.contract import Contract
 from engines.geometry import crop_to_frame, crops, invert_affine, transform_points
+from engines.yuv import YuvImage
 
 
 class Poses(NamedTuple):
@@ -30,11 +31,13 @@ class PoseEstimator:
         self.contract, self.engine = contract, engine
         self.roles = {output.name: role for role, output in contract.outputs.items()}
 
-    def __call__(self, images: Sequence[np.ndarray], image_index: np.ndarray, rois: np.ndarray) -> Poses:
+    def __call__(
+        self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, rois: np.ndarray
+    ) -> Poses:
         """Estimate the pose in each region.
 
         Args:
-            images: RGB, uint8 (H, W, 3), of any sizes.
+            images: RGB, uint8 (H, W, 3), or YUV, of any sizes.
             image_index: (N,), which image a region belongs to.
             rois: (N, 5) px and rad: centre x, y, width, height, angle. N may be 0.
         """

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from engines.yuv import YuvImage
 from operators.media import IMAGE_FPS, SourceProbe, image_paths, probe, shots
 from operators.video import SECOND_NS, Shot
 from pipeline.errors import OptionError, SourceError
@@ -33,6 +34,8 @@ class Decode(Source):
     """Decode one source: whatever FFmpeg opens, a folder of images in natural order, or an image.
 
     provides  image   uint8 (H, W, 3) RGB, C-contiguous, upright (display matrix, EXIF)
+
+    Most videos come as planes of YUV, which detect and pose crop as they are; `packet.image` converts.
 
     `pts_ns` is the stream's own clock, not moved to zero; image i of a folder is at i / fps. `seq` numbers
     the packets given, 0, 1, 2 …, whatever `stride`, `fps` and `start_s` leave out: `pts_ns` says where in the
@@ -78,9 +81,9 @@ class Decode(Source):
         events: Counter[str] = Counter()
         packets = 0
         try:
-            for pts_ns, image in self._rounds(uri, events):
-                height, width = image.shape[:2]
-                yield Packet(stream, packets, pts_ns, clock(), (width, height), image)
+            for pts_ns, picture in self._rounds(uri, events):
+                height, width = picture.shape[:2]
+                yield Packet(stream, packets, pts_ns, clock(), (width, height), picture)
                 packets += 1
                 if packets == self.max_frames:
                     return
@@ -109,8 +112,8 @@ class Decode(Source):
         expected = self.loop * math.ceil(max(0, in_range) / thinned - 1e-6)
         return expected if self.max_frames is None else min(expected, self.max_frames)
 
-    def _rounds(self, uri: str, events: Counter[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """Times and images of all rounds of a looped source; the clock goes on from round to round."""
+    def _rounds(self, uri: str, events: Counter[str]) -> Iterator[tuple[int, np.ndarray | YuvImage]]:
+        """Times and pictures of all rounds of a looped source; the clock goes on from round to round."""
         offset_ns = 0
         for _ in range(self.loop) if self.loop else count():
             found = shots(
@@ -124,12 +127,12 @@ class Decode(Source):
             chosen = _every(found, self.stride) if self.fps is None else _at_rate(found, self.fps)
             times: list[int] = []  # first, last but one, last
             for shot in chosen:
-                image = shot.rgb()
-                if image is None:
+                picture = shot.picture()
+                if picture is None:
                     events["broken_frames"] += 1
                     continue
                 times = [*(times[:1] + times[-1:] if times else []), shot.pts_ns]
-                yield shot.pts_ns + offset_ns, image
+                yield shot.pts_ns + offset_ns, picture
             if not times:
                 return
             period_ns = times[-1] - times[-2] if len(times) > 1 else round(SECOND_NS / IMAGE_FPS)

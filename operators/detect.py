@@ -12,6 +12,7 @@ from engines.detections import Detections
 from engines.detector import KINDS, Detector
 from engines.errors import ContractError
 from engines.load import load_engine
+from operators.pictures import as_image
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Instances, Packet
@@ -39,7 +40,7 @@ class Detect(Operator):
 
     needs = ("image",)
     provides = FIELDS
-    batch_max = 8
+    batch_max = 4
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Detect(Operator):
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Detect on all packets of the batch whose turn it is, in one engine run."""
         due = [packet for packet in packets if packet.seq % self.every == 0]
-        images = [packet.image for packet in due if packet.image is not None]
+        images = [as_image(packet) for packet in due]
         found = self.detector(images, self.min_score, self.nms_iou)
         results = {id(packet): self._instances(one) for packet, one in zip(due, found, strict=True)}
         return [packet.replace(instances=results.get(id(packet))) for packet in packets]

@@ -48,7 +48,7 @@ def probe(uri: str) -> SourceProbe:
         SourceError: for whatever cannot be read, in one line.
     """
     images = image_paths(uri)
-    first = next((image for shot in shots(uri) if (image := shot.rgb()) is not None), None)
+    first = next((image for shot in shots(uri) if (image := shot.picture()) is not None), None)
     if first is None:
         raise unreadable(uri, "not one image in it can be decoded")
     height, width = first.shape[:2]

@@ -100,7 +100,7 @@ class _Parts:
         # Written before this packet is kept: where writing fails, it is this packet that is set aside.
         if self.rows >= self.rows_per_file or changed:
             self.write()
-        self.packets.append(packet.replace(image=None))
+        self.packets.append(packet.replace(picture=None))
         self.layout |= layout
         self.rows += max(1, len(packet.instances) if packet.instances is not None else 0)
 

@@ -15,6 +15,7 @@ from engines.load import load_engine
 from engines.pose import PoseEstimator, Poses
 from engines.regions import duplicates, enclosing_boxes
 from operators.follow import Follower
+from operators.pictures import as_image
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Instances, Packet
@@ -22,7 +23,7 @@ from pipeline.packet import Instances, Packet
 Model = Annotated[str, Field(description="a pose model in configs/models")]
 MaxInstances = Annotated[int | None, Field(ge=1, description="a frame: those being tracked, then the best")]
 Presence = Annotated[float | None, Field(ge=0, le=1, description="the model's own unless told")]
-Threads = Annotated[int, Field(ge=1, description="of the processor, for one engine")]
+Threads = Annotated[int | None, Field(ge=1, description="for one engine; by the cores and workers")]
 
 
 class Pose(Operator):
@@ -49,14 +50,14 @@ class Pose(Operator):
     needs = ("image", "boxes", "scores", "track_ids")
     provides = ("keypoints", "keypoint_scores", "rois")
     per_stream = True
-    batch_max = 8
+    batch_max = 4
 
     def __init__(
         self,
         model: Model,
         max_instances: MaxInstances = None,
         min_presence: Presence = None,
-        threads: Threads = 1,
+        threads: Threads = None,
     ):
         self.model, self.threads = model, threads
         self.max_instances, self.min_presence = max_instances, min_presence
@@ -79,7 +80,7 @@ class Pose(Operator):
         self.roi_scale = contract.codec.roi_scale
         if self.min_presence is None:
             self.min_presence = contract.codec.min_presence
-        self.estimator = PoseEstimator(contract, load_engine(contract, threads=self.threads))
+        self.estimator = PoseEstimator(contract, load_engine(contract, threads=self.threads or run.cores))
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Work in rounds, as a frame's regions come from the frame before: one of every stream at a time."""
@@ -97,7 +98,7 @@ class Pose(Operator):
             return []
         image_index = np.repeat(np.arange(len(chosen)), [len(instances) for instances in chosen])
         rois = np.concatenate([instances.rois for instances in chosen])
-        poses = self.estimator([packet.image for packet in packets], image_index, rois)  # type: ignore[misc]
+        poses = self.estimator([as_image(packet) for packet in packets], image_index, rois)
         results = []
         for i, (packet, instances) in enumerate(zip(packets, chosen, strict=True)):
             own = Poses(*(field[image_index == i] for field in poses))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,21 +20,25 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.plane import VideoPlane
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
+from engines.yuv import YuvImage, rgb_matrix
 from pipeline.errors import SourceError
 
 SECOND_NS = 10**9
 TEXT_CODECS = frozenset({"ansi", "bintext", "idf", "xbin"})  # FFmpeg draws text files as a terminal would
 UNKNOWN_FPS = 30.0
+# FFmpeg's numbers of colour matrices (ITU-T H.273); 2, unspecified, is taken for BT.601 as swscale does.
+STANDARDS = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}
 
 
 class Shot(NamedTuple):
     """One frame of a source, not yet converted: only the frames that are wanted cost a conversion."""
 
     pts_ns: int  # on the source's own clock
-    rgb: Callable[[], np.ndarray | None]  # uint8 (H, W, 3), contiguous, upright; None if it cannot be decoded
+    picture: Callable[[], np.ndarray | YuvImage | None]  # upright, RGB or YUV; None if it cannot be decoded
 
 
 def video_shots(
@@ -47,7 +53,6 @@ def video_shots(
     """
     container, stream, origin_ns, frames = _open_at(uri, start_s, threads, events)
     with container:
-        reformatter = VideoReformatter()
         start_ns = origin_ns + round(start_s * SECOND_NS)
         stop_ns = math.inf if stop_s == math.inf else origin_ns + round(stop_s * SECOND_NS)
         period_ns = round(SECOND_NS / (rate(stream) or UNKNOWN_FPS))
@@ -61,7 +66,7 @@ def video_shots(
             if frame.is_corrupt:  # the decoder filled holes with guesses
                 events["broken_frames"] += 1
             else:
-                yield Shot(pts_ns, partial(_to_rgb, frame, reformatter))
+                yield Shot(pts_ns, partial(picture_of, frame))
         if pts_ns is None:
             codec = stream.codec_context.name
             raise unreadable(uri, f"not one frame of its {codec} stream can be decoded")
@@ -235,25 +240,54 @@ def _decode(stream: VideoStream, packet: Packet | None, events: Counter[str]) ->
         return []
 
 
-def _to_rgb(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+def picture_of(frame: VideoFrame) -> np.ndarray | YuvImage:
+    """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB."""
+    standard = STANDARDS.get(frame.colorspace)
+    if frame.format.name not in ("yuv420p", "yuvj420p") or standard is None or _is_turned(frame):
+        return _to_rgb(frame)
+    full_range = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
+    y, u, v = (_view(plane) for plane in frame.planes)
+    return YuvImage(y, u, v, _matrix(standard, full_range), partial(_to_rgb, frame))
+
+
+_matrix = functools.cache(lambda standard, full_range: rgb_matrix(standard, full_range=full_range))
+_scalers = threading.local()
+
+
+def _view(plane: VideoPlane) -> np.ndarray:
+    """The samples of a plane (H, W) uint8, without a copy; they keep the frame alive."""
+    rows = np.frombuffer(plane, np.uint8, plane.height * plane.line_size)  # type: ignore[call-overload]
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _to_rgb(frame: VideoFrame) -> np.ndarray:
     """RGB uint8 (H, W, 3), C-contiguous and upright.
 
     swscale honours the frame's matrix (BT.601, 709, 2020) and range; unspecified means BT.601, limited range,
-    as in OpenCV, with which the result then agrees to the last bit. One reformatter for all frames saves
-    a scaler's set-up for each; its threads would only take cores from the decoder's. 0.8 ms for 1080x1920 on
-    one core, where cv2.cvtColor on the planes takes 1.4 and knows nothing but BT.601.
+    as in OpenCV, with which the result then agrees to the last bit. One reformatter a thread for all frames
+    saves a scaler's set-up for each; its threads would only take cores from the decoder's. 0.8 ms for
+    1080x1920 on one core, where cv2.cvtColor on the planes takes 1.4 and knows nothing but BT.601.
     """
-    image = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    if not hasattr(_scalers, "reformatter"):
+        _scalers.reformatter = VideoReformatter()
+    image = _scalers.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     # FFmpeg pads rows to 64 bytes: widths such as 1080 need a copy here; 1920, 1280 and 640 do not.
     return np.ascontiguousarray(_upright(image, frame))
 
 
+def _side_data(frame: VideoFrame) -> Any:
+    return frame.side_data
+
+
+def _is_turned(frame: VideoFrame) -> bool:
+    return _side_data(frame).get("DISPLAYMATRIX") is not None
+
+
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Turn and mirror as the frame's display matrix says, to the nearest quarter turn."""
-    side_data: Any = frame.side_data
-    matrix = side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    if not _is_turned(frame):
         return image
+    matrix = _side_data(frame).get("DISPLAYMATRIX")
     # Row vectors: x' = a x + c y, y' = b x + d y, in 16.16 fixed point (libavutil/display.h).
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):

@@ -39,7 +39,7 @@ class NodeSpec(BaseModel):
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         1, description="operators at work side by side, a thread each; auto: by processors and sources"
     )
-    capacity: int = Field(8, ge=1, le=100_000, description="packets that each edge into it holds")
+    capacity: int = Field(4, ge=1, le=100_000, description="packets that each edge into it holds")
     on_full: Policy | None = Field(None, description="what a full edge into it does; block unless live")
     on_error: OnError | None = Field(
         None, description="an operator that raises: end the run, or set the packet aside"

@@ -82,7 +82,7 @@ def merge(packets: Sequence[Packet]) -> Packet:
         ValueError: they hold different numbers of instances, so their rows cannot be told to be the same.
     """
     first = packets[0]
-    image = next((p.image for p in packets if p.image is not None), None)
+    picture = next((p.picture for p in packets if p.picture is not None), None)
     known = [p.instances for p in packets if p.instances is not None]
     if len({len(instances) for instances in known}) > 1:
         rows = [len(instances) for instances in known]
@@ -96,4 +96,4 @@ def merge(packets: Sequence[Packet]) -> Packet:
         fields.update(instances.fields)
         skeleton = instances.skeleton or skeleton
     merged = Instances(skeleton=skeleton, **fields) if known else None
-    return first.replace(image=image, instances=merged)
+    return first.replace(picture=picture, instances=merged)

@@ -7,7 +7,7 @@ Packets and instances are never changed in place, since several stages may hold 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -129,6 +129,15 @@ def _instances(skeleton: str | None, fields: dict[str, np.ndarray]) -> Instances
     return Instances(skeleton=skeleton, **fields)
 
 
+class Picture(Protocol):
+    """A frame as its decoder gave it; operators that know its kind may work on it as it is."""
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The frame as RGB (H, W, 3) uint8; made once."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Packet:
     """One frame of one stream.
@@ -142,8 +151,14 @@ class Packet:
     pts_ns: int  # time on the stream's own clock
     captured_ns: int  # UNIX time at which the frame was captured or entered the graph
     size: tuple[int, int]  # width, height in px
-    image: np.ndarray | None = None  # (H, W, 3) uint8, RGB
+    picture: np.ndarray | Picture | None = None  # RGB (H, W, 3) uint8, or what can be made into it
     instances: Instances | None = None
+
+    @property
+    def image(self) -> np.ndarray | None:
+        """The frame, RGB (H, W, 3) uint8; converted when first asked for, so ask only for what you use."""
+        picture = self.picture
+        return picture if picture is None or isinstance(picture, np.ndarray) else picture.rgb
 
     def replace(self, **changes: Any) -> Packet:
         """A copy with these attributes exchanged."""

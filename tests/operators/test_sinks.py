@@ -65,7 +65,7 @@ def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_p
     sink = sink(str(tmp_path / "new" / "folder"))
     sink.open(sink_frames.RUN)
     for seq in range(2):
-        sink.process([sink_frames.frame(seq, None, image=PICTURE)])
+        sink.process([sink_frames.frame(seq, None, picture=PICTURE)])
         sink.end_stream("yard")
     sink.close()
     assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == {
@@ -166,7 +166,7 @@ for seq in range(300):
     # A crowd makes a later part of a Parquet folder larger, so that the first ones are written whole.
     instances = sink_frames.people(1 if seq < 45 else 60, seq)
     try:
-        sink.process([sink_frames.frame(seq, instances, image=image)])
+        sink.process([sink_frames.frame(seq, instances, picture=image)])
     except SinkError as error:
         errors.append([seq, str(error)])
         if len(errors) == 2:

@@ -53,7 +53,7 @@ def decoded(path):
 )
 def test_frames_have_their_own_times(pts_ns, tmp_path):
     frames = [
-        sink_frames.frame(i, None, pts_ns=t, image=picture(64, 48, 3 * i)) for i, t in enumerate(pts_ns)
+        sink_frames.frame(i, None, pts_ns=t, picture=picture(64, 48, 3 * i)) for i, t in enumerate(pts_ns)
     ]
     write(tmp_path, frames)
     codec, found = decoded(tmp_path / "yard.mp4")
@@ -67,7 +67,7 @@ def test_frames_have_their_own_times(pts_ns, tmp_path):
 def test_drawings_are_in_the_picture_and_odd_sizes_are_made_even(width, height, tmp_path):
     images = [picture(width, height) for _ in range(3)]
     found = [KNEE, KNEE.replace(keypoint_scores=np.zeros((1, 17), np.float32)), None]
-    write(tmp_path, [sink_frames.frame(i, found[i], image=images[i]) for i in range(3)], quality=10)
+    write(tmp_path, [sink_frames.frame(i, found[i], picture=images[i]) for i in range(3)], quality=10)
     _, (drawn, hidden, plain) = decoded(tmp_path / "yard.mp4")
     assert drawn[1].shape == (height + height % 2, width + width % 2, 3)
     assert np.abs(drawn[1][30, 40].astype(int) - SIDES["left"]).max() < 60  # colour has half the resolution
@@ -79,7 +79,7 @@ def test_drawings_are_in_the_picture_and_odd_sizes_are_made_even(width, height, 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"image": picture(80, 60)}, "yard frame 2: the picture is 80x60, was 64x48; a new file begins"),
+        ({"picture": picture(80, 60)}, "yard frame 2: the picture is 80x60, was 64x48; a new file begins"),
         (
             {"pts_ns": -5_000_000_000},
             "yard frame 2: the clock is at -5.000 s, was at 0.033 s; a new file begins",
@@ -88,7 +88,7 @@ def test_drawings_are_in_the_picture_and_odd_sizes_are_made_even(width, height, 
     ids=["size", "clock"],
 )
 def test_another_size_or_clock_begins_another_file(change, reason, tmp_path, caplog):
-    frames = [sink_frames.frame(seq, None, image=picture(64, 48)) for seq in range(2)]
+    frames = [sink_frames.frame(seq, None, picture=picture(64, 48)) for seq in range(2)]
     other = frames[0].replace(**change)
     frames += [other.replace(seq=2), other.replace(seq=3, pts_ns=other.pts_ns + 40_000_000)]
     with caplog.at_level(logging.WARNING):
@@ -100,7 +100,7 @@ def test_another_size_or_clock_begins_another_file(change, reason, tmp_path, cap
 def test_a_clock_that_stands_still_loses_no_frame(tmp_path):
     times = [0, 0, 40_000_000, 39_000_000, 80_000_000]
     write(
-        tmp_path, [sink_frames.frame(i, None, pts_ns=t, image=picture(64, 48)) for i, t in enumerate(times)]
+        tmp_path, [sink_frames.frame(i, None, pts_ns=t, picture=picture(64, 48)) for i, t in enumerate(times)]
     )
     found = [t for t, _ in decoded(tmp_path / "yard.mp4")[1]]
     assert found == sorted(set(found))
@@ -115,7 +115,7 @@ def test_a_stream_without_frames_has_a_valid_file(tmp_path):
 @pytest.mark.parametrize("encoders", [["mpeg4"], []], ids=["mpeg4", "none"])
 def test_other_encoders(encoders, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(mp4, "ENCODERS", ("no-such-encoder", *encoders))
-    frames = [sink_frames.frame(seq, KNEE, image=picture(65, 49)) for seq in range(5)]
+    frames = [sink_frames.frame(seq, KNEE, picture=picture(65, 49)) for seq in range(5)]
     if not encoders:
         with pytest.raises(SinkError, match="FFmpeg has none of no-such-encoder"):
             write(tmp_path, frames)
@@ -127,7 +127,7 @@ def test_other_encoders(encoders, tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("end", ["in the header", "in a fragment", "behind a fragment"])
 def test_a_file_cut_anywhere_is_cut_back_to_whole_fragments(end, tmp_path):
-    write(tmp_path, [sink_frames.frame(seq, None, image=picture(64, 48)) for seq in range(100)])
+    write(tmp_path, [sink_frames.frame(seq, None, picture=picture(64, 48)) for seq in range(100)])
     path = tmp_path / "yard.mp4"
     data = path.read_bytes()
     boxes, start = [], 0

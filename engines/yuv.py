@@ -1,0 +1,99 @@
+"""Frames as video decoders give them: a plane of brightness and two smaller ones of colour.
+
+Models see small crops of large frames, so turning whole frames into RGB is mostly wasted work: at 1080x1920
+it costs as much as decoding half a frame, and twice the memory traffic of the planes. Crops are taken from
+the planes and only they are converted; the whole frame is, once, when something asks for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import cv2
+import numpy as np
+
+# Weights of red and blue in the brightness, from the standards (ITU-T H.273, table 4).
+LUMA = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+
+
+class YuvImage:
+    """A picture in planes with 8 bit and halved colour (4:2:0); `rgb` converts it when first asked.
+
+    Args:
+        y: (H, W) uint8; rows may be padded, as decoders do.
+        u, v: (ceil(H / 2), ceil(W / 2)) uint8.
+        matrix: (3, 4), RGB in 0..255 = matrix · (y, u, v, 1); see `rgb_matrix`.
+        convert: makes the whole picture's RGB (H, W, 3) uint8.
+    """
+
+    __slots__ = ("_convert", "_lock", "_rgb", "matrix", "u", "v", "y")
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        u: np.ndarray,
+        v: np.ndarray,
+        matrix: np.ndarray,
+        convert: Callable[[], np.ndarray],
+    ):
+        self.y, self.u, self.v, self.matrix = y, u, v, matrix
+        self._convert = convert
+        self._rgb: np.ndarray | None = None
+        self._lock = threading.Lock()  # several stages may ask at once
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 3), as that of `rgb`."""
+        return (*self.y.shape, 3)  # type: ignore[return-value]
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The whole picture, RGB (H, W, 3) uint8; the conversion is done once."""
+        with self._lock:
+            if self._rgb is None:
+                self._rgb = self._convert()
+            return self._rgb
+
+    def warp(
+        self, inverse: np.ndarray, size: tuple[int, int], pad_value: float | Literal["edge"]
+    ) -> np.ndarray:
+        """RGB (height, width, 3) uint8 of a part, bilinear; `inverse` (2, 3) maps its px to ours."""
+        # A sample of colour lies in the middle of 2x2 of brightness, so its index is (x + 0.5) / 2 - 0.5.
+        halved = inverse * 0.5
+        halved[:, 2] -= 0.25
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        edge = pad_value == "edge"
+        border = cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT
+        pads = (0.0, 0.0, 0.0) if edge else (self._grey(float(pad_value)), 128.0, 128.0)
+        planes = [
+            cv2.warpAffine(plane, m, size, flags=flags, borderMode=border, borderValue=pad)
+            for plane, m, pad in zip((self.y, self.u, self.v), (inverse, halved, halved), pads, strict=True)
+        ]  # fmt: skip
+        return cv2.transform(cv2.merge(planes), self.matrix)
+
+    def _grey(self, value: float) -> float:
+        """The brightness that a grey of `value` has; its colour planes hold 128."""
+        scale, u, v, shift = self.matrix[1]
+        return round((value - shift - 128 * (u + v)) / scale)
+
+
+def rgb_matrix(standard: str, *, full_range: bool) -> np.ndarray:
+    """The (3, 4) float32 matrix from (y, u, v, 1) in 0..255 to RGB in 0..255 of a standard in `LUMA`.
+
+    With limited range brightness is in 16..235 and colour in 16..240 (ITU-R BT.601, BT.709).
+    """
+    red, blue = LUMA[standard]
+    green = 1 - red - blue
+    colour = np.array(  # of y in 0..1 and u, v in -0.5..0.5
+        [
+            [1, 0, 2 * (1 - red)],
+            [1, -2 * blue * (1 - blue) / green, -2 * red * (1 - red) / green],
+            [1, 2 * (1 - blue), 0],
+        ]
+    )
+    steps, black = ((255, 255, 255), 0) if full_range else ((219, 224, 224), 16)
+    scaled = colour * 255 / np.array(steps)
+    shift = -scaled @ np.array([black, 128, 128])
+    return np.column_stack([scaled, shift]).astype(np.float32)
