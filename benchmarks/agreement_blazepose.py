@@ -1,6 +1,6 @@
 """How far our BlazePose is from the original, MediaPipe's, on the same frames of a single person.
 
-    python benchmarks/agreement_blazepose.py [CLIP ...] [--every 1]
+    python benchmarks/agreement_blazepose.py [CLIP ...] [--every 5]
 
 The original is installed on first use in an environment of its own, in the user's cache. Both get the same
 decoded frames; ours goes through the operators detect, track and pose. Distances are in percent of the
@@ -14,18 +14,17 @@ import itertools
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-import platformdirs
 from rich.console import Console
 from rich.table import Table
 
-from engines.assets import fetch
-from engines.clips import load_clip
+sys.path.insert(0, str(Path(__file__).parent))
+from peer import PEER, peer_python, sample_clip
+
 from operators.decode import Decode
 from operators.detect import Detect
 from operators.pose import Pose
@@ -33,7 +32,6 @@ from operators.track import Track
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
 
-PEER = "mediapipe==0.10.21"
 PEER_PROGRAM = Path(__file__).with_name("mediapipe_peer.py")
 # The original counts 33.333 ms a frame, whatever the clip says, and its filter depends on it.
 PEER_FRAME_NS = 33_333_000
@@ -46,25 +44,14 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("clips", nargs="*", type=Path, help="the sample clip unless given")
-    parser.add_argument("--every", type=int, default=1, help="detect on every n-th frame (default 1)")
+    parser.add_argument("--every", type=int, default=5, help="detect on every n-th frame")
     arguments = parser.parse_args()
     python = peer_python()
     table = Table(*COLUMNS, title=f"posestream and {PEER}, blazepose-full")
-    for clip in arguments.clips or [fetch(load_clip("single-person").asset)]:
+    for clip in arguments.clips or [sample_clip()]:
         ours, original = run_both(clip, arguments.every, python)
         table.add_row(clip.name, *compare(ours, original))
     Console().print(table)
-
-
-def peer_python() -> Path:
-    """The interpreter of the environment that has the original; made on first use."""
-    folder = Path(platformdirs.user_cache_dir("posestream")) / "peers" / PEER.replace("==", "-")
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    if not (folder / "complete").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
-        (folder / "complete").touch()
-    return python
 
 
 def run_both(clip: Path, every: int, python: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,6 +67,7 @@ def exit_code(error: Exception) -> int:
 
 def main() -> None:
     """Run the command; errors of ours become one line, never a traceback."""
+    sys.path.append(str(Path.cwd()))  # for operators of one's own (op: module:Class); ours come first
     try:
         code = app(standalone_mode=True)
     except (PipelineError, EngineError) as error:

@@ -29,7 +29,7 @@ def run(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE…",
+            metavar="SOURCE",
             help="Video files, images or folders of images; NAME=SOURCE names the stream.",
             show_default=False,
         ),
@@ -79,7 +79,9 @@ def process(
         typer.Exit: with code 130, it was interrupted.
     """
     check_weights(graph)
-    sinks = {sink: {"dir": str(out)} for sink in ["jsonl_sink", *extra_sinks]}
+    sinks: dict[str, dict[str, Any]] = {sink: {"dir": str(out)} for sink in ["jsonl_sink", *extra_sinks]}
+    if "video_sink" in sinks:  # encoding is work: a worker a stream, as far as there are processors
+        sinks["video_sink"]["workers"] = "auto"
     running = Run(with_sinks(graph, sinks), sources)
     console = Console(stderr=True)
     interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal), console)
