@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from engines.contract import CONFIGS, Asset, nearest
-from engines.errors import ContractError
+from engines.configs import available, read_config
+from engines.contract import Asset
 
 
 class Clip(BaseModel):
@@ -22,7 +21,7 @@ class Clip(BaseModel):
 
 def available_clips() -> list[str]:
     """The names of all sample clips, sorted."""
-    return sorted(path.stem for path in (CONFIGS / "clips").glob("*.yaml"))
+    return available("clips")
 
 
 def load_clip(name: str) -> Clip:
@@ -31,12 +30,4 @@ def load_clip(name: str) -> Clip:
     Raises:
         ContractError: no such clip (with the nearest name), or an invalid file (with field and reason).
     """
-    path = CONFIGS / "clips" / f"{name}.yaml"
-    if not path.is_file():
-        raise ContractError(f"no clip {name!r}; {nearest(name, available_clips())}")
-    try:
-        return Clip.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "clip"
-        raise ContractError(f"{path.name}: {field}: {first['msg']}, found {first['input']!r}") from None
+    return read_config(Clip, "clips", name)

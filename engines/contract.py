@@ -6,17 +6,12 @@ contract, and nothing else in the project may say how large a model's input is o
 
 from __future__ import annotations
 
-import difflib
 import functools
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from engines.errors import ContractError
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+from engines.configs import available, read_config
 
 
 class _Strict(BaseModel):
@@ -147,13 +142,7 @@ class Contract(_Strict):
 
 def available_models() -> list[str]:
     """The names of all models that have a contract, sorted."""
-    return sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """A hint for a message: the name most like `name`, or the whole list."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
+    return available("models")
 
 
 @functools.cache
@@ -163,21 +152,4 @@ def load_contract(name: str) -> Contract:
     Raises:
         ContractError: no such model (with the nearest name), or an invalid contract (with field and reason).
     """
-    path = CONFIGS / "models" / f"{name}.yaml"
-    if not path.is_file():
-        raise ContractError(f"no model {name!r}; {nearest(name, available_models())}")
-    return parse_contract(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
-
-
-def parse_contract(data: Any, where: str) -> Contract:
-    """Validate a contract that was read from `where`.
-
-    Raises:
-        ContractError: with the first field that is wrong, and why.
-    """
-    try:
-        return Contract.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "contract"
-        raise ContractError(f"{where}: {field}: {first['msg']}, found {first['input']!r}") from None
+    return read_config(Contract, "models", name)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engines.contract import CONFIGS, nearest
+from engines.configs import available, nearest, read_config
 from engines.errors import ContractError
 
 Side = Literal["left", "right", "centre"]
@@ -90,7 +89,7 @@ class Skeleton(BaseModel):
 
 def available_skeletons() -> list[str]:
     """The names of all skeletons, sorted."""
-    return sorted(path.stem for path in (CONFIGS / "skeletons").glob("*.yaml"))
+    return available("skeletons")
 
 
 @functools.cache
@@ -100,29 +99,11 @@ def load_skeleton(name: str) -> Skeleton:
     Raises:
         ContractError: no such skeleton (with the nearest name), or an invalid one (with the reason).
     """
-    if name not in available_skeletons():
-        raise ContractError(f"no skeleton {name!r}; {nearest(name, available_skeletons())}")
-    path = CONFIGS / "skeletons" / f"{name}.yaml"
-    skeleton = parse_skeleton(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    skeleton = read_config(Skeleton, "skeletons", name)
     for other, names in skeleton.subsets.items():
         expected = len(load_skeleton(other).keypoints)
         if len(names) != expected:
             raise ContractError(
-                f"{path.name}: subsets.{other}: expected {expected} names, found {len(names)}"
+                f"{name}.yaml: subsets.{other}: expected {expected} names, found {len(names)}"
             )
     return skeleton
-
-
-def parse_skeleton(data: Any, where: str) -> Skeleton:
-    """Validate a skeleton that was read from `where`.
-
-    Raises:
-        ContractError: with the first thing that is wrong, and why.
-    """
-    try:
-        return Skeleton.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ContractError(f"{where}: {field + ': ' if field else ''}{reason}") from None

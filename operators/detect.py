@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from engines.contract import Contract, available_models, load_contract, nearest
+from engines.configs import nearest
 from engines.detections import Detections
 from engines.detector import KINDS, Detector
-from engines.errors import ContractError
 from engines.load import load_engine
-from operators.pictures import as_image
+from operators.models import as_image, contract_for
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Instances, Packet
@@ -63,7 +62,7 @@ class Detect(Operator):
         Raises:
             OptionError: the model is unknown or does not detect, or has no such class.
         """
-        contract = _detector_contract(options["model"])
+        contract = contract_for("detect", options["model"])
         for name in options.get("classes") or ():
             if name not in (contract.labels or []):
                 hint = nearest(name, contract.labels or [])
@@ -73,7 +72,7 @@ class Detect(Operator):
 
     def open(self, run: RunInfo) -> None:
         """Load the model."""
-        contract = _detector_contract(self.model)
+        contract = contract_for("detect", self.model)
         self.detector = Detector(contract, load_engine(contract, threads=self.threads))
         self.names = np.array(contract.labels, np.object_)
         self.wanted = np.isin(self.names, self.classes or self.names)  # (classes of the model,)
@@ -103,16 +102,3 @@ class Detect(Operator):
         """Free the model's memory."""
         if detector := self.__dict__.pop("detector", None):
             detector.close()
-
-
-def _detector_contract(model: str) -> Contract:
-    try:
-        contract = load_contract(model)
-        detectors = [name for name in available_models() if load_contract(name).task == "detect"]
-    except ContractError as error:
-        raise OptionError("model", str(error)) from None
-    if contract.task != "detect":
-        raise OptionError(
-            "model", f"{model} is a {contract.task} model, no detector; {nearest(model, detectors)}"
-        )
-    return contract

@@ -9,14 +9,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from engines.contract import BlazePoseLandmarksCodec, Contract, available_models, load_contract, nearest
-from engines.errors import ContractError
+from engines.contract import BlazePoseLandmarksCodec
 from engines.load import load_engine
 from engines.pose import PoseEstimator, Poses
 from engines.regions import duplicates, enclosing_boxes
 from operators.follow import Follower
-from operators.pictures import as_image
-from pipeline.errors import OptionError
+from operators.models import as_image, contract_for
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Instances, Packet
 
@@ -70,12 +68,12 @@ class Pose(Operator):
         Raises:
             OptionError: the model is unknown, or does not estimate poses.
         """
-        deep = {"keypoints_3d"} if _pose_contract(options["model"]).keypoints_3d else set()
+        deep = {"keypoints_3d"} if contract_for("pose", options["model"]).keypoints_3d else set()
         return Ports(frozenset(cls.needs), frozenset(cls.provides) | deep)
 
     def open(self, run: RunInfo) -> None:
         """Load the model."""
-        contract = _pose_contract(self.model)
+        contract = contract_for("pose", self.model)
         assert isinstance(contract.codec, BlazePoseLandmarksCodec)  # the only codec of pose models so far
         self.roi_scale = contract.codec.roi_scale
         if self.min_presence is None:
@@ -169,16 +167,3 @@ def rounds(streams: Sequence[str]) -> list[list[int]]:
         turns[seen[stream]].append(index)
         seen[stream] += 1
     return turns
-
-
-def _pose_contract(model: str) -> Contract:
-    try:
-        contract = load_contract(model)
-        names = [name for name in available_models() if load_contract(name).task == "pose"]
-    except ContractError as error:
-        raise OptionError("model", str(error)) from None
-    if contract.task != "pose":
-        raise OptionError(
-            "model", f"{model} is a {contract.task} model, not of poses; {nearest(model, names)}"
-        )
-    return contract

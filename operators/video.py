@@ -53,6 +53,7 @@ def video_shots(
     """
     container, stream, origin_ns, frames = _open_at(uri, start_s, threads, events)
     with container:
+        display_matrix = _DisplayMatrix()
         start_ns = origin_ns + round(start_s * SECOND_NS)
         stop_ns = math.inf if stop_s == math.inf else origin_ns + round(stop_s * SECOND_NS)
         period_ns = round(SECOND_NS / (rate(stream) or UNKNOWN_FPS))
@@ -66,7 +67,7 @@ def video_shots(
             if frame.is_corrupt:  # the decoder filled holes with guesses
                 events["broken_frames"] += 1
             else:
-                yield Shot(pts_ns, partial(picture_of, frame))
+                yield Shot(pts_ns, partial(picture_of, frame, display_matrix(frame)))
         if pts_ns is None:
             codec = stream.codec_context.name
             raise unreadable(uri, f"not one frame of its {codec} stream can be decoded")
@@ -240,11 +241,14 @@ def _decode(stream: VideoStream, packet: Packet | None, events: Counter[str]) ->
         return []
 
 
-def picture_of(frame: VideoFrame) -> np.ndarray | YuvImage:
-    """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB."""
+def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray | YuvImage:
+    """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB.
+
+    `matrix` is its display matrix, as `_DisplayMatrix` gives it.
+    """
     standard = STANDARDS.get(frame.colorspace)
-    if frame.format.name not in ("yuv420p", "yuvj420p") or standard is None or _is_turned(frame):
-        return _to_rgb(frame)
+    if frame.format.name not in ("yuv420p", "yuvj420p") or standard is None or matrix is not None:
+        return _to_rgb(frame, matrix)
     full_range = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
     y, u, v = (_view(plane) for plane in frame.planes)
     return YuvImage(y, u, v, _matrix(standard, full_range), partial(_to_rgb, frame))
@@ -260,7 +264,7 @@ def _view(plane: VideoPlane) -> np.ndarray:
     return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
-def _to_rgb(frame: VideoFrame) -> np.ndarray:
+def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
     """RGB uint8 (H, W, 3), C-contiguous and upright.
 
     swscale honours the frame's matrix (BT.601, 709, 2020) and range; unspecified means BT.601, limited range,
@@ -272,24 +276,35 @@ def _to_rgb(frame: VideoFrame) -> np.ndarray:
         _scalers.reformatter = VideoReformatter()
     image = _scalers.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     # FFmpeg pads rows to 64 bytes: widths such as 1080 need a copy here; 1920, 1280 and 640 do not.
-    return np.ascontiguousarray(_upright(image, frame))
+    return np.ascontiguousarray(_upright(image, matrix))
 
 
-def _side_data(frame: VideoFrame) -> Any:
-    return frame.side_data
+class _DisplayMatrix:
+    """The display matrix of a video's frames, or None; looked up when their rotation changes.
+
+    Looking at PyAV's `side_data` ties a frame and its side data into a ring that only the garbage collector
+    undoes: done for each frame, gigabytes of pictures wait for it. `rotation` does not.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: np.ndarray | None = None
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray | None:
+        if frame.rotation != self._rotation:
+            self._rotation = frame.rotation
+            side_data: Any = frame.side_data
+            found = side_data.get("DISPLAYMATRIX")
+            self._matrix = None if found is None else np.frombuffer(found, np.int32).copy()
+        return self._matrix
 
 
-def _is_turned(frame: VideoFrame) -> bool:
-    return _side_data(frame).get("DISPLAYMATRIX") is not None
-
-
-def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turn and mirror as the frame's display matrix says, to the nearest quarter turn."""
-    if not _is_turned(frame):
+def _upright(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Turn and mirror as the display matrix says, to the nearest quarter turn."""
+    if matrix is None:
         return image
-    matrix = _side_data(frame).get("DISPLAYMATRIX")
     # Row vectors: x' = a x + c y, y' = b x + d y, in 16.16 fixed point (libavutil/display.h).
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    a, b, _, c, d = matrix[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, across, down = cv2.transpose(image), c, b
     else:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from engines.configs import check_config
 from engines.errors import ContractError
-from engines.skeletons import available_skeletons, load_skeleton, parse_skeleton
+from engines.skeletons import Skeleton, available_skeletons, load_skeleton
 
 COCO_SIGMAS = [.026, .025, .025, .035, .035, .079, .079, .072, .072,
                .062, .062, .107, .107, .087, .087, .089, .089]  # fmt: skip
@@ -89,7 +90,7 @@ def test_sums_of_published_sigmas():
 )
 def test_invalid_skeletons_are_refused(change, message):
     with pytest.raises(ContractError, match=message):
-        parse_skeleton({**SMALL, **change}, "small.yaml")
+        check_config(Skeleton, {**SMALL, **change}, "small.yaml")
 
 
 @pytest.mark.parametrize(

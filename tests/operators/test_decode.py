@@ -1,5 +1,6 @@
 """Videos are made here: 64x48, the grey of frame i is 20 + 4 i, so that a picture tells its number."""
 
+import gc
 import logging
 import random
 import threading
@@ -405,3 +406,13 @@ def test_two_streams_of_one_operator_at_once(videos):
         thread.join(30)
     for kind in KINDS[:2]:
         assert found[kind] == [(kind[1], i, i % 50) for i in range(200)]
+
+
+def test_frames_do_not_wait_for_the_garbage_collector(videos):
+    gc.collect()
+    gc.disable()
+    try:
+        frames = sum(1 for _ in Decode(loop=4).read("cam", str(next(iter(videos.values())))))
+        assert gc.collect() < frames  # a ring of references for each would be pictures held for nothing
+    finally:
+        gc.enable()

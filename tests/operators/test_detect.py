@@ -103,7 +103,7 @@ def test_close(engine):
     ("options", "option", "message"),
     [
         ({"model": "yolox-nani"}, "model", "no model 'yolox-nani'; did you mean 'yolox-nano'?"),
-        ({"model": "blazepose-full"}, "model", "blazepose-full is a pose model, no detector; did you mean 'blazepose-detector'?"),
+        ({"model": "blazepose-full"}, "model", "blazepose-full is a pose model, expected one for detect; did you mean 'blazepose-detector'?"),
         ({"model": "yolox-nano", "classes": ["hose"]}, "classes", "yolox-nano has no class 'hose'; did you mean 'horse'?"),
         ({"model": "rtmdet-nano", "classes": ["horse"]}, "classes", "rtmdet-nano has no class 'horse'; there are: person"),
     ],
