@@ -282,8 +282,9 @@ def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
 class _DisplayMatrix:
     """The display matrix of a video's frames, or None; looked up when their rotation changes.
 
-    Looking at PyAV's `side_data` ties a frame and its side data into a ring that only the garbage collector
-    undoes: done for each frame, gigabytes of pictures wait for it. `rotation` does not.
+    Looking at PyAV's `side_data` ties the frame into a ring that only the garbage collector undoes, and one
+    frame that waits for it keeps all pictures of its decoder. Hence a look at `rotation`, which does not, and,
+    where that changes, at the side data of a tiny copy.
     """
 
     def __init__(self) -> None:
@@ -293,7 +294,7 @@ class _DisplayMatrix:
     def __call__(self, frame: VideoFrame) -> np.ndarray | None:
         if frame.rotation != self._rotation:
             self._rotation = frame.rotation
-            side_data: Any = frame.side_data
+            side_data: Any = frame.reformat(width=16, height=16).side_data
             found = side_data.get("DISPLAYMATRIX")
             self._matrix = None if found is None else np.frombuffer(found, np.int32).copy()
         return self._matrix
