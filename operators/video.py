@@ -283,8 +283,8 @@ class _DisplayMatrix:
     """The display matrix of a video's frames, or None; looked up when their rotation changes.
 
     Looking at PyAV's `side_data` ties the frame into a ring that only the garbage collector undoes, and one
-    frame that waits for it keeps all pictures of its decoder. Hence a look at `rotation`, which does not, and,
-    where that changes, at the side data of a tiny copy.
+    frame that waits for it keeps all pictures of its decoder. Hence a look at `rotation`, which does not,
+    and, where that changes, at the side data of a tiny copy.
     """
 
     def __init__(self) -> None:
