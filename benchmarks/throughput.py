@@ -1,6 +1,6 @@
 """Frames/s of BlazePose on video files: ours, the original's, and the bound of this machine.
 
-    python benchmarks/throughput.py [CLIP ...] [--repeat 3] [--json FILE]
+    python benchmarks/throughput.py [CLIP ...] [--repeat 3] [--loops 3] [--json FILE]
 
 One camera is the first clip; several are all clips at once (the sample clip four times unless given). The
 original is MediaPipe's Python solution as its users run it, one clip after another, in an environment of its
@@ -42,18 +42,21 @@ GRAPH = "human-lite"
 PEER_PROGRAM = Path(__file__).with_name("mediapipe_video.py")
 
 
-def ours(clips: Sequence[Path]) -> tuple[float, float]:
-    """(frames/s, cores kept busy) of the default graph over all clips at once."""
+def ours(clips: Sequence[Path], loops: int) -> tuple[float, float]:
+    """(frames/s, cores kept busy) of the default graph over all clips at once, each played `loops` times."""
     with tempfile.TemporaryDirectory() as folder:
-        graph = with_sinks(load_graph(GRAPH, {"pose.max_instances": 1}), {"jsonl_sink": {"dir": folder}})
+        graph = with_sinks(
+            load_graph(GRAPH, {"pose.max_instances": 1, "decode.loop": loops}),
+            {"jsonl_sink": {"dir": folder}},
+        )
         cpu = time.process_time()
         stats = run_graph(graph, {f"camera{i}": str(clip) for i, clip in enumerate(clips)})
         return stats.fps, (time.process_time() - cpu) / stats.seconds
 
 
-def original(clips: Sequence[Path], python: Path) -> tuple[float, float]:
+def original(clips: Sequence[Path], loops: int, python: Path) -> tuple[float, float]:
     """(frames/s, cores kept busy) of the original over the clips, one after another."""
-    command = [python, PEER_PROGRAM, *clips]
+    command = [python, PEER_PROGRAM, *clips * loops]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return found["fps"], found["cores"]
@@ -97,10 +100,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--loops", type=int, default=3, help="how often a clip is played in one measurement")
     parser.add_argument("--no-peer", action="store_true", help="only ours and the bound")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
-    clips = arguments.clips or [sample_clip()] * 4
+    clips = list(arguments.clips) or [sample_clip()] * 4
     python = None if arguments.no_peer else peer_python()
     cases = {"1 camera": clips[:1], f"{len(clips)} cameras": clips}
     rows, parts = [], {}
@@ -109,9 +113,9 @@ def main() -> None:
         for _ in range(arguments.repeat):  # in turn, so that a slow moment of the machine meets all alike
             fps, parts = bound_fps(chosen)
             measured["bound"].append((fps, 0))
-            measured["ours"].append(ours(chosen))
+            measured["ours"].append(ours(chosen, arguments.loops))
             if python:
-                measured["original"].append(original(chosen, python))
+                measured["original"].append(original(chosen, arguments.loops, python))
         median = {k: tuple(np.median(v, axis=0)) for k, v in measured.items() if v}
         rows.append({"case": name, "parts_ms": parts, **{k: v[0] for k, v in median.items()}})
         rows[-1]["cores"] = {k: v[1] for k, v in median.items() if k != "bound"}

@@ -85,7 +85,7 @@ def process(
     running = Run(with_sinks(graph, sinks), sources)
     console = Console(stderr=True)
     interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal), console)
-    if not quiet:
+    if not quiet and running.stats().finished:
         console.print(summary_table(running.stats()))
     if running.failure:
         cause = running.failure.__cause__
