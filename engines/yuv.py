@@ -17,6 +17,10 @@ import numpy as np
 # Weights of red and blue in the brightness, from the standards (ITU-T H.273, table 4).
 LUMA = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
+# From this reduction on, a crop's pixels are a whole sample of colour and more apart: taking the nearest one
+# instead of blending four changes landmarks by less than a grey level of noise does, in two thirds of the time.
+SPARSE = 2.0
+
 
 class YuvImage:
     """A picture in planes with 8 bit and halved colour (4:2:0); `rgb` converts it when first asked.
@@ -63,15 +67,19 @@ class YuvImage:
         # A sample of colour lies in the middle of 2x2 of brightness, so its index is (x + 0.5) / 2 - 0.5.
         halved = inverse * 0.5
         halved[:, 2] -= 0.25
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        sparse = abs(np.linalg.det(inverse[:, :2])) >= SPARSE**2
         edge = pad_value == "edge"
         border = cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT
-        pads = (0.0, 0.0, 0.0) if edge else (self._grey(float(pad_value)), 128.0, 128.0)
-        planes = [
-            cv2.warpAffine(plane, m, size, flags=flags, borderMode=border, borderValue=pad)
-            for plane, m, pad in zip((self.y, self.u, self.v), (inverse, halved, halved), pads, strict=True)
-        ]  # fmt: skip
-        return cv2.transform(cv2.merge(planes), self.matrix)
+        grey = 0 if edge else self._grey(float(pad_value))
+
+        def part(plane: np.ndarray, matrix: np.ndarray, how: int, pad: float) -> np.ndarray:
+            flags = how | cv2.WARP_INVERSE_MAP
+            return cv2.warpAffine(plane, matrix, size, flags=flags, borderMode=border, borderValue=pad)
+
+        how = cv2.INTER_NEAREST if sparse else cv2.INTER_LINEAR
+        y = part(self.y, inverse, cv2.INTER_LINEAR, grey)
+        u, v = (part(plane, halved, how, 128) for plane in (self.u, self.v))
+        return cv2.transform(cv2.merge([y, u, v]), self.matrix)
 
     def _grey(self, value: float) -> float:
         """The brightness that a grey of `value` has; its colour planes hold 128."""

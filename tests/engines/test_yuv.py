@@ -63,6 +63,17 @@ def test_a_crop_of_planes_is_the_crop_of_the_picture(colorspace, color_range, pa
     assert np.percentile(difference, 98) <= 6
 
 
+def test_a_crop_that_shrinks_much_is_the_crop_of_the_picture():
+    image = picture_of(frame_of(smooth_picture(960, 720), 5, 1))
+    matrix = cv2.getRotationMatrix2D((480, 360), 10, 0.25)
+    matrix[:, 2] -= (400, 280)
+    difference = warp(image, matrix, (160, 160), "edge").astype(int) - warp(
+        image.rgb, matrix, (160, 160), "edge"
+    )
+    assert np.abs(difference).mean() < 1.5
+    assert abs(difference.mean()) < 0.5  # nearest samples are not shifted
+
+
 def test_odd_sizes_keep_their_last_row_and_column():
     image = picture_of(frame_of(smooth_picture(321, 241), 5, 1))
     assert image.shape == image.rgb.shape == (241, 321, 3)
