@@ -18,7 +18,8 @@ import numpy as np
 LUMA = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 
 # From this reduction on, a crop's pixels are a whole sample of colour and more apart: taking the nearest one
-# instead of blending four changes landmarks by less than a grey level of noise does, in two thirds of the time.
+# instead of blending four changes landmarks by less than a grey level of noise does, and takes two thirds of
+# the time.
 SPARSE = 2.0
 
 

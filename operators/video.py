@@ -254,8 +254,19 @@ def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarra
     return YuvImage(y, u, v, _matrix(standard, full_range), partial(_to_rgb, frame))
 
 
-_matrix = functools.cache(lambda standard, full_range: rgb_matrix(standard, full_range=full_range))
 _scalers = threading.local()
+
+
+@functools.cache
+def _matrix(standard: str, full_range: bool) -> np.ndarray:
+    """The matrix with which crops have the colours of swscale's whole pictures, `Packet.image`.
+
+    swscale adds up tables and rounds each down, which makes its pictures darker by half a grey level a table:
+    one for red and blue, two for green, and one more in limited range (measured, for all standards alike).
+    """
+    matrix = rgb_matrix(standard, full_range=full_range)
+    matrix[:, 3] -= np.array([0.5, 1.0, 0.5]) if full_range else np.array([1.0, 1.5, 1.0])
+    return matrix
 
 
 def _view(plane: VideoPlane) -> np.ndarray:

@@ -58,7 +58,8 @@ def test_a_crop_of_planes_is_the_crop_of_the_picture(colorspace, color_range, pa
     from_planes = warp(image, turned, (160, 150), pad_value).astype(int)
     from_rgb = warp(image.rgb, turned, (160, 150), pad_value).astype(int)
     difference = np.abs(from_planes - from_rgb)
-    assert difference.mean() < 1.5
+    assert difference.mean() < 1.2
+    assert abs((from_planes - from_rgb).mean()) < 0.5  # neither is darker
     # Where the padding begins, halved colour planes end half a pixel off.
     assert np.percentile(difference, 98) <= 6
 
@@ -71,13 +72,13 @@ def test_a_crop_that_shrinks_much_is_the_crop_of_the_picture():
         image.rgb, matrix, (160, 160), "edge"
     )
     assert np.abs(difference).mean() < 1.5
-    assert abs(difference.mean()) < 0.5  # nearest samples are not shifted
+    assert abs(difference.mean()) < 0.2  # nearest samples are not shifted
 
 
 def test_odd_sizes_keep_their_last_row_and_column():
-    image = picture_of(frame_of(smooth_picture(321, 241), 5, 1))
-    assert image.shape == image.rgb.shape == (241, 321, 3)
-    whole = warp(image, np.eye(3)[:2], (321, 241), "edge").astype(int)
+    image = picture_of(frame_of(smooth_picture(641, 481), 5, 1))
+    assert image.shape == image.rgb.shape == (481, 641, 3)
+    whole = warp(image, np.eye(3)[:2], (641, 481), "edge").astype(int)
     assert np.abs(whole - image.rgb).mean() < 1.5
 
 
