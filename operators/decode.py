@@ -17,7 +17,7 @@ from engines.yuv import YuvImage
 from operators.media import IMAGE_FPS, SourceProbe, image_paths, probe, shots
 from operators.video import SECOND_NS, Shot
 from pipeline.errors import OptionError, SourceError
-from pipeline.operator import Ports, Source
+from pipeline.operator import Ports, RunInfo, Source
 from pipeline.packet import Packet
 
 __all__ = ["Decode", "SourceProbe", "probe"]
@@ -26,7 +26,8 @@ log = logging.getLogger("posestream.decode")
 
 FPS_HELP = "thin out to this rate, by the frames' times; the rate itself for images, which have no clock (30)"
 THREADS_HELP = (
-    "0: slice threads; n: n frame threads, faster for one stream, but damaged frames may go unnoticed"
+    "0: slice threads if there are cores for them; n: n frame threads, faster for one stream, "
+    "but damaged frames may go unnoticed"
 )
 
 
@@ -59,6 +60,11 @@ class Decode(Source):
         self.max_frames = max_frames
         self.threads = threads
         self.loop = loop
+
+    def open(self, run: RunInfo) -> None:
+        """With a core or less for a source, threads within a frame only cost: a twentieth of the decoding."""
+        if self.threads == 0 and run.cores == 1:
+            self.threads = 1
 
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:

@@ -183,6 +183,8 @@ class Run:
     def _read(self, reader: _Reader) -> None:
         metrics = reader.metrics
         try:
+            cores = max(1, (os.cpu_count() or 1) // max(1, self._reading))
+            reader.operator.open(self.info._replace(cores=cores))
             start = time.monotonic_ns()
             for packet in reader.operator.read(reader.stream, reader.uri):
                 took = time.monotonic_ns() - start
