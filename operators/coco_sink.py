@@ -14,7 +14,7 @@ import orjson
 
 from engines.errors import ContractError
 from engines.skeletons import load_skeleton
-from operators.sink_files import Folder, StreamFiles, close_all, sink_error, write_all
+from operators.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error, write_all
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
 
@@ -40,7 +40,7 @@ class CocoSink(Operator):
 
     def __init__(self, dir: Folder):
         self.dir = dir
-        self.files: dict[str, _JsonArray] = {}
+        self.files = OpenFiles(self._make)
 
     def open(self, run: RunInfo) -> None:
         """Make the folder.
@@ -57,19 +57,15 @@ class CocoSink(Operator):
             SinkError: the file cannot be written.
         """
         for packet in packets:
-            self._file(packet.stream).append(entries(packet))
+            self.files[packet.stream].append(entries(packet))
         return packets
 
-    def _file(self, stream: str) -> _JsonArray:
-        if stream not in self.files:
-            self.files[stream] = _JsonArray(self.paths.next(stream))
-        return self.files[stream]
+    def _make(self, stream: str) -> _JsonArray:
+        return _JsonArray(self.paths.next(stream))
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Close the stream's file; a stream in which nothing was found has an empty array."""
-        file = self._file(stream)
-        del self.files[stream]
-        file.close()
+        self.files.end(stream)
         return ()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from operators.record import header, record, to_json
-from operators.sink_files import Folder, StreamFiles, close_all, sink_error, write_all
+from operators.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error, write_all
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Packet
 
@@ -24,7 +24,7 @@ class JsonlSink(Operator):
 
     def __init__(self, dir: Folder):
         self.dir = dir
-        self.files: dict[str, _JsonlFile] = {}
+        self.files = OpenFiles(self._make)
 
     def open(self, run: RunInfo) -> None:
         """Make the folder.
@@ -42,19 +42,15 @@ class JsonlSink(Operator):
             SinkError: the file cannot be written.
         """
         for packet in packets:
-            self._file(packet.stream).append(packet)
+            self.files[packet.stream].append(packet)
         return packets
 
-    def _file(self, stream: str) -> _JsonlFile:
-        if stream not in self.files:
-            self.files[stream] = _JsonlFile(self.paths.next(stream), self.run, stream)
-        return self.files[stream]
+    def _make(self, stream: str) -> _JsonlFile:
+        return _JsonlFile(self.paths.next(stream), self.run, stream)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Close the stream's file; a stream without packets has one with only a header."""
-        file = self._file(stream)
-        del self.files[stream]
-        file.close()
+        self.files.end(stream)
         return ()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from operators.record import header, to_json
-from operators.sink_files import Folder, StreamFiles, close_all, sink_error
+from operators.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error
 from pipeline.errors import SinkError
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Packet
@@ -39,7 +39,7 @@ class ParquetSink(Operator):
 
     def __init__(self, dir: Folder, rows_per_file: Rows = 10_000):
         self.dir, self.rows_per_file = dir, rows_per_file
-        self.tables: dict[str, _Parts] = {}
+        self.tables = OpenFiles(self._make)
 
     def open(self, run: RunInfo) -> None:
         """Make the folder.
@@ -63,19 +63,15 @@ class ParquetSink(Operator):
             SinkError: a part cannot be written.
         """
         for packet in packets:
-            self._parts(packet.stream).append(packet)
+            self.tables[packet.stream].append(packet)
         return packets
 
-    def _parts(self, stream: str) -> _Parts:
-        if stream not in self.tables:
-            self.tables[stream] = _Parts(self.paths.next(stream), self.run, stream, self.rows_per_file)
-        return self.tables[stream]
+    def _make(self, stream: str) -> _Parts:
+        return _Parts(self.paths.next(stream), self.run, stream, self.rows_per_file)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Write the last part; a stream without packets has one without rows."""
-        parts = self._parts(stream)
-        del self.tables[stream]
-        parts.close()
+        self.tables.end(stream)
         return ()
 
     def close(self) -> None:

@@ -8,15 +8,26 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import Field
 
 from pipeline.errors import SinkError
 
 Folder = Annotated[str, Field(description="folder of the files, one a stream; it is made if need be")]
+
+
+class Closable(Protocol):
+    """A file of a sink."""
+
+    def close(self) -> None:
+        """Finish it and give it back."""
+        ...
+
+
+OneFile = TypeVar("OneFile", bound=Closable)
 
 NEXT_STEPS = {
     errno.ENOSPC: "free some space or choose another `dir`",
@@ -79,6 +90,24 @@ def sink_error(path: Path, error: OSError, frames: int | None = None) -> SinkErr
     kept = "" if frames is None else f" after {frames} frames, which are kept"
     next_step = NEXT_STEPS.get(error.errno or 0, "choose another `dir`")
     return SinkError(f"cannot write {path}: {reason}{kept}; {next_step}")
+
+
+class OpenFiles(dict[str, OneFile]):
+    """The open files of a sink by stream; `make` opens one when its stream is first asked for."""
+
+    def __init__(self, make: Callable[[str], OneFile]):
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, stream: str) -> OneFile:
+        self[stream] = self._make(stream)
+        return self[stream]
+
+    def end(self, stream: str) -> None:
+        """Close a stream's file; one that got no packets is made, so that there is a valid one of each."""
+        file = self[stream]
+        del self[stream]
+        file.close()
 
 
 def close_all(files: MutableMapping[str, Any]) -> None:

@@ -183,8 +183,7 @@ class Run:
     def _read(self, reader: _Reader) -> None:
         metrics = reader.metrics
         try:
-            cores = max(1, (os.cpu_count() or 1) // max(1, self._reading))
-            reader.operator.open(self.info._replace(cores=cores))
+            reader.operator.open(self._info_for(self._reading))
             start = time.monotonic_ns()
             for packet in reader.operator.read(reader.stream, reader.uri):
                 took = time.monotonic_ns() - start
@@ -215,6 +214,10 @@ class Run:
         else:
             _log.error("%s", error)
 
+    def _info_for(self, sharing: int) -> RunInfo:
+        """What operators may know of the run when so many of them share the processors."""
+        return self.info._replace(cores=max(1, (os.cpu_count() or 1) // max(1, sharing)))
+
     def _close_if_idle(self) -> None:
         with self._lock:
             idle = self._reading == 0 and (self._stopping or not self._keep_open)
@@ -227,8 +230,7 @@ class Run:
     def start(self) -> None:
         """Open all operators, then start to read. A failure shows in `wait` and `finish`."""
         for stage in self._stages:
-            cores = max(1, (os.cpu_count() or 1) // len(stage.operators))
-            stage.start(self.info._replace(cores=cores))
+            stage.start(self._info_for(len(stage.operators)))
         for stage in self._stages:
             stage.opened.wait()
         self._started_ns = time.monotonic_ns()

@@ -205,7 +205,7 @@ class Stage:
     ) -> list[Packet]:
         """A batch has raised: find the packet that did it, set it aside or end the run, keep the others."""
         if len(packets) == 1 or self.on_error == "fail":
-            where = " ".join(f"{p.stream} frame {p.seq}" for p in packets[:1])
+            where = f"{packets[0].stream} frame {packets[0].seq}"
             more = f" (or one of {len(packets) - 1} packets behind it)" if len(packets) > 1 else ""
             reason = "error" if self.on_error == "skip" else "failed"
             metrics.dropped.update((packet.stream, reason) for packet in packets)
