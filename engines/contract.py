@@ -50,12 +50,15 @@ class Asset(_Strict):
     """A file that is fetched once, verified and kept: weights or a sample clip."""
 
     filename: str = Field(description="its name in the cache and on a mirror")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(
+        pattern=r"^([0-9a-f]{64}|[0-9a-f]{8})$",
+        description="all of it, or its first eight digits where the publisher's file name states no more",
+    )
     sha256_from: Literal["official", "copy"] = Field(
         "official",
         description="copy: pinned to a copy at hand, since no official source states the checksum",
     )
-    bytes: int = Field(gt=0)
+    bytes: int | None = Field(None, gt=0, description="where it is known")
     sources: list[Source] = Field(min_length=1, description="tried in this order, after the mirror")
 
 
@@ -71,6 +74,9 @@ class Input(_Strict):
     placement: Literal["centre", "top_left"] = Field(description="where a letterboxed image lies")
     pad_value: float | Literal["edge"] = Field(
         description="what lies around it: 0..255, or the edge repeated"
+    )
+    box_padding: float = Field(
+        1.0, gt=0, description="of a top-down model: the region's size over that of the box, after its aspect"
     )
 
 
@@ -116,9 +122,63 @@ class RtmdetCodec(_Strict):
     kind: Literal["rtmdet"]
 
 
+class YoloCodec(_Strict):
+    """Ultralytics' anchor-free detectors, decoded in the graph, no NMS: 4 box values, then a score a class."""
+
+    kind: Literal["yolo"]
+
+
+class YoloPoseCodec(_Strict):
+    """Ultralytics' one-stage pose models: box, score, then x, y (and visibility) a keypoint; no NMS."""
+
+    kind: Literal["yolo-pose"]
+    values_per_keypoint: Literal[2, 3] = 3
+
+
+class SimccCodec(_Strict):
+    """A classification along x and along y for each keypoint (SimCC, arXiv:2107.03332)."""
+
+    kind: Literal["simcc"]
+    split_ratio: float = Field(gt=0, description="bins a px of the input")
+
+
+class HeatmapCodec(_Strict):
+    """A heatmap a keypoint; its peak, refined below a cell."""
+
+    kind: Literal["heatmap"]
+    size: tuple[int, int] = Field(description="width, height in cells")
+    sigma: float = Field(gt=0, description="of the Gaussians it was trained with, in cells")
+    refine: Literal["none", "quarter", "dark"] = Field(
+        description="quarter: towards the higher neighbour; dark: by the log's curvature (arXiv:1910.06278)"
+    )
+    udp: bool = Field(
+        description="whether corners of px grids coincide, in crop and map (UDP, arXiv:1911.07524)"
+    )
+
+
 Codec = Annotated[
-    BlazePoseDetectorCodec | BlazePoseLandmarksCodec | YoloxCodec | RtmdetCodec, Field(discriminator="kind")
+    BlazePoseDetectorCodec
+    | BlazePoseLandmarksCodec
+    | YoloxCodec
+    | RtmdetCodec
+    | YoloCodec
+    | YoloPoseCodec
+    | SimccCodec
+    | HeatmapCodec,
+    Field(discriminator="kind"),
 ]
+
+
+class Tolerance(_Strict):
+    """How far an exported or compiled engine may be from the FP32 reference, for it to be used."""
+
+    keypoint_px: float = Field(
+        default=0.5, gt=0, description="95th percentile of keypoint shifts, px of the input"
+    )
+    box_px: float = Field(
+        default=1.0, gt=0, description="95th percentile of box corner shifts, px of the input"
+    )
+    score: float = Field(default=0.02, gt=0, description="95th percentile of score changes")
 
 
 class Contract(_Strict):
@@ -126,15 +186,16 @@ class Contract(_Strict):
 
     name: str
     title: str
-    task: Literal["detect", "pose"]
-    architecture: str
-    backend: Literal["litert", "onnxruntime"]
+    task: Literal["detect", "pose", "pose_onestage"]
+    architecture: str = Field(description="of a checkpoint: a family in engines/architectures")
+    variant: str | None = Field(None, description="its size, as the family names it: m, w32, 0.3b")
     input: Input
     outputs: dict[str, Output] = Field(description="role (as the codec calls it) to tensor")
     codec: Codec
     labels: list[str] | None = Field(None, description="class names by index, of a detector")
     skeleton: str | None = Field(None, description="of a pose model: a file in configs/skeletons")
     keypoints_3d: bool = Field(False, description="whether a pose model also gives points in metres")
+    tolerance: Tolerance = Tolerance()
     licence: str
     homepage: str
     asset: Asset

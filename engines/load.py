@@ -40,7 +40,7 @@ def load_engine(contract: Contract, *, threads: int = 1, path: Path | None = Non
 def _open(contract: Contract, path: Path, threads: int) -> Engine:
     """The backend is imported here, so that a run loads only the libraries of its own models."""
     outputs = [output.name for output in contract.outputs.values()]
-    if contract.backend == "litert":
+    if path.suffix == ".tflite":
         from engines.backends.litert import LitertEngine
 
         return LitertEngine(path, threads, outputs)
