@@ -1,6 +1,6 @@
 """Frames/s of BlazePose on video files: ours, the original's, and the bound of this machine.
 
-    python benchmarks/throughput.py [CLIP ...] [--repeat 3] [--loops 3] [--json FILE]
+    python benchmarks/throughput.py [CLIP ...] [--repeat 3] [--loops 3] [--processes N] [--json FILE]
 
 One camera is the first clip; several are all clips at once (the sample clip four times unless given). The
 original is MediaPipe's Python solution as its users run it, one clip after another, in an environment of its
@@ -42,16 +42,19 @@ GRAPH = "human-lite"
 PEER_PROGRAM = Path(__file__).with_name("mediapipe_video.py")
 
 
-def ours(clips: Sequence[Path], loops: int) -> tuple[float, float]:
-    """(frames/s, cores kept busy) of the default graph over all clips at once, each played `loops` times."""
+def ours(clips: Sequence[Path], loops: int, processes: int | None) -> tuple[float, float]:
+    """(frames/s, cores kept busy) of `posestream run` over all clips at once, each played `loops` times.
+
+    Both from the first frame to the last; the cores are those of all processes that run the graph.
+    """
     with tempfile.TemporaryDirectory() as folder:
         graph = with_sinks(
             load_graph(GRAPH, {"pose.max_instances": 1, "decode.loop": loops}),
             {"jsonl_sink": {"dir": folder}},
         )
-        cpu = time.process_time()
-        stats = run_graph(graph, {f"camera{i}": str(clip) for i, clip in enumerate(clips)})
-        return stats.fps, (time.process_time() - cpu) / stats.seconds
+        sources = {f"camera{i}": str(clip) for i, clip in enumerate(clips)}
+        stats = run_graph(graph, sources, processes=processes)
+        return stats.fps, stats.cores_busy
 
 
 def original(clips: Sequence[Path], loops: int, python: Path) -> tuple[float, float]:
@@ -101,6 +104,7 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--loops", type=int, default=3, help="how often a clip is played in one measurement")
+    parser.add_argument("--processes", type=int, help="for ours; as `posestream run` chooses unless given")
     parser.add_argument("--no-peer", action="store_true", help="only ours and the bound")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
@@ -113,7 +117,7 @@ def main() -> None:
         for _ in range(arguments.repeat):  # in turn, so that a slow moment of the machine meets all alike
             fps, parts = bound_fps(chosen)
             measured["bound"].append((fps, 0))
-            measured["ours"].append(ours(chosen, arguments.loops))
+            measured["ours"].append(ours(chosen, arguments.loops, arguments.processes))
             if python:
                 measured["original"].append(original(chosen, arguments.loops, python))
         median = {k: tuple(np.median(v, axis=0)) for k, v in measured.items() if v}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,16 @@ def name_sources(sources: Iterable[str]) -> dict[str, str]:
 
 
 def run(
-    graph: Graph | str | Path, sources: str | Sequence[str] | Mapping[str, str], out: str | Path | None = None
+    graph: Graph | str | Path,
+    sources: str | Sequence[str] | Mapping[str, str],
+    out: str | Path | None = None,
+    *,
+    processes: int | None = 1,
 ) -> RunStats:
     """Run a graph on sources until they end; with `out`, a folder, results go to `out/STREAM.jsonl`.
+
+    `processes` spreads several sources over so many processes, None over one a processor. They take a second
+    to start and find operators only in modules, not in the calling script, so the default is this one alone.
 
     Raises:
         ConfigError: the graph is refused.
@@ -109,7 +117,7 @@ def run(
         graph = with_sinks(graph, {"jsonl_sink": {"dir": str(out)}})
     if not isinstance(sources, Mapping):
         sources = name_sources([sources] if isinstance(sources, str) else sources)
-    return run_graph(graph, sources)
+    return run_graph(graph, sources, processes=processes)
 
 
 def _is_sink(op: str) -> bool:
@@ -129,7 +137,8 @@ def models_of(name: str | Path) -> list[str]:
     path = find_graph(name)
     try:
         nodes = yaml.safe_load(path.read_text(encoding="utf-8"))["graph"].values()
-        return list(dict.fromkeys(node["model"] for node in nodes if "model" in node))
+        named = [node.get("models") or [node["model"]] for node in nodes if {"model", "models"} & node.keys()]
+        return list(dict.fromkeys(chain.from_iterable(named)))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no graph: {error}; check it with: posestream graph validate {path}"

@@ -35,6 +35,12 @@ class Histogram:
         self.count += other.count
         self.total_ns += other.total_ns
 
+    def copy(self) -> Histogram:
+        """The same durations, in a histogram of their own."""
+        copied = Histogram()
+        copied.merge(self)
+        return copied
+
     def percentile_ms(self, percent: float) -> float:
         """The duration in ms below which `percent` of all lie (middle of its bucket); 0 without any."""
         rank = self.count * percent / 100
@@ -66,6 +72,16 @@ class WorkerMetrics:
         self.dropped: Losses = Counter()
         self.wait = Histogram()  # in the queue
         self.latency = Histogram()  # in the queue and at work
+
+    def add(self, other: WorkerMetrics) -> None:
+        """Add what another worker did; its thread may go on writing."""
+        self.packets_in += other.packets_in
+        self.packets_out += other.packets_out
+        self.busy_ns += other.busy_ns
+        self.batches.update(other.batches.copy())  # copied in one go, so that it does not grow meanwhile
+        self.dropped.update(other.dropped.copy())
+        self.wait.merge(other.wait)
+        self.latency.merge(other.latency)
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,7 @@ class RunStats:
     run_id: str
     graph: str
     seconds: float
+    cores_busy: float = 0.0  # processor time of the run's processes, from the first frame on, over `seconds`
     stages: list[StageStats] = field(default_factory=list)
     edges: list[EdgeStats] = field(default_factory=list)
     streams: list[StreamStats] = field(default_factory=list)
@@ -140,47 +157,3 @@ class RunStats:
         """Packets lost anywhere, for whatever reason."""
         edges = sum(sum(edge.dropped.values()) for edge in self.edges)
         return edges + sum(sum(stage.dropped.values()) for stage in self.stages)
-
-
-def by_reason(losses: Losses) -> dict[str, int]:
-    """Losses of all streams, by reason."""
-    reasons: Counter[str] = Counter()
-    for (_, reason), packets in losses.items():
-        reasons[reason] += packets
-    return dict(reasons)
-
-
-def of_stream(losses: Losses, stream: str) -> int:
-    """Losses of one stream, for all reasons."""
-    return sum(packets for (lost, _), packets in losses.items() if lost == stream)
-
-
-def summarise(
-    name: str, workers: list[WorkerMetrics], run_ns: int, counters: Counter[str] | dict[str, int]
-) -> StageStats:
-    """Add up what the workers of a stage did in a run of `run_ns`."""
-    wait, latency = Histogram(), Histogram()
-    batches: Counter[int] = Counter()
-    dropped: Losses = Counter()
-    for worker in workers:
-        wait.merge(worker.wait)
-        latency.merge(worker.latency)
-        batches.update(worker.batches)
-        dropped.update(worker.dropped)
-    calls = sum(batches.values())
-    return StageStats(
-        name=name,
-        workers=len(workers),
-        packets_in=sum(worker.packets_in for worker in workers),
-        packets_out=sum(worker.packets_out for worker in workers),
-        busy=sum(worker.busy_ns for worker in workers) / max(run_ns, 1),
-        mean_batch=sum(size * n for size, n in batches.items()) / calls if calls else 0.0,
-        batches=dict(sorted(batches.items())),
-        wait_p50_ms=wait.percentile_ms(50),
-        wait_p95_ms=wait.percentile_ms(95),
-        latency_p50_ms=latency.percentile_ms(50),
-        latency_p95_ms=latency.percentile_ms(95),
-        latency_p99_ms=latency.percentile_ms(99),
-        dropped=by_reason(dropped),
-        counters=dict(counters),
-    )

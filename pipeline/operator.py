@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -24,6 +26,11 @@ class RunInfo(NamedTuple):
     started_ns: int  # UNIX time
     cores: int = 1  # how many processors one worker of this operator may keep busy
 
+    @classmethod
+    def new(cls, graph: str) -> RunInfo:
+        """A run that begins now."""
+        return cls(uuid.uuid4().hex[:12], graph, time.time_ns())
+
 
 class Operator:
     """Base of all operators. The typed arguments of a subclass's constructor ARE its YAML options.
@@ -37,6 +44,8 @@ class Operator:
     # State that depends on the order of frames (tracks, filters, open files): all packets of a stream then go
     # to the same worker, in order. Without it, any worker may take any packet; order is restored behind it.
     per_stream: ClassVar[bool] = False
+    # Works on packets of all streams of a run together (joins cameras, say): such a run stays in one process.
+    across_streams: ClassVar[bool] = False
     batch_max: ClassVar[int] = 1  # most packets a call, unless the graph says otherwise
 
     @classmethod

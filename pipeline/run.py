@@ -6,30 +6,32 @@ import logging
 import os
 import threading
 import time
-import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.edge import Edge, Inbox, Item, Lane, Policy
 from pipeline.errors import ConfigError, PipelineError, SourceError
+from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
 from pipeline.graph import Graph, Node
-from pipeline.metrics import (
-    EdgeStats,
-    Histogram,
-    Losses,
-    RunStats,
-    StreamStats,
-    WorkerMetrics,
-    by_reason,
-    of_stream,
-    summarise,
-)
+from pipeline.metrics import Histogram, RunStats, WorkerMetrics
 from pipeline.operator import RunInfo, Source
 from pipeline.packet import End
+from pipeline.split import SplitRun, processes_for
 from pipeline.stage import Stage
 
 _log = logging.getLogger("posestream.run")
+
+
+class _Clocks(NamedTuple):
+    """A moment: monotonic time, and the processor time that this process has used until then."""
+
+    wall_ns: int
+    cpu_ns: int
+
+    @classmethod
+    def now(cls) -> _Clocks:
+        return cls(time.monotonic_ns(), time.process_time_ns())
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Run:
 
     `live` sources are never waited for: the edge behind them drops its oldest packet instead, and an
     operator that raises sets the packet aside. `keep_open` keeps the run going when no source is left, so
-    that others can be added.
+    that others can be added. `cores` is how many processors it may use, all unless told; `info` says which
+    run it is, where it is only a share of one.
     """
 
     def __init__(
@@ -70,14 +73,18 @@ class Run:
         *,
         live: bool = False,
         keep_open: bool = False,
+        cores: int | None = None,
+        info: RunInfo | None = None,
     ):
         self.graph = graph
-        self.info = RunInfo(uuid.uuid4().hex[:12], graph.name, time.time_ns())
+        self.info = info or RunInfo.new(graph.name)
         self.failure: PipelineError | None = None
         self._live = live
         self._keep_open = keep_open
+        self._cores = cores or os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._started_ns = self._ended_ns = 0
+        self._started: _Clocks | None = None  # when reading began
+        self._ended: _Clocks | None = None
         self._stopping = False
         self._source_node = graph.source
         self._readers: dict[str, _Reader] = {}
@@ -100,7 +107,7 @@ class Run:
                 self._source_edges = edges
                 continue
             inputs = [self.graph.node(name) for name in node.after]
-            workers = _workers(node, streams)
+            workers = _workers(node, streams, self._cores)
             split = node.operator.per_stream and workers > 1
             inboxes[node.name] = [
                 Inbox([Lane(node.capacity, self._policy(producer, node)) for producer in inputs])
@@ -216,7 +223,7 @@ class Run:
 
     def _info_for(self, sharing: int) -> RunInfo:
         """What operators may know of the run when so many of them share the processors."""
-        return self.info._replace(cores=max(1, (os.cpu_count() or 1) // max(1, sharing)))
+        return self.info._replace(cores=max(1, self._cores // max(1, sharing)))
 
     def _close_if_idle(self) -> None:
         with self._lock:
@@ -229,11 +236,19 @@ class Run:
 
     def start(self) -> None:
         """Open all operators, then start to read. A failure shows in `wait` and `finish`."""
+        self.open()
+        self.read()
+
+    def open(self) -> None:
+        """Open all operators."""
         for stage in self._stages:
             stage.start(self._info_for(len(stage.operators)))
         for stage in self._stages:
             stage.opened.wait()
-        self._started_ns = time.monotonic_ns()
+
+    def read(self) -> None:
+        """Start to read; all operators are open."""
+        self._started = _Clocks.now()
         with self._lock:
             readers = [] if self._stopping else list(self._readers.values())
             self._reading = len(readers)
@@ -248,7 +263,7 @@ class Run:
             self._stopping = True
             for reader in self._readers.values():
                 reader.stopped.set()
-        if self._started_ns:
+        if self._started:
             self._close_if_idle()
 
     def abort(self) -> None:
@@ -266,7 +281,7 @@ class Run:
                 thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
                 if thread.is_alive():
                     return False
-        self._ended_ns = self._ended_ns or time.monotonic_ns()
+        self._ended = self._ended or _Clocks.now()
         return True
 
     def finish(self) -> RunStats:
@@ -304,59 +319,75 @@ class Run:
 
     def stats(self) -> RunStats:
         """All figures, of this moment or of the end."""
-        now = self._ended_ns or time.monotonic_ns()
-        run_ns = now - self._started_ns if self._started_ns else 0
+        return self.figures().stats()
+
+    def figures(self) -> RunFigures:
+        """The same before they are summed up, so that those of several processes can be added."""
+        now = self._ended or _Clocks.now()
+        started = self._started or now
         with self._lock:
             readers = list(self._readers.values())
-        counters: Counter[str] = Counter()
-        for reader in readers:
-            counters.update(reader.operator.counters)
-        decoding = summarise(self._source_node.name, [r.metrics for r in readers], run_ns, counters)
-        losses: Losses = Counter()
-        edges = []
-        for edge in self._edges:
-            received, delivered, in_flight, dropped = edge.counts()
-            losses.update(dropped)
-            name = f"{edge.producer} → {edge.consumer}"
-            edges.append(EdgeStats(name, received, delivered, in_flight, by_reason(dropped)))
-        for stage in self._stages:
-            losses.update(stage.losses())
-        stages = [decoding, *(stage.stats(run_ns) for stage in self._stages)]
+        decoding = StageFigures.of(
+            self._source_node.name, [r.metrics for r in readers], [r.operator.counters for r in readers]
+        )
         with self._lock:
-            streams = [self._stream_stats(reader, of_stream(losses, reader.stream)) for reader in readers]
-        return RunStats(self.info.id, self.graph.name, run_ns / 1e9, stages, edges, streams)
+            streams = [self._stream_figures(reader) for reader in readers]
+        return RunFigures(
+            run_id=self.info.id,
+            graph=self.graph.name,
+            run_ns=now.wall_ns - started.wall_ns,
+            cpu_ns=now.cpu_ns - started.cpu_ns,
+            stages=[decoding, *(stage.figures() for stage in self._stages)],
+            edges=[EdgeFigures(f"{edge.producer} → {edge.consumer}", *edge.counts()) for edge in self._edges],
+            streams=streams,
+        )
 
-    def _stream_stats(self, reader: _Reader, dropped: int) -> StreamStats:
+    def _stream_figures(self, reader: _Reader) -> StreamFigures:
         ends = [streams.get(reader.stream, _Finished()) for streams in self._finished.values()]
         slowest = min(ends, key=lambda done: done.packets)
-        return StreamStats(
+        return StreamFigures(
             name=reader.stream,
             read=reader.metrics.packets_out,
             expected=reader.expected,
             finished=slowest.packets,
             instances=slowest.instances,
-            dropped=dropped,
             ended=all(done.ended for done in ends),
-            age_p50_ms=slowest.age.percentile_ms(50),
-            age_p95_ms=slowest.age.percentile_ms(95),
+            age=slowest.age.copy(),
         )
 
 
-def _workers(node: Node, streams: int | None) -> int:
+def _workers(node: Node, streams: int | None, cores: int) -> int:
     """The workers of a node; `auto` is a worker a processor, but none that no stream would ever reach."""
     if node.workers != "auto":
         return node.workers
-    cores = os.cpu_count() or 1
     return max(1, min(cores, streams)) if node.operator.per_stream and streams is not None else cores
 
 
-def run_graph(graph: Graph, sources: Mapping[str, str], *, live: bool = False) -> RunStats:
-    """Run a graph on sources until they end; the summary.
+def make_run(
+    graph: Graph, sources: Mapping[str, str], *, live: bool = False, processes: int | None = 1
+) -> Run | SplitRun:
+    """A run in so many processes, at most one a source; None takes one a processor where the graph allows it.
+
+    Raises:
+        ConfigError: several are wanted, and the graph must stay in one.
+        SourceError: a source cannot be read.
+    """
+    cores = os.cpu_count() or 1
+    processes = processes_for(graph, len(sources), processes, cores)
+    if processes > 1:
+        return SplitRun(graph, sources, processes, live=live, cores=cores)
+    return Run(graph, sources, live=live, cores=cores)
+
+
+def run_graph(
+    graph: Graph, sources: Mapping[str, str], *, live: bool = False, processes: int | None = 1
+) -> RunStats:
+    """Run a graph on sources until they end; the summary. `processes` as for `make_run`.
 
     Raises:
         PipelineError: a source cannot be read, or a stage failed.
     """
-    run = Run(graph, sources, live=live)
+    run = make_run(graph, sources, live=live, processes=processes)
     run.start()
     try:
         return run.finish()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.edge import Edge, Inbox, Item, Taken
 from pipeline.errors import PipelineError, RunError
+from pipeline.figures import StageFigures
 from pipeline.join import merge
-from pipeline.metrics import Losses, StageStats, WorkerMetrics, summarise
+from pipeline.metrics import WorkerMetrics
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import End, Packet
 
@@ -104,19 +104,9 @@ class Stage:
         for thread in self.threads:
             thread.start()
 
-    def stats(self, run_ns: int) -> StageStats:
+    def figures(self) -> StageFigures:
         """What this stage has done so far."""
-        counters: Counter[str] = Counter()
-        for operator in self.operators:
-            counters.update(operator.counters)
-        return summarise(self.name, self.metrics, run_ns, counters)
-
-    def losses(self) -> Losses:
-        """The packets that were set aside here, by (stream, reason)."""
-        losses: Losses = Counter()
-        for worker in self.metrics:
-            losses.update(worker.dropped)
-        return losses
+        return StageFigures.of(self.name, self.metrics, [operator.counters for operator in self.operators])
 
     def _work(self, worker: int) -> None:
         operator = self.operators[worker]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
+import signal
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
+from pipeline.errors import PipelineError, SinkError
 from pipeline.graph import Graph, check_graph
-from pipeline.operator import Operator, Source
+from pipeline.operator import Operator, RunInfo, Source
 from pipeline.packet import Instances, Packet
 
 
@@ -159,10 +164,86 @@ class Collect(Operator):
         return []
 
 
+class Write(Operator):
+    """Writes the seq of every packet to `dir/STREAM`, a line each, and `end`: seen from other processes, too."""
+
+    per_stream = True
+
+    def __init__(self, dir: str):
+        self.dir = Path(dir)
+
+    def open(self, run: RunInfo) -> None:
+        self.run = run
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        for p in packets:
+            self.write(p.stream, str(p.seq))
+            self.count("written")
+        return packets
+
+    def end_stream(self, stream: str) -> list[Packet]:
+        self.write(stream, f"end of {self.run.id} {self.run.started_ns} in {os.getpid()}")
+        return []
+
+    def write(self, stream: str, line: str) -> None:
+        with (self.dir / stream).open("a") as file:
+            file.write(f"{line}\n")
+
+
+class TwoPartError(PipelineError):
+    """An error that does not survive pickling."""
+
+    def __init__(self, first: str, second: str):
+        super().__init__(f"{first} and {second}")
+
+
+class At(Operator):
+    """Does something at one frame of one stream."""
+
+    per_stream = True
+
+    def __init__(self, stream: str, seq: int, do: str):
+        self.stream, self.seq, self.do = stream, seq, do
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        if any((p.stream, p.seq) == (self.stream, self.seq) for p in packets):
+            getattr(self, self.do)()
+        return packets
+
+    def fail(self) -> None:
+        raise ValueError("bad frame")
+
+    def refuse(self) -> None:
+        raise SinkError("disk full")
+
+    def fail_oddly(self) -> None:
+        raise TwoPartError("this", "that")
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leave(self) -> None:
+        os._exit(7)
+
+    def warn(self) -> None:
+        log = logging.getLogger("posestream.at")
+        log.warning("%s is odd", self.stream)
+        log.debug("no need to know")
+
+
+class Across(Operator):
+    """Works on all streams together."""
+
+    across_streams = True
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        return packets
+
+
 REGISTRY = {
     "numbers": Numbers, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "fail_at": FailAt,
     "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
-    "collect": Collect,
+    "collect": Collect, "write": Write, "at": At, "across": Across,
 }  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -22,7 +22,6 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._live:
             self._live.start()
-        self._started = time.monotonic()
         return self
 
     def __exit__(
@@ -31,20 +30,19 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def show(self, stats: RunStats) -> None:
-        """Bring the view up to date."""
+    def show(self, stats: Callable[[], RunStats]) -> None:
+        """Bring the view up to date; figures are only asked for where they are shown."""
         if self._live:
-            seconds = time.monotonic() - self._started
-            self._live.update(Group(*_lines(stats, seconds)))
+            self._live.update(_lines(stats()))
 
 
-def _lines(stats: RunStats, seconds: float) -> list[RenderableType]:
+def _lines(stats: RunStats) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(7):
         table.add_column(no_wrap=True)
     for stream in stats.streams:
         of = f" / {stream.expected}" if stream.expected else ""
-        rate = stream.finished / seconds if seconds else 0
+        rate = stream.finished / stats.seconds if stats.seconds else 0
         table.add_row(
             f"[bold]{stream.name}",
             ProgressBar(
@@ -56,7 +54,7 @@ def _lines(stats: RunStats, seconds: float) -> list[RenderableType]:
             f"{stream.dropped} dropped",
             "done" if stream.ended else _eta(stream, rate),
         )
-    return [table]
+    return table
 
 
 def _people(stream: StreamStats) -> str:

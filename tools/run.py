@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Annotated, Any
 
@@ -19,7 +22,8 @@ from operators.graphs import load_graph, name_sources, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.metrics import RunStats
-from pipeline.run import Run
+from pipeline.run import Run, make_run
+from pipeline.split import SplitRun
 from tools.report import Progress, summary_table
 
 SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
@@ -49,6 +53,14 @@ def run(
         bool, typer.Option("--coco", help="Also write STREAM.coco.json, COCO keypoint results.")
     ] = False,
     parquet: Annotated[bool, typer.Option("--parquet", help="Also write STREAM.parquet.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share the sources; each takes a second to start and loads the models.",
+            show_default="one a core, at most one a source",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
 ) -> None:
     """Find, track and measure the poses in video files; results go to OUT/STREAM.jsonl.
@@ -65,11 +77,18 @@ def run(
     """  # fmt: skip
     wanted = {"video": video, "coco": coco, "parquet": parquet}
     extra = [sink for name, sink in SINKS.items() if wanted[name]]
-    process(load_graph(graph, parse_changes(changes or [])), name_sources(sources), out, extra, quiet=quiet)
+    checked = load_graph(graph, parse_changes(changes or []))
+    process(checked, name_sources(sources), out, extra, processes=processes, quiet=quiet)
 
 
 def process(
-    graph: Graph, sources: Mapping[str, str], out: Path, extra_sinks: Iterable[str], *, quiet: bool = False
+    graph: Graph,
+    sources: Mapping[str, str],
+    out: Path,
+    extra_sinks: Iterable[str],
+    *,
+    processes: int | None = None,
+    quiet: bool = False,
 ) -> RunStats:
     """Run a graph over files with progress, a summary and Ctrl-C; results go to files in `out`.
 
@@ -82,9 +101,9 @@ def process(
     sinks: dict[str, dict[str, Any]] = {sink: {"dir": str(out)} for sink in ["jsonl_sink", *extra_sinks]}
     if "video_sink" in sinks:  # encoding is work: a worker a stream, as far as there are processors
         sinks["video_sink"]["workers"] = "auto"
-    running = Run(with_sinks(graph, sinks), sources)
+    running = make_run(with_sinks(graph, sinks), sources, processes=processes)
     console = Console(stderr=True)
-    interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal), console)
+    interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal))
     if not quiet and running.stats().finished:
         console.print(summary_table(running.stats()))
     if running.failure:
@@ -96,29 +115,43 @@ def process(
     return running.stats()
 
 
-def watch(running: Run, progress: Progress, console: Console) -> bool:
+def watch(running: Run | SplitRun, progress: Progress) -> bool:
     """Start a run and wait for its end, showing progress; whether it was interrupted by Ctrl-C."""
-    interrupts = 0
+    with interrupts(running) as interrupted, progress:
+        running.start()
+        while not running.wait(0.2):
+            progress.show(running.stats)
+        progress.show(running.stats)
+    return interrupted.is_set()
 
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts == 1:
-            running.stop()
-        else:
-            running.abort()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+@contextmanager
+def interrupts(running: Run | SplitRun) -> Iterator[threading.Event]:
+    """In here, a first Ctrl-C stops the run and a second one aborts it; the event tells whether one came."""
+    signals: SimpleQueue[bool] = SimpleQueue()
+    interrupted = threading.Event()
+
+    # Not in the handler: that breaks into the main thread, which may hold a lock that stopping needs.
+    def obey() -> None:
+        for stop in (running.stop, running.abort):
+            if not signals.get():
+                return
+            interrupted.set()
+            stop()
+
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        signals.put(True)
+
+    thread = threading.Thread(target=obey, name="interrupts", daemon=True)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with progress:
-            running.start()
-            while not running.wait(0.1):
-                progress.show(running.stats())
-            progress.show(running.stats())
+        thread.start()
+        yield interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return interrupts > 0
+        signals.put(False)
+        thread.join()
 
 
 def check_weights(graph: Graph) -> None:

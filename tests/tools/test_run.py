@@ -81,26 +81,74 @@ def test_all_frames_of_all_sources_are_in_the_files(tmp_path, clip, graph):
         assert [record["seq"] for record in records] == list(range(40))
 
 
-def test_interrupt_drains_and_leaves_whole_files(tmp_path, clip, graph):
+def wait_for(path: Path, size: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (path.exists() and path.stat().st_size > size):
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("streams", [["clip"], ["clip", "second"]])
+def test_interrupt_drains_and_leaves_whole_files(tmp_path, clip, graph, streams):
     out = tmp_path / "out"
+    sources = [f"{stream}={clip}" for stream in streams]
     process = subprocess.Popen(
-        [*COMMAND, "run", str(clip), "--graph", str(graph), "--out", str(out)],
+        [*COMMAND, "run", *sources, "--graph", graph, "--out", out, "--processes", str(len(sources))],
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and not (
-        (out / "clip.jsonl").exists() and (out / "clip.jsonl").stat().st_size > 2000
-    ):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    for stream in streams:
+        wait_for(out / f"{stream}.jsonl", 2000)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    seqs = [record["seq"] for record in lines(out / "clip.jsonl")[1:]]
-    assert seqs == list(range(len(seqs)))
-    assert 0 < len(seqs) < 40_000
-    assert f"{len(seqs)} frames of 1 source" in said  # what was read is what was written
+    total = 0
+    for stream in streams:
+        seqs = [record["seq"] for record in lines(out / f"{stream}.jsonl")[1:]]
+        assert seqs == list(range(len(seqs)))
+        assert 0 < len(seqs) < 40_000
+        total += len(seqs)
+    assert f"{total} frames of {len(streams)} source" in said  # what was read is what was written
+
+
+OWN_OPERATOR = """
+import logging
+from posestream import Operator
+
+class FailLate(Operator):
+    def __init__(self, stream: str, seq: int):
+        self.stream, self.seq = stream, seq
+
+    def process(self, packets):
+        for packet in packets:
+            if packet.seq == self.seq:
+                logging.getLogger("posestream.own").warning("here comes %s", packet.stream)
+                if packet.stream == self.stream:
+                    raise ValueError("enough")
+        return packets
+"""
+
+
+def test_own_operators_work_and_fail_in_several_processes(tmp_path, clip):
+    (tmp_path / "own.py").write_text(OWN_OPERATOR)
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ngraph:\n  decode: {op: decode, loop: 2000}\n"
+        "  late: {op: 'own:FailLate', stream: b, seq: 300, after: decode}\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [*COMMAND, "run", f"a={clip}", f"b={clip}", "--graph", "own.yaml", "--processes", "2"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "here comes b" in done.stderr
+    assert done.stderr.endswith("posestream: late failed at b frame 300: ValueError: enough\n")
+    assert "Traceback" not in done.stderr
+    for stream, most in (("a", 40_000), ("b", 300)):
+        seqs = [record["seq"] for record in lines(tmp_path / "out" / f"{stream}.jsonl")[1:]]
+        assert seqs == list(range(len(seqs)))
+        assert 0 < len(seqs) <= most
 
 
 @pytest.mark.parametrize(
