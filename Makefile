@@ -1,9 +1,11 @@
 # Two commands do all their own set-up:  make demo  and  make test.
-# PYTHON=python3.12 picks another Python; OUT=folder is where the demo writes.
+# PYTHON=python3.12 picks another Python; OUT=folder is where the demo writes. EXTRAS=test,torch,rtx also installs
+# PyTorch (6 GB) and TensorRT-RTX, without which the tests of networks, export and compilation are skipped.
 
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= demo-out
+EXTRAS ?= test
 BIN    := $(VENV)/bin
 
 .PHONY: help demo test lint types check bench clean
@@ -42,7 +44,7 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/installed-for-tests: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $@ $(VENV)/installed
 
 $(VENV)/bin/python:

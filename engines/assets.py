@@ -15,21 +15,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_dir
 
 from engines.contract import Asset, FileSource, Source
 from engines.download import Progress
 from engines.errors import AssetError
+from engines.home import HOME, cache_home
 from engines.sources import describe, is_web, obtain
 
-HOME, MIRROR = "POSESTREAM_HOME", "POSESTREAM_MIRROR"
+__all__ = ["cache_home", "cached_path", "fetch", "is_cached", "locate", "sha256", "verify"]
+
+MIRROR = "POSESTREAM_MIRROR"
 
 log = logging.getLogger("posestream.assets")
-
-
-def cache_home() -> Path:
-    """The folder that holds all that is fetched: POSESTREAM_HOME, else the user's cache folder."""
-    return Path(os.environ.get(HOME) or user_cache_dir("posestream", appauthor=False)).expanduser()
 
 
 def cached_path(asset: Asset) -> Path:
@@ -38,13 +35,13 @@ def cached_path(asset: Asset) -> Path:
         raise AssetError(
             f"filename {asset.filename!r} names a folder; the contract must give a plain file name"
         )
-    return cache_home() / "assets" / asset.sha256[:16] / asset.filename
+    return cache_home() / "assets" / (asset.sha256 or "unknown")[:16] / asset.filename
 
 
 def is_cached(asset: Asset) -> bool:
-    """Whether the asset is here, by its size; reads nothing of it."""
+    """Whether the asset is here, by its size where that is known; reads nothing of it."""
     path = cached_path(asset)
-    return path.is_file() and path.stat().st_size == asset.bytes
+    return path.is_file() and asset.bytes in (None, path.stat().st_size)
 
 
 def locate(asset: Asset, name: str | None = None) -> Path:
@@ -64,11 +61,13 @@ def locate(asset: Asset, name: str | None = None) -> Path:
 
 
 def verify(asset: Asset) -> bool | None:
-    """Whether the cached file has the asset's SHA-256, by reading all of it; None if there is no file."""
-    path = cached_path(asset)
-    if not path.is_file():
+    """Whether the cached file has the asset's SHA-256, by reading all of it; None if there is no file.
+
+    Where the publisher states eight digits of the checksum, these are all that can be compared.
+    """
+    if not cached_path(asset).is_file():
         return None
-    return path.stat().st_size == asset.bytes and _sha256(path) == asset.sha256
+    return is_cached(asset) and asset.has_checksum(sha256(cached_path(asset)))
 
 
 def fetch(asset: Asset, progress: Progress | None = None, *, keep: Path | None = None) -> Path:
@@ -78,8 +77,14 @@ def fetch(asset: Asset, progress: Progress | None = None, *, keep: Path | None =
     a folder for archives and wheels that several assets come out of; its owner deletes it.
 
     Raises:
-        AssetError: with what each source answered, or the cache folder cannot be written.
+        AssetError: with what each source answered, or the cache folder cannot be written, or there is no
+            checksum to verify the file by.
     """
+    if asset.sha256 is None:
+        raise AssetError(
+            f"{asset.filename} is not fetched, since its publisher states no checksum; download it yourself "
+            f"from {describe(asset.sources[0])}, then: posestream models import FILE --like MODEL"
+        )
     try:
         return cached_path(asset) if verify(asset) else _fetch_alone(asset, progress or _ignore, keep)
     except OSError as error:
@@ -140,10 +145,12 @@ def _mirrored(asset: Asset) -> list[Source]:
 
 
 def _mismatch(asset: Asset, part: Path) -> str | None:
-    found, size = _sha256(part), part.stat().st_size
-    if found == asset.sha256:
+    found, size = sha256(part), part.stat().st_size
+    if asset.has_checksum(found):
         return None
-    return f"expected SHA-256 {asset.sha256} ({asset.bytes} bytes), found {found} ({size} bytes)"
+    expected = f"{asset.sha256}{'' if asset.in_full else '…'}"
+    expected += f" ({asset.bytes} bytes)" if asset.bytes else ""
+    return f"expected SHA-256 {expected}, found {found} ({size} bytes)"
 
 
 def _publish(part: Path, path: Path) -> None:
@@ -154,7 +161,8 @@ def _publish(part: Path, path: Path) -> None:
         left.unlink()
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

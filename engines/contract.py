@@ -9,9 +9,12 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from engines.configs import available, read_config
+from engines.configs import available, read_config, read_names
+from engines.consistency import contradiction
+
+SHA256_DIGITS = 64
 
 
 class _Strict(BaseModel):
@@ -50,9 +53,10 @@ class Asset(_Strict):
     """A file that is fetched once, verified and kept: weights or a sample clip."""
 
     filename: str = Field(description="its name in the cache and on a mirror")
-    sha256: str = Field(
+    sha256: str | None = Field(
         pattern=r"^([0-9a-f]{64}|[0-9a-f]{8})$",
-        description="all of it, or its first eight digits where the publisher's file name states no more",
+        description="all of it; its first eight digits where the publisher states no more; or null where it "
+        "states none, and then the file is never fetched, only imported",
     )
     sha256_from: Literal["official", "copy"] = Field(
         "official",
@@ -60,6 +64,15 @@ class Asset(_Strict):
     )
     bytes: int | None = Field(None, gt=0, description="where it is known")
     sources: list[Source] = Field(min_length=1, description="tried in this order, after the mirror")
+
+    @property
+    def in_full(self) -> bool:
+        """Whether the whole checksum is known."""
+        return self.sha256 is not None and len(self.sha256) == SHA256_DIGITS
+
+    def has_checksum(self, sha256: str) -> bool:
+        """Whether a file of this SHA-256 is the asset, as far as the checksum is known."""
+        return self.sha256 is not None and sha256.startswith(self.sha256)
 
 
 class Input(_Strict):
@@ -123,7 +136,7 @@ class RtmdetCodec(_Strict):
 
 
 class YoloCodec(_Strict):
-    """Ultralytics' anchor-free detectors, decoded in the graph, no NMS: 4 box values, then a score a class."""
+    """Ultralytics' detectors, decoded in the graph, without NMS: 4 box values, then a score a class."""
 
     kind: Literal["yolo"]
 
@@ -192,7 +205,9 @@ class Contract(_Strict):
     input: Input
     outputs: dict[str, Output] = Field(description="role (as the codec calls it) to tensor")
     codec: Codec
-    labels: list[str] | None = Field(None, description="class names by index, of a detector")
+    labels: list[str] | None = Field(
+        None, description="class names by index, of a detector; or the name of a list in configs/labels"
+    )
     skeleton: str | None = Field(None, description="of a pose model: a file in configs/skeletons")
     keypoints_3d: bool = Field(False, description="whether a pose model also gives points in metres")
     tolerance: Tolerance = Tolerance()
@@ -200,15 +215,26 @@ class Contract(_Strict):
     homepage: str
     asset: Asset
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, labels: object) -> object:
+        return read_names("labels", labels) if isinstance(labels, str) else labels
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Contract:
+        if found := contradiction(self):
+            raise ValueError(found)
+        return self
+
 
 def available_models() -> list[str]:
-    """The names of all models that have a contract, sorted."""
+    """The names of all models that have a contract, one's own included, sorted."""
     return available("models")
 
 
 @functools.cache
 def load_contract(name: str) -> Contract:
-    """The contract `configs/models/NAME.yaml`.
+    """The contract `configs/models/NAME.yaml`, or one's own, `HOME/models/NAME.yaml`.
 
     Raises:
         ContractError: no such model (with the nearest name), or an invalid contract (with field and reason).

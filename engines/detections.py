@@ -14,3 +14,5 @@ class Detections(NamedTuple):
     scores: np.ndarray  # (N,) float32, 0..1
     classes: np.ndarray  # (N,) int64, index into the contract's labels
     rois: np.ndarray | None = None  # (N, 5) float32, centre x, y, width, height, angle in rad
+    keypoints: np.ndarray | None = None  # (N, K, 2) float32, of a one-stage pose model
+    keypoint_scores: np.ndarray | None = None  # (N, K) float32, 0..1, if it tells how sure it is of each

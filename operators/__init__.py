@@ -13,6 +13,8 @@ REGISTRY: dict[str, str] = {
     "detect": "operators.detect:Detect",
     "track": "operators.track:Track",
     "pose": "operators.pose:Pose",
+    "pose_onestage": "operators.pose_onestage:PoseOnestage",
+    "fuse": "operators.fuse:Fuse",
     "smooth": "operators.smooth:Smooth",
     "jsonl_sink": "operators.jsonl_sink:JsonlSink",
     "coco_sink": "operators.coco_sink:CocoSink",

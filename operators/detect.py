@@ -11,14 +11,14 @@ from engines.configs import nearest
 from engines.detections import Detections
 from engines.detector import KINDS, Detector
 from engines.load import load_engine
-from operators.models import as_image, contract_for
+from operators.models import RunsOn, as_image, contract_for, model_for
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Instances, Packet
 
 FIELDS = ("boxes", "scores", "labels")
 
-Model = Annotated[str, Field(description="a detector in configs/models")]
+Model = Annotated[str, Field(description="a detector: its name in configs/models, or an exported .onnx")]
 Classes = Annotated[list[str] | None, Field(min_length=1, description="keep only these; all unless told")]
 Fraction = Annotated[float | None, Field(gt=0, le=1, description="that of the model's family unless told")]
 Every = Annotated[int, Field(ge=1, description="detect on frames 0, n, 2n … of a stream, skip the others")]
@@ -49,9 +49,11 @@ class Detect(Operator):
         nms_iou: Fraction = None,
         every: Every = 1,
         max_detections: Annotated[Count, Field(description="a frame; the best ones stay")] = 100,
+        backend: RunsOn = "auto",
         threads: Annotated[Count, Field(description="of the processor, for one engine")] = 1,
     ):
-        self.model, self.classes, self.threads = model, classes, threads
+        self.model, self.classes = model, classes
+        self.backend, self.threads = backend, threads
         self.min_score, self.nms_iou = min_score, nms_iou
         self.every, self.max_detections = every, max_detections
 
@@ -72,8 +74,9 @@ class Detect(Operator):
 
     def open(self, run: RunInfo) -> None:
         """Load the model."""
-        contract = contract_for("detect", self.model)
-        self.detector = Detector(contract, load_engine(contract, threads=self.threads))
+        contract, path = model_for("detect", self.model)
+        engine = load_engine(contract, threads=self.threads, path=path, backend=self.backend)
+        self.detector = Detector(contract, engine)
         self.names = np.array(contract.labels, np.object_)
         self.wanted = np.isin(self.names, self.classes or self.names)  # (classes of the model,)
         self.fields = FIELDS + (("rois",) if self.detector.kind.rois else ())

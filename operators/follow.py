@@ -1,15 +1,20 @@
-"""Where the tracks of a stream are looked for next: the memory of the operator `pose`."""
+"""Poses of tracks that are followed from frame to frame: the work of `pose` with BlazePose."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from engines.codecs.blazepose import alignment_diameters, rois_from_alignment
-from engines.regions import overlaps, squares_round
+from engines.contract import BlazePoseLandmarksCodec
+from engines.pose import PoseEstimator, Poses
+from engines.regions import duplicates, enclosing_boxes, overlaps, squares_round
+from operators.models import as_image
 from operators.smooth import OneEuro
-from pipeline.packet import Instances
+from pipeline.packet import Instances, Packet
 
 # Squares of one person, one from the detector and one from the last pose, overlap by 0.6 and more even when
 # they come from different models; those of two persons side by side by less than 0.3.
@@ -17,6 +22,112 @@ RESTART_IOU = 0.3
 # How MediaPipe steadies the alignment points, and only these, even where it is told not to smooth
 # (pose_landmark_filtering.pbtxt); speeds count in body circles a second.
 ALIGNMENT_FILTER = {"min_cutoff": 0.01, "beta": 10.0, "derivative_cutoff": 1.0}
+
+
+class FollowedPoses:
+    """Poses where the tracks' last poses say, and where the detector has found new ones.
+
+    A track with a pose is looked for where that pose says, whether or not the detector or the tracker has it
+    on this frame; it starts anew from a detection that is elsewhere. Left out are rows in which the model
+    sees nobody (counted as `no_pose`), younger tracks on a person that has one already (`duplicate_pose`),
+    and rows beyond `max_instances`.
+    """
+
+    def __init__(
+        self,
+        estimator: PoseEstimator,
+        max_instances: int | None,
+        min_presence: float | None,
+        count: Callable[[str, int], None],
+    ):
+        codec = estimator.contract.codec
+        assert isinstance(codec, BlazePoseLandmarksCodec)  # the only one whose poses say where to look next
+        self.estimator, self.max_instances, self.count = estimator, max_instances, count
+        self.min_presence = codec.min_presence if min_presence is None else min_presence
+        self.roi_scale = codec.roi_scale
+        self.followers: dict[str, Follower] = {}  # by stream
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        """Work in rounds, as a frame's regions come from the frame before: one of every stream at a time."""
+        results = list(packets)
+        for indices in rounds([packet.stream for packet in packets]):
+            looked_at = [i for i in indices if packets[i].instances is not None]
+            for i, result in zip(looked_at, self._estimate([packets[i] for i in looked_at]), strict=True):
+                results[i] = result
+        return results
+
+    def _estimate(self, packets: list[Packet]) -> list[Packet]:
+        """The poses of one frame of each of several streams, by one run of the engine."""
+        chosen = [self._choose(packet) for packet in packets]
+        if not chosen:
+            return []
+        image_index = np.repeat(np.arange(len(chosen)), [len(instances) for instances in chosen])
+        rois = np.concatenate([instances.rois for instances in chosen])
+        poses = self.estimator([as_image(packet) for packet in packets], image_index, rois)
+        results = []
+        for i, (packet, instances) in enumerate(zip(packets, chosen, strict=True)):
+            own = Poses(*(field[image_index == i] for field in poses))
+            results.append(packet.replace(instances=self._accept(packet, instances, own)))
+        return results
+
+    def _choose(self, packet: Packet) -> Instances:
+        """The rows to look at, with the regions to look in as `rois`."""
+        assert packet.instances is not None
+        follower = self.followers.setdefault(packet.stream, Follower(self.roi_scale))
+        instances = follower.look(packet.instances)
+        self._count("restarted", follower.restarted)
+        if self.max_instances is None or len(instances) <= self.max_instances:
+            return instances
+        best = np.lexsort((-instances.scores, ~follower.follows(instances.track_ids)))
+        return instances.rows(np.sort(best[: self.max_instances]))
+
+    def _accept(self, packet: Packet, instances: Instances, poses: Poses) -> Instances:
+        """The rows that have a pose of their own; where they are is remembered."""
+        follower = self.followers[packet.stream]
+        since = follower.since(instances.track_ids, packet.seq)
+        present = poses.presence >= self.min_presence
+        boxes = enclosing_boxes(poses.keypoints)
+        repeated = np.zeros_like(present)
+        repeated[present] = duplicates(poses.keypoints[present], boxes[present], since[present])
+        self._count("no_pose", int((~present).sum()))
+        self._count("duplicate_pose", int(repeated.sum()))
+
+        kept = present & ~repeated
+        fields = {
+            "boxes": boxes[kept],
+            "keypoints": poses.keypoints[kept],
+            "keypoint_scores": poses.keypoint_scores[kept],
+        }
+        contract = self.estimator.contract
+        if contract.keypoints_3d:
+            fields["keypoints_3d"] = poses.keypoints_3d[kept]
+        posed = instances.rows(kept).replace(skeleton=contract.skeleton, **fields)
+        follower.remember(posed, poses.alignment[kept], packet.seq, packet.pts_ns)
+        return posed
+
+    def _count(self, event: str, n: int) -> None:
+        if n:  # an event that never happened is not worth a line
+            self.count(event, n)
+
+    def reset(self, stream: str) -> None:
+        """Forget where the stream's tracks were."""
+        self.followers.pop(stream, None)
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.estimator.close()
+
+
+def rounds(streams: Sequence[str]) -> list[list[int]]:
+    """Indices by turn: the first item of every stream, then the second of those that have one, and so on."""
+    turns: list[list[int]] = []
+    seen: Counter[str] = Counter()
+    for index, stream in enumerate(streams):
+        if seen[stream] == len(turns):
+            turns.append([])
+        turns[seen[stream]].append(index)
+        seen[stream] += 1
+    return turns
 
 
 @dataclasses.dataclass(slots=True)

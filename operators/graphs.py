@@ -128,6 +128,16 @@ def _free_name(name: str, taken: Mapping[str, Any]) -> str:
     return name if name not in taken else _free_name(f"{name}_2", taken)
 
 
+def models_in(graph: Graph) -> list[str]:
+    """The models that a checked graph names, in its order."""
+    return list(dict.fromkeys(chain.from_iterable(models_named(node.options) for node in graph.nodes)))
+
+
+def models_named(options: Mapping[str, Any]) -> list[str]:
+    """The models that a node's options name: `model` is one, `models` are several."""
+    return [options["model"]] if "model" in options else list(options.get("models", ()))
+
+
 def models_of(name: str | Path) -> list[str]:
     """The models that a graph names, in its order, without checking anything else of it.
 
@@ -137,8 +147,7 @@ def models_of(name: str | Path) -> list[str]:
     path = find_graph(name)
     try:
         nodes = yaml.safe_load(path.read_text(encoding="utf-8"))["graph"].values()
-        named = [node.get("models") or [node["model"]] for node in nodes if {"model", "models"} & node.keys()]
-        return list(dict.fromkeys(chain.from_iterable(named)))
+        return list(dict.fromkeys(chain.from_iterable(models_named(node) for node in nodes)))
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no graph: {error}; check it with: posestream graph validate {path}"

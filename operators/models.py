@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from engines.configs import nearest
 from engines.contract import Contract, available_models, load_contract
-from engines.errors import ContractError
+from engines.errors import ContractError, EngineError
+from engines.load import Backend
+from engines.prepared import find_model
 from engines.yuv import YuvImage
 from pipeline.errors import OptionError
 from pipeline.packet import Packet
 
+# Options that they share.
+RunsOn = Annotated[Backend, Field(description="what runs the model; auto takes the fastest that is here")]
+Threads = Annotated[int | None, Field(ge=1, description="for one engine; by the cores and workers")]
 
-def contract_for(task: Literal["detect", "pose"], model: str) -> Contract:
-    """The contract of a model that does `task`.
+
+Task = Literal["detect", "pose", "pose_onestage"]
+
+
+def model_for(task: Task, model: str, *, option: str = "model") -> tuple[Contract, Path | None]:
+    """A model that does `task`, by its name or by the path of an ONNX file that carries its contract.
+
+    Returns:
+        The contract; and the file, if that was given.
 
     Raises:
-        OptionError: there is no such model, its contract is invalid, or it does something else.
+        OptionError: of `option`: there is no such model, its contract is invalid, or it does something else.
     """
     try:
-        contract = load_contract(model)
+        contract, path = find_model(model)
+        if contract.task == task:
+            return contract, path
         suited = [name for name in available_models() if load_contract(name).task == task]
-    except ContractError as error:
-        raise OptionError("model", str(error)) from None
-    if contract.task != task:
-        raise OptionError(
-            "model", f"{model} is a {contract.task} model, expected one for {task}; {nearest(model, suited)}"
-        )
-    return contract
+    except (ContractError, EngineError) as error:
+        raise OptionError(option, str(error)) from None
+    raise OptionError(
+        option, f"{model} is a {contract.task} model, expected one for {task}; {nearest(model, suited)}"
+    )
+
+
+def contract_for(task: Task, model: str, *, option: str = "model") -> Contract:
+    """The contract of `model_for`."""
+    return model_for(task, model, option=option)[0]
 
 
 def as_image(packet: Packet) -> np.ndarray | YuvImage:

@@ -71,6 +71,11 @@ class Node:
     on_error: Literal["fail", "skip"] | None
     ports: Ports
 
+    @property
+    def per_stream(self) -> bool:
+        """Whether all packets of a stream must go to the same worker."""
+        return self.operator.per_stream if self.ports.per_stream is None else self.ports.per_stream
+
     def make(self) -> Operator:
         """A new operator with this node's options."""
         return self.operator(**self.options)

@@ -16,6 +16,7 @@ class Ports(NamedTuple):
 
     needs: frozenset[str]
     provides: frozenset[str]
+    per_stream: bool | None = None  # None: as the operator's class says
 
 
 class RunInfo(NamedTuple):

@@ -108,7 +108,7 @@ class Run:
                 continue
             inputs = [self.graph.node(name) for name in node.after]
             workers = _workers(node, streams, self._cores)
-            split = node.operator.per_stream and workers > 1
+            split = node.per_stream and workers > 1
             inboxes[node.name] = [
                 Inbox([Lane(node.capacity, self._policy(producer, node)) for producer in inputs])
                 for _ in range(workers if split else 1)
@@ -360,7 +360,7 @@ def _workers(node: Node, streams: int | None, cores: int) -> int:
     """The workers of a node; `auto` is a worker a processor, but none that no stream would ever reach."""
     if node.workers != "auto":
         return node.workers
-    return max(1, min(cores, streams)) if node.operator.per_stream and streams is not None else cores
+    return max(1, min(cores, streams)) if node.per_stream and streams is not None else cores
 
 
 def make_run(

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "tools": {"tools", "operators", "pipeline", "engines", "posestream"},
 }
 # Imported inside, where needed: the command starts at once, and runs without the extras.
-HEAVY = {"torch", "tensorrt", "tensorrt_rtx", "pycuda", "ultralytics", "onnx", "pyarrow", "kafka"}
+HEAVY = {"torch", "tensorrt", "tensorrt_rtx", "cuda", "pynvml", "ultralytics", "onnx", "pyarrow", "kafka"}
 
 
 def imports(path: Path) -> set[str]:

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from engines.errors import EngineError
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from tools import demo, graph, models, run
+from tools import demo, engine, evaluate, graph, models, run
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -32,6 +32,8 @@ app.command("run")(run.run)
 app.command("demo")(demo.demo)
 app.add_typer(graph.app, name="graph")
 app.add_typer(models.app, name="models")
+app.add_typer(engine.app, name="engine")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 @app.command("version")

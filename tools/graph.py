@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from operators import REGISTRY
-from operators.graphs import available_graphs, load_graph
+from operators.graphs import available_graphs, load_graph, models_named
 from pipeline.graph import Graph, Node
 from pipeline.schema import graph_schema
 from tools.run import parse_changes
@@ -91,8 +91,8 @@ def as_mermaid(graph: Graph) -> str:
     """The graph as a Mermaid flowchart; edges that may drop packets are dotted."""
     lines = ["flowchart LR"]
     for node in graph.nodes:
-        model = f"<br/>{node.options['model']}" if "model" in node.options else ""
-        lines.append(f'    {node.name}["{node.name}{model}"]')
+        models = "".join(f"<br/>{name}" for name in models_named(node.options))
+        lines.append(f'    {node.name}["{node.name}{models}"]')
     for node in graph.nodes:
         arrow = "-.->" if node.on_full and node.on_full != "block" else "-->"
         lines += [f"    {name} {arrow} {node.name}" for name in node.after]

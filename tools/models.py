@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -14,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from engines.assets import cached_path, fetch, is_cached, verify
+from engines.assets import cached_path, fetch, is_cached, sha256, verify
 from engines.contract import Asset, Contract, Source, WheelSource, available_models, load_contract
 from engines.errors import AssetError, ContractError
+from engines.own_models import import_model, own_path, remove_model
 from operators.graphs import models_of
 
 FAILED, BAD_INPUT = 1, 2
@@ -25,34 +27,46 @@ MB = 1e6
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="List models, fetch and verify their weights.",
+    help="List models, fetch and verify their weights, describe one's own.",
     epilog="Start with `posestream models list`, then `posestream models pull --graph human-lite`. Without "
     "a network, set POSESTREAM_MIRROR to a folder or URL that holds the files; POSESTREAM_HOME is the cache.",
 )
 
+Task = Literal["detect", "pose", "pose_onestage"]
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME…", show_default=False)]
 
 
 @app.command("list")
 def list_models(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or with * and ?.", show_default=False)] = "",
+    task: Annotated[Task | None, typer.Option(help="Only models for this.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """List the models: what they do, where their weights come from, and whether they are here.
 
-    Example: `posestream models list --json`
-    """
-    rows = [_row(load_contract(name)) for name in available_models()]
+    Examples:
+    `posestream models list halpe26`
+
+    `posestream models list 'rtmpose-m-*' --task pose`
+    """  # fmt: skip
+    names = [name for name in available_models() if fnmatch(name, pattern) or pattern in name]
+    rows = [_row(load_contract(name)) for name in names]
+    rows = sorted((row for row in rows if task in (None, row["task"])), key=lambda row: row["task"])
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     fixed = [Column(name, no_wrap=True) for name in ("model", "task", "input", "licence")]
     flowing = [Column("from", overflow="fold"), Column("MB", justify="right"), Column("pulled")]
     table = Table(*fixed, *flowing, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for row in rows:
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
         size = "x".join(map(str, row["input_size"]))
-        weights = [row["from"], f"{row['bytes'] / MB:.1f}", "yes" if row["pulled"] else "no"]
-        table.add_row(row["name"], row["task"], size, row["licence"], *weights)
+        megabytes = f"{row['bytes'] / MB:.1f}" if row["bytes"] else "?"
+        weights = [row["from"], megabytes, "yes" if row["pulled"] else "no"]
+        last_of_task = following is not None and following["task"] != row["task"]
+        table.add_row(row["name"], row["task"], size, row["licence"], *weights, end_section=last_of_task)
     Console().print(table)
+    if any(row["bytes"] is None for row in rows):
+        typer.echo("MB ?: told by the server when it is fetched")
 
 
 @app.command()
@@ -100,11 +114,11 @@ def show(name: Annotated[str, typer.Argument(help="A model: posestream models li
     asset = contract.asset
     data = contract.model_dump(mode="json", exclude={"asset"}, exclude_none=True)
     typer.echo("\n".join(_tell(data)))
-    origin = "stated by its publisher" if asset.sha256_from == "official" else "pinned to a copy at hand"
-    where = str(cached_path(asset)) if is_cached(asset) else f"not here; posestream models pull {name}"
+    how = f"pull {name}" if asset.sha256 else f"import FILE --like {name}"
+    where = str(cached_path(asset)) if is_cached(asset) else f"not here; posestream models {how}"
     weights = {
         "file": f"{asset.filename}, {_size(asset)}",
-        "sha256": f"{asset.sha256} ({origin})",
+        "sha256": _checksum(asset),
         "sources": [_from(source) for source in asset.sources],
         "on this machine": where,
     }
@@ -129,6 +143,42 @@ def verify_models(names: Names = None) -> None:
             state = "not here; fetch it" if right is None else "damaged; mend it"
             typer.echo(f"{name}: {state}: posestream models pull {name}", err=True)
     raise typer.Exit(code)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .onnx, .tflite, .pth, .safetensors or ultralytics .pt.")],
+    architecture: Annotated[str | None, typer.Option(help="Its family, with --variant.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Its size in the family: m, w32, 0.3b.")] = None,
+    skeleton: Annotated[str | None, typer.Option(help="Of a pose model: what its keypoints are.")] = None,
+    like: Annotated[str | None, typer.Option(help="The model with whose numbers it was trained.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the new model; the file's unless told.")] = None,
+) -> None:
+    """Describe a model of your own, once, so that it runs by its name with the numbers it was trained with.
+
+    Numbers that the file does not tell come from the model that it is `--like`. Names and shapes in a graph
+    come from the file; a checkpoint's weights are tried on its architecture.
+
+    Examples:
+    `posestream models import mine.pth --like rtmpose-m-body8`
+
+    `posestream models import mine.onnx --architecture hrnet --variant w32 --skeleton ap10k --name my-horses`
+    """  # fmt: skip
+    contract = import_model(
+        file, name, like=like, architecture=architecture, variant=variant, skeleton=skeleton
+    )
+    fetch_with_progress(contract.name, contract.asset)
+    typer.echo(f"its contract: {own_path(contract.name)}; look at it: posestream models show {contract.name}")
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(help="A model that you imported.")]) -> None:
+    """Remove a model of your own: its contract, and the copy of its weights.
+
+    Example: `posestream models remove my-horses`
+    """
+    remove_model(name)
+    typer.echo(f"{name}: removed")
 
 
 def fetch_with_progress(title: str, asset: Asset, *, keep: Path | None = None) -> Path:
@@ -168,10 +218,12 @@ def _row(contract: Contract) -> dict[str, Any]:
         "name": contract.name,
         "title": contract.title,
         "task": contract.task,
+        "architecture": contract.architecture,
+        "variant": contract.variant,
         "input_size": contract.input.size,
         "licence": contract.licence,
         "from": _from(contract.asset.sources[0]),
-        "bytes": contract.asset.bytes,
+        "bytes": _bytes(contract.asset),
         "pulled": is_cached(contract.asset),
     }
 
@@ -182,8 +234,26 @@ def _from(source: Source) -> str:
     return f"{source.kind} {urlsplit(source.url).hostname or 'on this machine'}"
 
 
+def _bytes(asset: Asset) -> int | None:
+    """The size of the file as the contract has it, else as it is here."""
+    return asset.bytes or (cached_path(asset).stat().st_size if is_cached(asset) else None)
+
+
 def _size(asset: Asset) -> str:
-    return f"{asset.bytes / MB:.1f} MB" if asset.bytes >= MB / 10 else f"{asset.bytes} bytes"
+    size = _bytes(asset)
+    if size is None:
+        return "of unknown size"
+    return f"{size / MB:.1f} MB" if size >= MB / 10 else f"{size} bytes"
+
+
+def _checksum(asset: Asset) -> str:
+    if asset.sha256 is None:
+        return "none is stated by its publisher, so it is not fetched"
+    if asset.in_full:
+        official = asset.sha256_from == "official"
+        return f"{asset.sha256} ({'stated by its publisher' if official else 'pinned to a copy at hand'})"
+    stated = f"{asset.sha256}… (its publisher states {len(asset.sha256)} digits, no more"
+    return f"{stated}; the file here has {sha256(cached_path(asset))})" if is_cached(asset) else f"{stated})"
 
 
 def _tell(value: dict[str, Any], indent: str = "") -> list[str]:

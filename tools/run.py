@@ -18,7 +18,8 @@ from rich.console import Console
 from engines.assets import is_cached
 from engines.contract import load_contract
 from engines.errors import AssetError, EngineError
-from operators.graphs import load_graph, name_sources, with_sinks
+from engines.prepared import runnable
+from operators.graphs import load_graph, models_in, models_named, name_sources, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.metrics import RunStats
@@ -155,16 +156,27 @@ def interrupts(running: Run | SplitRun) -> Iterator[threading.Event]:
 
 
 def check_weights(graph: Graph) -> None:
-    """Refuse to start while weights are missing, naming all of them at once.
+    """Refuse to start while weights are missing, naming all of them at once, or were not exported.
 
     Raises:
         AssetError: with the command that fetches them.
+        EngineError: with the command that exports them.
     """
-    models = dict.fromkeys(str(node.options["model"]) for node in graph.nodes if "model" in node.options)
-    missing = [name for name in models if not is_cached(load_contract(name).asset)]
+    models = [name for name in models_in(graph) if not name.endswith(".onnx")]  # those are files of one's own
+    contracts = [load_contract(name) for name in models]
+    missing = [contract.name for contract in contracts if not is_cached(contract.asset)]
     if missing:
         names = " ".join(missing)
         raise AssetError(f"the weights of {names} are not here; fetch them: posestream models pull {names}")
+    on_torch = {
+        name
+        for node in graph.nodes
+        if node.options.get("backend") == "torch"
+        for name in models_named(node.options)
+    }
+    for contract in contracts:
+        if contract.name not in on_torch:
+            runnable(contract)
 
 
 def parse_changes(changes: Iterable[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Read RTMDet's output as MMDeploy exports it: boxes and labels after a suppression inside the graph.
+"""Read RTMDet's output: boxes and labels, before suppression (our own exports) or after it (MMDeploy's).
 
 Lyu et al., "RTMDet: An Empirical Study of Designing Real-Time Object Detectors" (arXiv:2212.07784).
 """
@@ -18,10 +18,11 @@ def decode(
     """Detections of each image in px of the model's input, best first.
 
     Args:
-        outputs: `boxes` (B, n, 5) x0 y0 x1 y1 score and `labels` (B, n); rows that fill up a batch score 0.
+        outputs: `boxes` (B, n, 5) x0 y0 x1 y1 score and `labels` (B, n). From our own graphs n is the number
+            of cells; MMDeploy's have suppressed at 0.6 already, and rows that fill up a batch score 0.
         contract: not needed; all codecs are called alike.
         min_score: of the detection.
-        nms_iou: of two boxes of a class that overlap more, the better one stays, after the graph's own limit.
+        nms_iou: of two boxes of a class that overlap more, the better one stays.
     """
     found = []
     for rows, labels in zip(outputs["boxes"], outputs["labels"], strict=True):

@@ -91,6 +91,47 @@ def test_wrong_checksum_is_refused_with_both_and_leaves_nothing(server):
     assert left_behind(it) == set()
 
 
+def partly_known(server: FaultyServer, content: bytes = WEIGHTS) -> Asset:
+    """What OpenMMLab states of a file: the checksum's first eight digits, and not its size."""
+    it = web(server, content)
+    return it.model_copy(update={"sha256": it.sha256[:8], "bytes": None})
+
+
+def test_eight_digits_of_a_checksum_and_no_size_are_enough(server):
+    it = partly_known(server)
+    server.faults["/w.onnx"] = ["cut"]
+    path = fetch(it)
+    assert path.read_bytes() == WEIGHTS
+    assert path == locate(it)
+    assert (is_cached(it), verify(it)) == (True, True)
+    path.write_bytes(WEIGHTS[:-1])
+    assert verify(it) is False
+    assert fetch(it).read_bytes() == WEIGHTS
+
+
+def test_eight_digits_that_differ_are_refused_with_both(server):
+    it = partly_known(server, content=OTHER)
+    found = hashlib.sha256(WEIGHTS).hexdigest()
+    with pytest.raises(AssetError, match=rf"expected SHA-256 {it.sha256}…, found {found} \(300000 bytes\)"):
+        fetch(it)
+    assert not is_cached(it)
+
+
+def test_a_member_of_unknown_size(tmp_path):
+    (tmp_path / "pack").write_bytes(make_zip(INSIDE))
+    it = asset(ArchiveSource(url=str(tmp_path / "pack"), member="end2end.onnx"))
+    assert fetch(it.model_copy(update={"bytes": None})).read_bytes() == WEIGHTS
+
+
+def test_without_a_checksum_nothing_is_fetched(server):
+    it = web(server).model_copy(update={"sha256": None})
+    with pytest.raises(
+        AssetError, match=r"states no checksum; download it yourself from http.*/w\.onnx, then: "
+    ):
+        fetch(it)
+    assert (server.requests, verify(it)) == ([], None)
+
+
 @pytest.mark.parametrize(
     ("faults", "ranges"),
     [

@@ -146,6 +146,14 @@ def test_rtmdet_drops_weak_and_filling_rows():
     assert (second.boxes.shape, second.scores.shape, second.classes.shape) == ((0, 4), (0,), (0,))
 
 
+def test_rtmdet_suppresses_within_a_class():
+    rows = [[0, 0, 100, 100, 0.6], [2, 0, 102, 100, 0.9], [2, 0, 102, 100, 0.8], [50, 0, 150, 100, 0.5]]
+    outputs = {"boxes": np.array([rows], np.float32), "labels": np.array([[0, 0, 1, 0]])}
+    (found,) = rtmdet.decode(outputs, load_contract("rtmdet-nano"), 0.3, 0.65)
+    np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.8, 0.5]))
+    assert found.classes.tolist() == [0, 1, 0]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     model=st.sampled_from(DETECTORS),

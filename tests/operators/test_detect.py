@@ -35,7 +35,7 @@ class CannedEngine:
 @pytest.fixture
 def engine(monkeypatch):
     engine = CannedEngine()
-    monkeypatch.setattr("operators.detect.load_engine", lambda contract, threads: engine)
+    monkeypatch.setattr("operators.detect.load_engine", lambda contract, **_: engine)
     return engine
 
 

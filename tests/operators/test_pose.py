@@ -8,11 +8,13 @@ from engines.contract import load_contract
 from engines.pose import Poses
 from operators.decode import Decode
 from operators.detect import Detect
-from operators.pose import Pose, rounds
+from operators.follow import FollowedPoses, rounds
+from operators.pose import Pose
 from operators.track import Track
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
+from tests.toy_models import install, spots
 
 RUN = RunInfo("run", "graph", 0)
 RADIUS = 20  # of a toy person's body circle, px
@@ -53,8 +55,9 @@ def pose():
 
 def toy_pose(**options):
     operator = Pose("blazepose-full", **options)
-    operator.estimator, operator.roi_scale = ToyEstimator(), 1.25
-    operator.min_presence = 0.5
+    operator.poses = FollowedPoses(
+        ToyEstimator(), operator.max_instances, operator.min_presence, operator.count
+    )
     return operator
 
 
@@ -175,7 +178,7 @@ def test_streams_share_engine_runs_and_nothing_else(pose):
         ("yard", 1),
         ("barn", 2),
     ]
-    assert [len(rois) for rois in pose.estimator.batches] == [2, 2, 1]
+    assert [len(rois) for rois in pose.poses.estimator.batches] == [2, 2, 1]
     assert [p.instances.keypoints.mean(axis=1)[0, 0].round() for p in results] == [100, 200, 200, 100, 200]
 
 
@@ -201,7 +204,11 @@ def test_the_region_is_steadied(pose):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("blazepose-fulll", "did you mean 'blazepose-full'"), ("blazepose-detector", "is a detect model")],
+    [
+        ("blazepose-fulll", "did you mean 'blazepose-full'"),
+        ("blazepose-detector", "is a detect model"),
+        ("mine.onnx", "mine.onnx is not there"),
+    ],
 )
 def test_models_that_cannot_work_are_refused(model, message):
     with pytest.raises(OptionError, match=message) as error:
@@ -209,12 +216,101 @@ def test_models_that_cannot_work_are_refused(model, message):
     assert error.value.option == "model"
 
 
-def test_what_it_provides_depends_on_the_model():
-    assert Pose.ports({"model": "blazepose-full"}).provides >= {
-        "keypoints",
-        "keypoint_scores",
-        "keypoints_3d",
-    }
+@pytest.mark.parametrize(
+    ("options", "needs", "provides"),
+    [
+        ({"model": "blazepose-full"}, {"scores", "track_ids"}, {"rois", "keypoints_3d"}),
+        ({"model": "rtmpose-m-body8"}, set(), set()),
+        ({"model": "vitpose-b-coco", "flip_test": True, "max_instances": 2}, {"scores"}, set()),
+    ],
+)
+def test_the_model_decides_what_is_needed_and_provided(options, needs, provides):
+    ports = Pose.ports(options)
+    assert ports.needs == {"image", "boxes"} | needs
+    assert ports.provides == {"keypoints", "keypoint_scores"} | provides
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "model"),
+    [("min_presence", 0.5, "rtmpose-m-body8"), ("flip_test", True, "blazepose-full")],
+)
+def test_options_that_a_model_knows_nothing_of_are_refused(option, value, model):
+    with pytest.raises(OptionError, match="remove the option") as error:
+        Pose.ports({"model": model, option: value})
+    assert error.value.option == option
+
+
+@pytest.fixture(params=["simcc", "heatmap"])
+def top_down(request, tmp_path, monkeypatch):
+    """A function from options to `pose` with a top-down model, opened, and the sizes of its engine's runs."""
+    monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
+    name = f"toy-{request.param}"
+    install(tmp_path, name, request.param)
+    opened = []
+
+    def open_with(**options):
+        operator = Pose(name, **options)
+        operator.open(RUN)
+        opened.append(operator)
+        engine, sizes = operator.poses.estimator.engine, []
+        run = engine.run
+        engine.run = lambda inputs: (sizes.append(len(inputs["in"])), run(inputs))[1]
+        return operator, sizes
+
+    yield open_with
+    for operator in opened:
+        operator.close()
+
+
+def spotted(stream, seq, *centres):
+    """A frame with a bright spot and a box round it at each centre, the later ones scored less."""
+    at, half = np.array(centres, np.float32).reshape(-1, 2), np.array([35, 45], np.float32)
+    instances = Instances(
+        boxes=np.concatenate([at - half, at + half], axis=1),
+        scores=0.9 - 0.1 * np.arange(len(at), dtype=np.float32),
+    )
+    image = sum(spots(centre) // 2 for centre in centres) if centres else spots()
+    return Packet(stream, seq, seq * 40_000_000, 0, (200, 160), image, instances)
+
+
+def test_boxes_of_all_packets_and_streams_go_through_one_run(top_down):
+    where = {("yard", 0): [(60, 50), (140, 100)], ("barn", 0): [], ("barn", 1): [(90, 80)]}
+    packets = [spotted(*key, *centres) for key, centres in where.items()]
+    unseen = packets[0].replace(seq=1, instances=None)
+    operator, runs = top_down()
+    *results, passed = operator.process([*packets, unseen])
+    assert runs == [3]
+    assert passed is unseen
+    for packet, result in zip(packets, results, strict=True):
+        found, centres = result.instances.validate(), where[packet.stream, packet.seq]
+        assert (result.stream, result.seq, found.skeleton) == (packet.stream, packet.seq, "coco17")
+        assert found.boxes is packet.instances.boxes
+        assert found.keypoints.shape == (len(centres), 17, 2)
+        np.testing.assert_allclose(found.keypoints[:, 0], np.reshape(centres, (-1, 2)), atol=1)
+
+
+def test_only_frames_without_boxes(top_down):
+    operator, runs = top_down()
+    nobody, unseen = operator.process([spotted("yard", 0), spotted("yard", 1).replace(instances=None)])
+    assert nobody.instances.validate().keypoints.shape == (0, 17, 2)
+    assert unseen.instances is None
+    assert runs == []
+
+
+def test_the_best_boxes_go_first(top_down):
+    operator, _ = top_down(max_instances=2)
+    packet = spotted("yard", 0, (60, 50), (140, 100), (100, 80))
+    scores = np.array([0.3, 0.5, 0.9], np.float32)
+    (result,) = operator.process([packet.replace(instances=packet.instances.replace(scores=scores))])
+    np.testing.assert_array_equal(result.instances.boxes, packet.instances.boxes[1:])
+
+
+def test_a_flip_test_runs_mirrored_crops_too(top_down):
+    operator, runs = top_down(flip_test=True)
+    (result,) = operator.process([spotted("yard", 0, (90, 80))])
+    assert runs == [1, 1]
+    # The original's way of turning outputs back is half a px to a cell of the crop off, and so are these.
+    np.testing.assert_allclose(result.instances.keypoints[0, 0], (90, 80), atol=3)
 
 
 ORIGINAL = json.loads(Path(__file__).with_name("blazepose_original.json").read_text())

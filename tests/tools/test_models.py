@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 import engines.configs
 from engines.assets import cached_path, verify
-from engines.configs import CONFIGS
 from engines.contract import load_contract
 from tools.models import app, fetch_with_progress
 
@@ -33,7 +32,7 @@ def posestream_models(*args: str) -> tuple[int, str]:
 @pytest.fixture(autouse=True)
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files of two models, whose contracts are all there are."""
-    contract = yaml.safe_load((CONFIGS / "models" / "yolox-nano.yaml").read_text(encoding="utf-8"))
+    contract = load_contract("yolox-nano").model_dump(mode="json")
     models, shelf = tmp_path / "configs" / "models", tmp_path / "shelf"
     models.mkdir(parents=True)
     shelf.mkdir()
@@ -114,6 +113,44 @@ def test_list():
     assert re.search(r"two +.* yes", output)
 
 
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [(["w"], ["two"]), (["o*"], ["one"]), (["--task", "detect"], ["one", "two"]), (["--task", "pose"], [])],
+)
+def test_list_what_is_asked_for(args, names):
+    rows = json.loads(posestream_models("list", "--json", *args)[1])
+    assert [row["name"] for row in rows] == names
+
+
+def test_what_the_publisher_states_in_part_is_told(shelf):
+    path = shelf.parent / "configs" / "models" / "one.yaml"
+    contract = yaml.safe_load(path.read_text(encoding="utf-8"))
+    whole = contract["asset"].pop("sha256")
+    del contract["asset"]["bytes"]
+    path.write_text(yaml.safe_dump(contract | {"asset": contract["asset"] | {"sha256": whole[:8]}}), "utf-8")
+    assert re.search(r"one .* \? +no", posestream_models("list")[1])
+    output = posestream_models("show", "one")[1]
+    assert f"sha256: {whole[:8]}… (its publisher states 8 digits, no more)" in output
+    assert "file: one.onnx, of unknown size" in output
+    assert posestream_models("pull", "one") == (0, "one: fetched and verified, 1386 bytes\n")
+    output = posestream_models("show", "one")[1]
+    assert f"states 8 digits, no more; the file here has {whole})" in output
+
+
+def test_import_show_and_remove_a_model_of_ones_own(shelf):
+    onnx = pytest.importorskip("tiny_onnx")
+    path = onnx.shaped(shelf / "My own.onnx", {"image": [1, 3, 640, 640]}, {"boxes": [1, 8400, 85]})
+    code, output = posestream_models("import", str(path), "--like", "one")
+    assert (code, output.splitlines()[0].split(",")[0]) == (0, "my-own: fetched and verified")
+    shown = posestream_models("show", "my-own")[1]
+    for line in ("size: 640, 640", "colour: bgr", "architecture: yolox", "licence: not stated"):
+        assert line in shown
+    assert "my-own" in posestream_models("list")[1]
+    assert posestream_models("remove", "my-own") == (0, "my-own: removed\n")
+    assert "my-own" not in posestream_models("list")[1]
+    assert path.is_file()
+
+
 def test_show():
     _, output = posestream_models("show", "one")
     asset = load_contract("one").asset
@@ -131,7 +168,7 @@ def test_fetch_with_progress_for_the_demo(capsys):
 
 
 def test_help_teaches():
-    for command in ("list", "pull", "verify", "show"):
+    for command in ("list", "pull", "verify", "show", "import", "remove"):
         code, output = posestream_models(command, "--help")
         assert code == 0
         assert f"posestream models {command}" in output

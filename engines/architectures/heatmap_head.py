@@ -1,0 +1,117 @@
+"""The heatmap head that HRNet, ViTPose and Sapiens share, and what a contract must say for it.
+
+Parameters are named as in mmpose's HeatmapHead (Xiao et al., Simple Baselines, arXiv:1804.06208).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from engines.contract import Contract, HeatmapCodec
+from engines.errors import ContractError
+from engines.skeletons import load_skeleton
+
+STRIDE = 4  # px of the input a cell, in every official configuration of the three families
+
+Value = TypeVar("Value")
+
+
+class HeatmapHead(nn.Module):
+    """Transposed convolutions that double the size, 1x1 convolutions, then a map for each keypoint.
+
+    (B, C, h, w) to (B, K, h * 2**n, w * 2**n) with n `deconvs`; each of those and of `convs` is given by its
+    channels. `kernel` is that of the final convolution.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        keypoints: int,
+        deconvs: Sequence[int] = (),
+        convs: Sequence[int] = (),
+        kernel: int = 1,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.deconv_layers = nn.Sequential()
+        self.conv_layers = nn.Sequential()
+        for width in deconvs:
+            deconv = nn.ConvTranspose2d(channels, width, kernel_size=4, stride=2, padding=1, bias=False)
+            self.deconv_layers.extend([deconv, norm(width), activation()])
+            channels = width
+        for width in convs:
+            self.conv_layers.extend([nn.Conv2d(channels, width, kernel_size=1), norm(width), activation()])
+            channels = width
+        self.final_layer = nn.Conv2d(channels, keypoints, kernel, padding=kernel // 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """The heatmaps, as the network gives them: not normalised, and below 0 in places."""
+        return self.final_layer(self.conv_layers(self.deconv_layers(features)))
+
+
+class HeatmapPose(nn.Module):
+    """A backbone and its head: (B, 3, H, W) to {"heatmaps": (B, K, H / 4, W / 4)}."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Heatmaps of images that are normalised as the contract says."""
+        return {"heatmaps": self.head(self.backbone(images))}
+
+
+def keypoints_of(contract: Contract, multiple: int) -> int:
+    """K, the number of heatmaps, once the contract's sizes are found to fit a network of stride 4.
+
+    Args:
+        contract: of a pose model.
+        multiple: px that both sides of the input must be a multiple of.
+
+    Raises:
+        ContractError: another codec, no skeleton, or sizes that do not belong together (with both).
+    """
+    where = f"{contract.name} ({contract.architecture} {contract.variant})"
+    if not isinstance(contract.codec, HeatmapCodec):
+        raise ContractError(
+            f"{where}: gives heatmaps, but codec.kind is {contract.codec.kind!r}; set it to 'heatmap'"
+        )
+    if contract.skeleton is None:
+        raise ContractError(f"{where}: a pose model needs `skeleton`, which says how many keypoints it has")
+    width, height = contract.input.size
+    if width % multiple or height % multiple:
+        raise ContractError(
+            f"{where}: input.size is {width}x{height}, both sides must be multiples of {multiple} px"
+        )
+    heatmap, codec = (width // STRIDE, height // STRIDE), contract.codec.size
+    if codec != heatmap:
+        raise ContractError(
+            f"{where}: an input of {width}x{height} px gives heatmaps of {heatmap[0]}x{heatmap[1]}, but "
+            f"codec.size is {codec[0]}x{codec[1]}; correct whichever the model was not trained with"
+        )
+    return len(load_skeleton(contract.skeleton).keypoints)
+
+
+def current_names(state: dict[str, Value]) -> dict[str, Value]:
+    """A state dict of mmpose 0.x under the names of mmpose 1.x; one of 1.x as it is.
+
+    The head was called keypoint_head, and its final layer held the convolutions before it too (mmpose,
+    models/heads/heatmap_heads/heatmap_head.py).
+    """
+    state = {re.sub("^keypoint_head", "head", name): value for name, value in state.items()}
+    inner = re.compile(r"head\.final_layer\.(\d+)\.(.*)")
+    last = max((int(match[1]) for match in map(inner.match, state) if match), default=None)
+
+    def renamed(match: re.Match[str]) -> str:
+        if int(match[1]) == last:
+            return f"head.final_layer.{match[2]}"
+        return f"head.conv_layers.{match[1]}.{match[2]}"
+
+    return {inner.sub(renamed, name): value for name, value in state.items()}

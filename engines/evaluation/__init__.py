@@ -1,0 +1,1 @@
+"""How good found poses are, measured against annotations."""

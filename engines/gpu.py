@@ -1,0 +1,63 @@
+"""The GPU that engines run on: CUDA's first device, which CUDA_VISIBLE_DEVICES chooses."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from engines.errors import EngineError
+
+
+class Gpu(NamedTuple):
+    """What a compiled engine depends on, of the machine that it runs on."""
+
+    name: str
+    compute_capability: str  # 8.9
+    driver: str  # 580.65.06
+
+
+@functools.cache
+def this_gpu() -> Gpu | None:
+    """The GPU of this machine; None without one, or without its driver.
+
+    Raises:
+        EngineError: the library to ask with is not installed.
+    """
+    cudart = runtime()
+    error, count = cudart.cudaGetDeviceCount()
+    if error or not count:
+        return None
+    _, properties = cudart.cudaGetDeviceProperties(0)
+    capability = f"{properties.major}.{properties.minor}"
+    return Gpu(properties.name.rstrip(b"\0").decode(), capability, _driver())
+
+
+def runtime():  # type: ignore[no-untyped-def]  # modules have no type of their own
+    """The CUDA runtime as NVIDIA binds it to Python; PyTorch uses the same, and the same context.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        from cuda.bindings import runtime as cudart  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise EngineError(
+            "TensorRT needs CUDA's bindings for Python, which are not installed: pip install cuda-bindings"
+        ) from None
+    return cudart
+
+
+def _driver() -> str:
+    """The driver's version; of its CUDA alone where the management library is missing, as on some boards."""
+    try:
+        import pynvml  # type: ignore[import-untyped]
+    except ImportError:
+        pynvml = None
+    if pynvml is not None:
+        try:
+            pynvml.nvmlInit()
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        except pynvml.NVMLError:
+            pass
+    _, cuda = runtime().cudaDriverGetVersion()
+    return f"CUDA {cuda // 1000}.{cuda % 1000 // 10}"

@@ -1,0 +1,100 @@
+"""Find persons and animals and their keypoints at once, in whole frames, with one engine run for all cameras."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from engines.contract import Contract, YoloPoseCodec
+from engines.detections import Detections
+from engines.detector import Detector
+from engines.load import load_engine
+from operators.detect import Count, Every, Fraction
+from operators.models import RunsOn, Threads, as_image, contract_for, model_for
+from pipeline.operator import Operator, Ports, RunInfo
+from pipeline.packet import Instances, Packet
+
+Model = Annotated[str, Field(description="a one-stage pose model: its name, or an .onnx that carries it")]
+
+
+class PoseOnestage(Operator):
+    """Run a one-stage pose model (YOLO-pose) on whole frames; no boxes are needed before it.
+
+    needs     image            uint8   (H, W, 3) RGB
+    provides  boxes            float32 (N, 4)     x0, y0, x1, y1 in px of the frame
+              scores           float32 (N,)       0..1, of the instance
+              labels           str     (N,)       class names
+              keypoints        float32 (N, K, 2)  px of the frame, those outside of it included
+              keypoint_scores  float32 (N, K)     0..1; not of models that were trained without visibility
+    Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. Where
+    `min_score` and `nms_iou` are not given, those of the model's family hold (`engines.detector.KINDS`).
+    """
+
+    needs = ("image",)
+    provides = ("boxes", "scores", "labels", "keypoints", "keypoint_scores")
+    batch_max = 4
+
+    def __init__(
+        self,
+        model: Model,
+        min_score: Fraction = None,
+        nms_iou: Fraction = None,
+        every: Every = 1,
+        max_detections: Annotated[Count, Field(description="a frame; the best ones stay")] = 100,
+        backend: RunsOn = "auto",
+        threads: Threads = None,
+    ):
+        self.model, self.backend, self.threads = model, backend, threads
+        self.min_score, self.nms_iou = min_score, nms_iou
+        self.every, self.max_detections = every, max_detections
+
+    @classmethod
+    def ports(cls, options: dict[str, Any]) -> Ports:
+        """The model decides whether keypoints have scores.
+
+        Raises:
+            OptionError: the model is unknown, or is not such a one.
+        """
+        contract = contract_for("pose_onestage", options["model"])
+        return Ports(frozenset(cls.needs), frozenset(_fields(contract)))
+
+    def open(self, run: RunInfo) -> None:
+        """Load the model."""
+        contract, path = model_for("pose_onestage", self.model)
+        threads = self.threads or run.cores
+        engine = load_engine(contract, threads=threads, path=path, backend=self.backend)
+        self.detector = Detector(contract, engine)
+        self.names = np.array(contract.labels, np.object_)
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        """Work on all packets of the batch whose turn it is, in one engine run."""
+        due = [packet for packet in packets if packet.seq % self.every == 0]
+        found = self.detector([as_image(packet) for packet in due], self.min_score, self.nms_iou)
+        results = {id(packet): self._instances(one) for packet, one in zip(due, found, strict=True)}
+        return [packet.replace(instances=results.get(id(packet))) for packet in packets]
+
+    def _instances(self, found: Detections) -> Instances:
+        best = slice(self.max_detections)
+        values = {
+            "boxes": found.boxes,
+            "scores": found.scores,
+            "labels": self.names[found.classes],
+            "keypoints": found.keypoints,
+            "keypoint_scores": found.keypoint_scores,
+        }
+        kept = {name: array[best] for name, array in values.items() if array is not None}
+        return Instances(skeleton=self.detector.contract.skeleton, **kept)
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        if detector := self.__dict__.pop("detector", None):
+            detector.close()
+
+
+def _fields(contract: Contract) -> tuple[str, ...]:
+    """What such a model provides."""
+    codec = contract.codec
+    scored = isinstance(codec, YoloPoseCodec) and codec.values_per_keypoint == 3
+    return PoseOnestage.provides if scored else PoseOnestage.provides[:-1]

@@ -1,0 +1,42 @@
+"""What the tests of RTMPose, RTMDet and YOLOX share: a contract with changes, and the comparison with a reference's row."""
+
+import numpy as np
+import torch
+from heatmap_models import digest, first_names, names_and_shapes, rows, sample
+from seeded import fill, image
+
+from engines.architectures import build
+
+SIZE = (64, 288)
+
+
+def changed(contract, **changes):
+    """A contract with other values; `size` is that of its input."""
+    if size := changes.pop("size", None):
+        changes["input"] = contract.input.model_copy(update={"size": size})
+    return contract.model_copy(update=changes)
+
+
+def build_without_memory(contract):
+    with torch.device("meta"):
+        return build(contract)
+
+
+def assert_names(family, row, contract):
+    """Against the reference's names and shapes: the first row's in full, so that a failure says what differs."""
+    found = names_and_shapes(build_without_memory(contract).state_dict())
+    if row["name"] == rows(family)[0]["name"]:
+        assert found == first_names(family)
+    assert digest(found) == row["digest"]
+
+
+def assert_output(row, contract):
+    """Of the seeded network on a tiny input."""
+    network = build_without_memory(changed(contract, size=SIZE)).to_empty(device="cpu")
+    fill(network, row["tiny"]["gain"])
+    with torch.no_grad():
+        found = network(image(2, 3, SIZE[1], SIZE[0]))
+    assert set(found) == set(row["tiny"]["outputs"])
+    for role, expected in row["tiny"]["outputs"].items():
+        for part, values in sample(found[role]).items():
+            np.testing.assert_allclose(values, expected[part], rtol=0, atol=1e-4, err_msg=f"{role} {part}")

@@ -1,0 +1,42 @@
+"""HRNet, ViTPose and Sapiens beside their reference: names, shapes and a sample of the output, as rows."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+GAIN = {"hrnet": 0.5, "vitpose": 1.5, "sapiens": 1.5}  # of seeded weights: HRNet's many sums grow with more
+TINY_VIT = {"embed_dims": 48, "num_layers": 2, "num_heads": 12, "feedforward_channels": 192}
+
+
+def rows(family):
+    """What heatmap_reference.py wrote, a row for each model."""
+    return [json.loads(line) for line in (HERE / f"{family}.jsonl").read_text().splitlines()]
+
+
+def first_names(family):
+    """All names and shapes of the first row's model."""
+    return gzip.decompress((HERE / f"{family}.names.gz").read_bytes()).decode().splitlines()
+
+
+def names_and_shapes(state):
+    """A line for each entry of a state dict, sorted: `head.final_layer.bias 17`."""
+    return sorted(f"{name} {'x'.join(map(str, value.shape))}".rstrip() for name, value in state.items())
+
+
+def digest(lines):
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def sample(output, count=128):
+    """Shape, mean, deviation and some `count` values of a tensor, evenly spread, as plain numbers."""
+    flat = output.detach().double().flatten()
+    step = max(1, len(flat) // count) | 1  # odd: not the same columns in every row
+    values = [round(value, 6) for value in flat[::step].tolist()]
+    return {
+        "shape": list(output.shape),
+        "mean": flat.mean().item(),
+        "std": flat.std().item(),
+        "values": values,
+    }
