@@ -1,8 +1,8 @@
 """Take over a model that was trained with ultralytics: exported once, from then on run without it.
 
-An ultralytics `.pt` is a pickle of whole Python objects. Loading one runs what its author has put into it, and
-no allow-list helps, since the network itself is such an object. So this is a step of its own that somebody
-asks for by name, it says what it does, and nothing else in the project ever loads such a file. ultralytics,
+An ultralytics `.pt` is a pickle of whole Python objects. Loading one runs what its author has put into it,
+and no allow-list helps, since the network itself is such an object. So this is a step of its own, asked
+for by name, which says what it does; nothing else in the project ever loads such a file. ultralytics,
 and what it trains, are under the AGPL-3.0 unless its maker has licensed them otherwise.
 """
 
@@ -94,9 +94,7 @@ def _export(path: Path, folder: Path) -> onnx.ModelProto:
             f"{path.name} is an ultralytics model for {model.task!r}, expected one of {sorted(KINDS)}"
         )
     try:
-        return onnx.load(
-            model.export(format="onnx", dynamic=True, simplify=False, opset=OPSET, device="cpu")
-        )
+        return onnx.load(model.export(format="onnx", dynamic=True, simplify=False, opset=OPSET, device="cpu"))
     except Exception as error:  # whatever PyTorch's exporter may raise
         raise EngineError(f"{path.name}: ultralytics cannot export it ({_one_line(error)})") from None
 

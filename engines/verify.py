@@ -152,7 +152,7 @@ def compare_engines(
     )
     errors = _errors(contract, expected, found, (reference_name, name))
     meaning = _meaning(contract, expected, found) if trained else None
-    beyond = _beyond(contract, meaning, errors, expected)
+    beyond = _beyond(contract, meaning, expected, found)
     return Report(contract.name, name, reference_name, origin, errors, meaning, beyond)
 
 
@@ -233,15 +233,23 @@ def _score_error(scores: np.ndarray, others: np.ndarray) -> Error:
     return Error.between(np.abs(scores - others) / max(1.0, np.abs(scores).max(initial=0)))
 
 
-def _beyond(
-    contract: Contract, meaning: Meaning | None, errors: dict[str, Error], expected: Outputs
-) -> list[str]:
+def _relative(expected: np.ndarray, found: np.ndarray) -> float:
+    """The size of all errors together, as a fraction of that of all values."""
+    if expected.shape != found.shape:
+        return 1.0
+    size = float(np.linalg.norm(expected.astype(np.float64)))
+    error = float(np.linalg.norm(expected.astype(np.float64) - found))
+    return error / size if size else error
+
+
+def _beyond(contract: Contract, meaning: Meaning | None, expected: Outputs, found: Outputs) -> list[str]:
     """What exceeds the tolerance; where nothing can be read from the outputs, their own errors decide."""
     limits = contract.tolerance
     if meaning is None or not meaning.shift_px.of:
-        named = {output.name: role for role, output in contract.outputs.items()}
-        scales = {name: float(np.abs(expected[named[name]]).max(initial=0)) or 1.0 for name in errors}
-        judged = {f"{name} p95": (error.p95 / scales[name], limits.score) for name, error in errors.items()}
+        judged = {
+            f"{output.name}: error in all, of 1": (_relative(expected[role], found[role]), limits.score)
+            for role, output in contract.outputs.items()
+        }
     else:
         shift_limit = limits.keypoint_px if meaning.what == "keypoints" else limits.box_px
         judged = {

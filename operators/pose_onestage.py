@@ -1,4 +1,4 @@
-"""Find persons and animals and their keypoints at once, in whole frames, with one engine run for all cameras."""
+"""Find persons or animals and their keypoints at once; the frames of all cameras share one engine run."""
 
 from __future__ import annotations
 

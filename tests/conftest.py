@@ -5,9 +5,15 @@ import functools
 import pytest
 
 from engines.assets import fetch
+from engines.backends.choice import cuda_devices
 from engines.clips import load_clip
 from engines.contract import load_contract
 from engines.errors import AssetError
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not cuda_devices():
+        pytest.skip("no CUDA device")
 
 
 @functools.cache  # a source that cannot be reached is asked only once
@@ -35,3 +41,25 @@ def weights():
 def clip():
     """A function from a sample clip's name to its path."""
     return functools.partial(fetched, load_clip)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A small real RTMPose: its checkpoint, and the export that took some seconds."""
+    for library in ("torch", "onnx", "onnxscript", "onnxslim"):
+        pytest.importorskip(library)
+    from tests.small_rtmpose import make
+
+    home = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSESTREAM_HOME", str(home))
+        return make(home)
+
+
+@pytest.fixture
+def small_home(small, monkeypatch):
+    """The same, with its folder as POSESTREAM_HOME."""
+    monkeypatch.setenv("POSESTREAM_HOME", str(small.home))
+    load_contract.cache_clear()
+    yield small
+    load_contract.cache_clear()

@@ -21,7 +21,7 @@ from engines.export import Exported, export_model, random_network
 NAME = "small-rtmpose"
 SIZE = (64, 96)
 SIGMA = 3.0  # in bins
-RIDGE = 1e-4  # holds the weights small, as in trained models; without it they amplify rounding
+RIDGE = 1e-5  # holds the weights small, as in trained models; without it they amplify rounding
 KEYPOINTS = 17
 
 

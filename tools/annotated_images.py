@@ -1,4 +1,4 @@
-"""Find poses in annotated images, by a model in known boxes or by a whole graph, as entries of COCO results."""
+"""Find poses in annotated images, by a model or a whole graph, and give them as COCO results."""
 
 from __future__ import annotations
 

@@ -144,7 +144,9 @@ def _report(
     }
     if as_json:
         figures = {name: None if math.isnan(value) else value for name, value in measured.items()}
-        typer.echo(json.dumps({"evaluated": what, "skeleton": known.skeleton.name, **counts, **figures}, indent=2))
+        typer.echo(
+            json.dumps({"evaluated": what, "skeleton": known.skeleton.name, **counts, **figures}, indent=2)
+        )
         return
     table = Table("instances", "AP", "AR", title=what, title_justify="left", box=box.SIMPLE, pad_edge=False)
     for size, told in SIZES.items():

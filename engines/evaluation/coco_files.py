@@ -43,7 +43,7 @@ def read_annotations(path: Path, skeleton: str | None = None) -> Annotations:
 
     Args:
         path: a JSON file with `images`, `categories` and `annotations`.
-        skeleton: what the keypoints are, where the file does not name them as one in `configs/skeletons` does.
+        skeleton: what the keypoints are, where the file does not name them as one of ours does.
 
     Raises:
         EngineError: no such file, damaged, without keypoints, or with those of another skeleton.
@@ -52,7 +52,7 @@ def read_annotations(path: Path, skeleton: str | None = None) -> Annotations:
     try:
         categories = {it["id"]: it["name"] for it in data["categories"]}
         rows = [it for it in data["annotations"] if "keypoints" in it]
-        named = next((it["keypoints"] for it in data["categories"] if it.get("keypoints")), [])
+        named: list[str] = next((it["keypoints"] for it in data["categories"] if it.get("keypoints")), [])
         if not rows:
             raise EngineError(f"{path}: expected annotations with keypoints, found none")
         known = load_skeleton(skeleton) if skeleton else _skeleton_of(named, path)
@@ -108,9 +108,9 @@ def results_of(entries: Sequence[dict[str, Any]], annotations: Annotations, wher
     unknown = np.setdiff1d(image_ids, list(annotations.images))
     if len(unknown):
         raise EngineError(
-            f"{where}: image_id {unknown[0]} is not in the annotations, which have {min(annotations.images)} to "
-            f"{max(annotations.images)}; results of a folder that was run as one source number its images, "
-            "so name the folder: --images"
+            f"{where}: image_id {unknown[0]} is not in the annotations, which have {min(annotations.images)} "
+            f"to {max(annotations.images)}; results of a folder that was run as one source number its "
+            "images, so name the folder: --images"
         )
     return results
 
@@ -146,6 +146,6 @@ def _skeleton_of(names: list[str], path: Path) -> Skeleton:
         if [*load_skeleton(known).keypoints] == names:
             return load_skeleton(known)
     raise EngineError(
-        f"{path}: its {len(names)} keypoints {names[:3]} … are those of no skeleton here; name one of as many: "
-        f"--skeleton {', '.join(available_skeletons())}"
+        f"{path}: its {len(names)} keypoints {names[:3]} … are those of no skeleton here; name one of "
+        f"as many: --skeleton {', '.join(available_skeletons())}"
     )

@@ -1,8 +1,8 @@
 """Average precision and recall of keypoints by OKS, the same numbers as pycocotools'.
 
-https://cocodataset.org/#keypoints-eval; Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance
-Pose Estimation" (arXiv:1707.05388). Written anew, and held against pycocotools in a test, since that knows no
-other skeleton than COCO's without patching, needs a compiler on some systems, and prints its results.
+https://cocodataset.org/#keypoints-eval; Ronchi and Perona, "Benchmarking and Error Diagnosis in
+Multi-Instance Pose Estimation" (arXiv:1707.05388). Written anew, and held against pycocotools in a test:
+that prints its results, is compiled, and sees no keypoints at all when told not to mind categories.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def evaluate(annotations: Annotations, results: Results, *, any_category: bool =
     return figures
 
 
-def oks(found: np.ndarray, truth: np.ndarray, boxes: np.ndarray, areas: np.ndarray, sigmas: np.ndarray):
+def oks(
+    found: np.ndarray, truth: np.ndarray, boxes: np.ndarray, areas: np.ndarray, sigmas: np.ndarray
+) -> np.ndarray:
     """Object keypoint similarity (D, G) of found and annotated keypoints.
 
     Args:
@@ -74,12 +76,12 @@ def oks(found: np.ndarray, truth: np.ndarray, boxes: np.ndarray, areas: np.ndarr
         areas: (G,) px².
         sigmas: (K,) of the skeleton.
     """
-    labelled = truth[..., 2] > 0  # (G, K)
+    labelled: np.ndarray = truth[..., 2] > 0  # (G, K)
     from_truth = found[:, None] - truth[None, ..., :2]  # (D, G, K, 2)
     low = (boxes[:, :2] - boxes[:, 2:])[:, None]
     high = (boxes[:, :2] + 2 * boxes[:, 2:])[:, None]
     from_box = np.maximum(low - found[:, None], 0) + np.maximum(found[:, None] - high, 0)
-    without = ~labelled.any(axis=1)
+    without = np.logical_not(labelled.any(axis=1))  # (G,)
     gaps = np.where(without[:, None, None], from_box, from_truth)
     error = (gaps**2).sum(axis=-1) / (2 * sigmas) ** 2 / (areas + TINY)[:, None] / 2  # (D, G, K)
     counted = labelled | without[:, None]
@@ -100,7 +102,11 @@ def _match_all(
 
 
 def _match(
-    annotations: Annotations, rows: np.ndarray, results: Results, found: np.ndarray, limits: tuple[float, float]
+    annotations: Annotations,
+    rows: np.ndarray,
+    results: Results,
+    found: np.ndarray,
+    limits: tuple[float, float],
 ) -> _Matches:
     """Give each detection, best first, the instance that it is most like and that is still free."""
     ignored = annotations.ignored[rows] | _outside(annotations.areas[rows], limits)
@@ -137,9 +143,8 @@ def _curves(matches: list[_Matches]) -> tuple[np.ndarray, np.ndarray]:
     if not instances:
         return precision, precision[:, 0]
     order = np.argsort(-np.concatenate([one.scores for one in matches]), kind="stable")
-    right, ignored = (
-        np.concatenate([getattr(one, name) for one in matches], axis=1)[:, order] for name in ("right", "ignored")
-    )
+    right = np.concatenate([one.right for one in matches], axis=1)[:, order]  # (T, D)
+    ignored = np.concatenate([one.ignored for one in matches], axis=1)[:, order]
     hits, misses = (np.cumsum(it & ~ignored, axis=1, dtype=np.float64) for it in (right, ~right))
     if not len(order):
         return np.zeros_like(precision), np.zeros(len(THRESHOLDS))

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnxruntime.datasets import get_example
 
@@ -47,3 +48,31 @@ def test_a_graph_for_one_item_runs_several(weights):
     together = engine.run({"images": images})["output"]
     alone = [engine.run({"images": images[i : i + 1]})["output"][0] for i in range(3)]
     np.testing.assert_array_equal(together, np.stack(alone))
+
+
+@pytest.mark.models
+def test_a_graph_as_it_is_written_gives_the_same(weights):
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
+    path = weights("yolox-nano")
+    fast, plain = (OnnxEngine(path, optimised=it).run({"images": image})["output"] for it in (True, False))
+    assert not np.array_equal(fast, plain)
+    np.testing.assert_allclose(fast, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_this_build_lacks(device):
+    if f"{device}ExecutionProvider".lower() in map(str.lower, onnxruntime.get_available_providers()):
+        pytest.skip(f"this build has {device}")
+    with pytest.raises(EngineError, match=f"onnxruntime-{device} needs .*pip install onnxruntime-gpu"):
+        OnnxEngine(Path(get_example("sigmoid.onnx")), device=device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_on_the_gpu_it_gives_the_same(small_home, device):
+    if f"{device}ExecutionProvider".lower() not in map(str.lower, onnxruntime.get_available_providers()):
+        pytest.skip(f"this build of ONNX Runtime has no {device}")
+    path = small_home.exported.path
+    found, expected = (OnnxEngine(path, device=it).run({"input": small_home.batch}) for it in (device, "cpu"))
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=5e-3)  # TF32
