@@ -64,6 +64,11 @@ def has_random_weights(path: Path) -> bool:
     return str(read_notes(path).get("weights", "")).startswith(RANDOM)
 
 
+def is_quantised(path: Path) -> bool:
+    """Whether an ONNX file says of itself that it is the INT8 version of a model."""
+    return read_notes(path).get("precision") == "int8"
+
+
 def write_contract(model: onnx.ModelProto, contract: Contract) -> None:
     """Put the contract into a model, in place of one that is there."""
     write_metadata(model, CONTRACT, contract.model_dump_json())

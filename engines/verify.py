@@ -16,8 +16,8 @@ from engines.contract import Contract
 from engines.detector import KINDS
 from engines.errors import EngineError
 from engines.examples import examples
-from engines.metadata import has_random_weights
-from engines.prepared import is_checkpoint
+from engines.metadata import has_random_weights, is_quantised
+from engines.prepared import is_checkpoint, runnable
 from engines.topdown import CODECS
 
 Outputs = dict[str, np.ndarray]  # by role
@@ -168,6 +168,8 @@ def _reference(contract: Contract, path: Path, threads: int) -> tuple[Engine, st
             f"{contract.name}: nothing but LiteRT runs {path.name}, so there is no reference for it; "
             "verify is for ONNX files and what is made of them"
         )
+    if is_quantised(path):
+        path = runnable(contract)  # in FP32
     return OnnxEngine(path, threads, optimised=False), "ONNX Runtime without optimisation"
 
 
