@@ -76,12 +76,8 @@ class Detector:
         """
         if not images:
             return []
-        model_input = self.contract.input
-        sizes = [(image.shape[1], image.shape[0]) for image in images]
-        matrices = np.stack([letterbox_matrix(size, model_input) for size in sizes])  # (B, 2, 3)
-        sampling = _centred(matrices) if self.kind.centred else matrices
-        batch = crops(images, np.arange(len(images)), sampling, model_input)
-        found = self.engine.run({model_input.name: batch})
+        batch, matrices = letterboxed(images, self.contract)
+        found = self.engine.run({self.contract.input.name: batch})
         outputs = {role: found[output.name] for role, output in self.contract.outputs.items()}
         detections = self.kind.decode(
             outputs,
@@ -90,12 +86,22 @@ class Detector:
             self.kind.nms_iou if nms_iou is None else nms_iou,
         )
         back = invert_affine(matrices)
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
         found_in = zip(detections, back, sizes, strict=True)
         return [to_frame(*one, clip=not self.kind.rois) for one in found_in]
 
     def close(self) -> None:
         """Free the model's memory."""
         self.engine.close()
+
+
+def letterboxed(images: Sequence[np.ndarray | YuvImage], contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+    """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from px of each to px of it."""
+    model_input = contract.input
+    sizes = [(image.shape[1], image.shape[0]) for image in images]
+    matrices = np.stack([letterbox_matrix(size, model_input) for size in sizes])  # (B, 2, 3)
+    sampling = _centred(matrices) if KINDS[contract.codec.kind].centred else matrices
+    return crops(images, np.arange(len(images)), sampling, model_input), matrices
 
 
 def _centred(matrices: np.ndarray) -> np.ndarray:

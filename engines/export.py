@@ -82,6 +82,8 @@ def export(contract: Contract, checkpoint: Path | None, out: Path, *, seed: int 
         EngineError: a library is missing, the checkpoint does not fit, or ONNX and PyTorch disagree.
     """
     _require_libraries()
+    import torch
+
     from engines.backends.pytorch import TorchEngine
 
     weights = _weights_of(contract, seed)
@@ -99,8 +101,9 @@ def export(contract: Contract, checkpoint: Path | None, out: Path, *, seed: int 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         part = Path(folder) / out.name
         save(model, part)
-        reference = TorchEngine(contract, network=network, device="cpu")
-        report = compare_engines(contract, reference, OnnxEngine(part), trained=seed is None)
+        threads = torch.get_num_threads()
+        reference = TorchEngine(contract, network=network, threads=threads, device="cpu")
+        report = compare_engines(contract, reference, OnnxEngine(part, threads), trained=seed is None)
         if not report.passed:
             raise EngineError(
                 f"{contract.name}: the export does not do what PyTorch does: {'; '.join(report.lines())}; "
@@ -142,7 +145,6 @@ def to_onnx(contract: Contract, network: nn.Module) -> onnx.ModelProto:
             Ordered().eval(),
             (example,),
             dynamo=True,
-            optimize=True,
             verbose=False,
             opset_version=OPSET,
             input_names=[contract.input.name],
@@ -193,7 +195,7 @@ def to_float16(path: Path) -> onnx.ModelProto:
     Raises:
         EngineError: the library is missing.
     """
-    _require("onnx")
+    require("onnx")
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -269,12 +271,17 @@ def _weights_of(contract: Contract, seed: int | None) -> str | None:
 
 def _require_libraries() -> None:
     for library in ("torch", "onnx", "onnxscript", "onnxslim"):
-        _require(library)
+        require(library)
 
 
-def _require(library: str) -> None:
+def require(library: str) -> None:
+    """Make sure that a library for exporting is there.
+
+    Raises:
+        EngineError: it is not.
+    """
     if find_spec(library) is None:
         raise EngineError(
-            f"exporting needs {library}, which is not installed: pip install 'posestream[export]'; "
+            f"exporting needs {library}, which is not installed: pip install 'posestream[torch]'; "
             "what was exported elsewhere runs without it"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pydantic import ValidationError
 
@@ -18,7 +18,7 @@ from engines.contract import Contract
 if TYPE_CHECKING:
     import onnx
 
-CONTRACT, EXPORT = "posestream.contract", "posestream.export"
+CONTRACT, EXPORT, QUANTISED = "posestream.contract", "posestream.export", "posestream.quantised"
 RANDOM = "random"  # how the note on weights starts that are not those of a checkpoint
 
 METADATA_PROPS = 14
@@ -62,6 +62,12 @@ def read_notes(path: Path) -> dict[str, Any]:
 def has_random_weights(path: Path) -> bool:
     """Whether an ONNX file says of itself that its weights were drawn at random, to time it."""
     return str(read_notes(path).get("weights", "")).startswith(RANDOM)
+
+
+def quantised_from(path: Path) -> dict[str, Any] | None:
+    """What an INT8 file says of its making: the FP32 file's name and SHA-256, inputs, method; else None."""
+    text = read_metadata(path).get(QUANTISED)
+    return None if text is None else cast(dict[str, Any], json.loads(text))
 
 
 def is_quantised(path: Path) -> bool:

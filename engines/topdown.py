@@ -50,10 +50,7 @@ class TopDown:
         self.contract, self.engine, self.flip_test = contract, engine, flip_test
         self.codec = CODECS[contract.codec.kind]
         self.skeleton = load_skeleton(contract.skeleton)
-        width, height = contract.input.size
-        # UDP: the corners of a region fall on the centres of the first and last px, not one px further.
-        udp = isinstance(contract.codec, HeatmapCodec) and contract.codec.udp
-        self.grid = (width - 1, height - 1) if udp else (width, height)
+        self.grid = _grid(contract)
 
     def __call__(
         self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, boxes: np.ndarray
@@ -73,13 +70,7 @@ class TopDown:
         As MMPose's GetBBoxCenterScale and TopdownAffine: the box is padded, then its short side stretched to
         the input's aspect.
         """
-        boxes = boxes.astype(np.float64)
-        low, high = boxes[:, :2], boxes[:, 2:]
-        aspect = self.contract.input.size[0] / self.contract.input.size[1]
-        width, height = (np.maximum(high - low, 1.0) * self.contract.input.box_padding).T
-        width = np.maximum(width, height * aspect)
-        centre_x, centre_y = (low + high).T / 2
-        return np.stack([centre_x, centre_y, width, width / aspect, np.zeros_like(width)], axis=1)
+        return _regions(boxes, self.contract)
 
     def in_regions(
         self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, regions: np.ndarray
@@ -123,3 +114,29 @@ class TopDown:
     def close(self) -> None:
         """Free the model's memory."""
         self.engine.close()
+
+
+def cut_out(
+    images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, boxes: np.ndarray, contract: Contract
+) -> np.ndarray:
+    """The model's input for boxes (N, 4), as `TopDown` makes it: a batch of N."""
+    to_frame = crop_to_frame(_regions(boxes, contract), _grid(contract))
+    return crops(images, image_index, invert_affine(to_frame), contract.input)
+
+
+def _regions(boxes: np.ndarray, contract: Contract) -> np.ndarray:
+    boxes = boxes.astype(np.float64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    aspect = contract.input.size[0] / contract.input.size[1]
+    width, height = (np.maximum(high - low, 1.0) * contract.input.box_padding).T
+    width = np.maximum(width, height * aspect)
+    centre_x, centre_y = (low + high).T / 2
+    return np.stack([centre_x, centre_y, width, width / aspect, np.zeros_like(width)], axis=1)
+
+
+def _grid(contract: Contract) -> tuple[int, int]:
+    """What a region's far corner falls on, px of the input."""
+    width, height = contract.input.size
+    # UDP: the corners of a region fall on the centres of the first and last px, not one px further.
+    udp = isinstance(contract.codec, HeatmapCodec) and contract.codec.udp
+    return (width - 1, height - 1) if udp else (width, height)

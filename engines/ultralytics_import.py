@@ -55,7 +55,7 @@ def import_pt(path: Path, out_onnx: Path, *, skeleton: str | None = None) -> Con
             than detect or estimate poses, or its output is not one that is read here.
         ContractError: nothing tells what its keypoints are, or the skeleton has more or fewer.
     """
-    for library in ("ultralytics", "onnx", "onnxscript"):
+    for library in ("ultralytics", "onnx"):
         if importlib.util.find_spec(library) is None:
             raise EngineError(
                 f"importing {path.name} needs {library}, which is not installed: "

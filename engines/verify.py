@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from engines.backends.onnxruntime import OnnxEngine
 from engines.contract import Contract
 from engines.detector import KINDS
 from engines.errors import EngineError
-from engines.examples import examples
-from engines.metadata import has_random_weights, is_quantised
+from engines.examples import Examples, examples
+from engines.home import cache_home
+from engines.metadata import has_random_weights, is_quantised, quantised_from
 from engines.prepared import is_checkpoint, runnable
 from engines.topdown import CODECS
 
@@ -137,15 +139,16 @@ def compare_engines(
     reference_name: str = "PyTorch",
     name: str = "ONNX Runtime",
     trained: bool = True,
+    on: Examples | None = None,
 ) -> Report:
-    """Run both on the same examples, and judge the differences by the contract's tolerance.
+    """Run both on the same examples (`on`, if given), and judge the differences by the contract's tolerance.
 
     Of a model that was not `trained` the outputs alone are judged, as any noise moves its peaks and boxes.
 
     Raises:
         EngineError: their outputs have different shapes.
     """
-    batch, origin = examples(contract)
+    batch, origin = on or examples(contract)
     expected, found = (
         {role: outputs[output.name] for role, output in contract.outputs.items()}
         for outputs in (one.run({contract.input.name: batch}) for one in (reference, engine))
@@ -169,8 +172,28 @@ def _reference(contract: Contract, path: Path, threads: int) -> tuple[Engine, st
             "verify is for ONNX files and what is made of them"
         )
     if is_quantised(path):
-        path = runnable(contract)  # in FP32
+        path = _unquantised(contract, path)
     return OnnxEngine(path, threads, optimised=False), "ONNX Runtime without optimisation"
+
+
+def _unquantised(contract: Contract, path: Path) -> Path:
+    """The FP32 file that `path` was made of, where it names one: beside it, or in the cache; else the model's.
+
+    Raises:
+        EngineError: that file is not here any more.
+    """
+    made_of = quantised_from(path)
+    if made_of is None:
+        return runnable(contract)
+    name, sha256 = made_of["file"], made_of["source"]
+    places = [path.parent / name, cache_home() / "onnx" / name, cached_path(contract.asset)]
+    for place in places:
+        if place.is_file() and hashlib.sha256(place.read_bytes()).hexdigest() == sha256:
+            return place
+    raise EngineError(
+        f"{path.name} was made of {name} (SHA-256 {sha256[:8]}…), which is neither beside it nor in the cache; "
+        "put it beside it, or pull or export the model again"
+    )
 
 
 def _errors(
@@ -249,7 +272,7 @@ def _beyond(contract: Contract, meaning: Meaning | None, expected: Outputs, foun
     limits = contract.tolerance
     if meaning is None or not meaning.shift_px.of:
         judged = {
-            f"{output.name}: error in all, of 1": (_relative(expected[role], found[role]), limits.score)
+            f"{output.name}: relative error": (_relative(expected[role], found[role]), limits.score)
             for role, output in contract.outputs.items()
         }
     else:

@@ -59,7 +59,7 @@ def entries(found: Iterable[tuple[int, Instances]], annotations: Annotations) ->
 def by_model(
     model: str, annotations: Annotations, paths: dict[int, Path], boxes: dict[int, Instances], shown: Shown
 ) -> Found:
-    """What a model finds in known `boxes` (by image); a one-stage model in the whole of these images.
+    """What a model finds in known `boxes` (by image); a one-stage model in the whole of all images.
 
     Raises:
         EngineError: there is no such model, it has no poses, or not these keypoints.
@@ -68,14 +68,15 @@ def by_model(
     if contract.task == "detect":
         raise ContractError(f"{contract.name} is a detector; name a pose model, or a graph")
     _check_skeleton(str(contract.skeleton), annotations)
-    pose = PoseOnestage(model) if contract.task == "pose_onestage" else Pose(model)
+    onestage = contract.task == "pose_onestage"
+    pose = PoseOnestage(model) if onestage else Pose(model)
     decode = Decode()
     pose.open(RunInfo.new("evaluate"))
     try:
-        images = list(boxes)
+        images = list(paths if onestage else boxes)  # it may find what is not there
         for start in shown(range(0, len(images), BATCH)):
             packets = [next(decode.read(str(it), str(paths[it]))) for it in images[start : start + BATCH]]
-            asked = [packet.replace(instances=boxes[int(packet.stream)]) for packet in packets]
+            asked = [packet.replace(instances=boxes.get(int(packet.stream))) for packet in packets]
             for packet in pose.process(asked):
                 pose.reset(packet.stream)
                 yield int(packet.stream), packet.instances or Instances()
@@ -105,6 +106,7 @@ def by_graph(graph: Graph, annotations: Annotations, paths: dict[int, Path], sho
                     running.add_source(str(image), str(path))
         finally:
             running.stop()
+            running.wait()  # also after Ctrl-C: it still writes into the folder
         running.finish()
         for image in paths:
             for packet in read(Path(folder) / f"{image}.jsonl").packets():
