@@ -96,7 +96,7 @@ class Detector:
 
 
 def letterboxed(images: Sequence[np.ndarray | YuvImage], contract: Contract) -> tuple[np.ndarray, np.ndarray]:
-    """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from px of each to px of it."""
+    """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from their px to its."""
     model_input = contract.input
     sizes = [(image.shape[1], image.shape[0]) for image in images]
     matrices = np.stack([letterbox_matrix(size, model_input) for size in sizes])  # (B, 2, 3)

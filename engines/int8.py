@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -36,10 +37,12 @@ from engines.verify import Report, compare_engines
 if TYPE_CHECKING:
     import onnx
 
-METHOD = "QDQ, symmetric int8, a scale a channel of weights, ranges by minimum and maximum"
+# Part of the key of a file: change it when what is made changes.
+METHOD = "QDQ of Conv but the first 1/7, last, depthwise; symmetric int8; ranges by min and max"
 OPSET = 13  # the first whose QuantizeLinear has a scale a channel
 HELD_OUT = 5  # every fifth input is not calibrated on, but compared on
 COMPARED = 16  # inputs at most
+STEM = 1 / 7  # of the convolutions, from the picture on, that stay in FP32
 VNNI = {"avx512_vnni", "avx_vnni"}  # as /proc/cpuinfo calls them
 
 
@@ -81,7 +84,7 @@ def quantise(
         kept, digest = _keep(inputs, Path(folder))
         if len(kept) < HELD_OUT:
             raise EngineError(
-                f"{contract.name}: {len(kept)} inputs to calibrate on, expected at least {HELD_OUT}, better 200; "
+                f"{contract.name}: {len(kept)} inputs to calibrate on, expected {HELD_OUT} or more; "
                 "give more pictures or videos of what the model will see, or raise --images"
             )
         held_out = kept[HELD_OUT - 1 :: HELD_OUT]
@@ -111,8 +114,8 @@ def pays_here() -> bool | None:
 def _check(contract: Contract, source: Path) -> None:
     if source.suffix != ".onnx":
         raise EngineError(
-            f"{contract.name}: {source.name} is not ONNX, and only ONNX is quantised; name a model whose file "
-            "is, or was exported to, ONNX"
+            f"{contract.name}: {source.name} is not ONNX, and only ONNX is quantised; name a model whose "
+            "file is, or was exported to, ONNX"
         )
     if find_spec("onnx") is None:
         raise EngineError("quantising needs onnx, which is not installed: pip install 'posestream[export]'")
@@ -136,6 +139,7 @@ def _write(
     import onnx
     from onnx import version_converter
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # a base that is known only here
         def __init__(self) -> None:
@@ -152,6 +156,7 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8-") as folder:
         part = Path(folder) / path.name
+        add_pre_process_metadata(model)  # else it advises what changes nothing in graphs that were simplified
         onnx.save(model, part)
         quantize_static(
             part,
@@ -163,7 +168,7 @@ def _write(
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=sorted(kept_in_float(model)),
-            # TensorRT takes zero points of 0 alone, and biases in FP32; ONNX Runtime makes these INT32 itself.
+            # TensorRT takes zero points of 0 alone, and biases in FP32; ONNX Runtime makes them INT32.
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )
         made = onnx.load(part)
@@ -192,15 +197,18 @@ def _compare(contract: Contract, source: Path, path: Path, held_out: Sequence[Pa
 
 
 def kept_in_float(model: onnx.ModelProto) -> set[str]:
-    """The names of the convolutions that stay in FP32: they lose most by INT8, or gain nothing from it.
+    """The names of the convolutions that stay in FP32, as they lose most by INT8.
 
-    The first and the last, one filter a channel (depthwise) ones, and the stem.
+    Measured on YOLOX-nano, as the relative error of its output: with all convolutions in INT8 0.58; without
+    the depthwise and the last ones 0.49. Of the 74 that are left, each ten alone make 0.49 (the first ten),
+    0.15, 0.10, 0.07, 0.06, 0.03, 0.05 and 0.006: what the first layers give has the largest range.
     """
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     depthwise = {
-        node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)
+        node.name for node in convolutions if any(it.name == "group" and it.i > 1 for it in node.attribute)
     }
-    return depthwise | {node.name for node in convolutions[:1]} | set(_last(model))
+    others = [node.name for node in convolutions if node.name not in depthwise]
+    return depthwise | {*others[: math.ceil(len(others) * STEM)]} | {*_last(model)}
 
 
 def _last(model: onnx.ModelProto) -> Iterator[str]:

@@ -177,7 +177,7 @@ def _reference(contract: Contract, path: Path, threads: int) -> tuple[Engine, st
 
 
 def _unquantised(contract: Contract, path: Path) -> Path:
-    """The FP32 file that `path` was made of, where it names one: beside it, or in the cache; else the model's.
+    """The FP32 file that `path` was made of: beside it, or in the cache; if it names none, the model's.
 
     Raises:
         EngineError: that file is not here any more.
@@ -191,8 +191,8 @@ def _unquantised(contract: Contract, path: Path) -> Path:
         if place.is_file() and hashlib.sha256(place.read_bytes()).hexdigest() == sha256:
             return place
     raise EngineError(
-        f"{path.name} was made of {name} (SHA-256 {sha256[:8]}…), which is neither beside it nor in the cache; "
-        "put it beside it, or pull or export the model again"
+        f"{path.name} was made of {name} (SHA-256 {sha256[:8]}…), which is neither beside it nor in the "
+        "cache; put it beside it, or pull or export the model again"
     )
 
 

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from engines.contract import Contract
 from engines.prepared import find_model
 from tools import engine_build, engine_cache, engine_quantise
 
@@ -40,29 +39,16 @@ def export(
         int | None,
         typer.Option(metavar="SEED", help="Weights drawn by this seed: to time a model, never to use it."),
     ] = None,
-    int8: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="PICTURES", help="Quantise what is ONNX already; calibrate on a folder, picture or video."
-        ),
-    ] = None,
 ) -> None:
     """Export a checkpoint to ONNX, compare it with PyTorch, and keep it for all later runs.
 
-    Needs PyTorch; what it writes does not. With `--int8` the convolutions of the ONNX file are quantised, for
-    processors with VNNI and for TensorRT; exit code 1: the result is beyond the model's tolerance.
+    Needs PyTorch; what it writes does not.
 
-    Examples:
-    `posestream engine export rtmpose-m-body8`
-
-    `posestream engine export rtmpose-m-body8 --int8 people/`
-    """  # fmt: skip
+    Example: `posestream engine export rtmpose-m-body8`
+    """
     from engines.export import export_model
 
     contract, _ = find_model(model)
-    if int8:
-        _quantise(contract, int8, out)
-        return
     with busy(f"exporting {contract.name}"):
         result = export_model(contract, out=out, force=force, seed=random_weights)
     if random_weights is not None:
@@ -71,17 +57,6 @@ def export(
         typer.echo(f"{contract.name}: already exported (--force exports it again)")
     typer.echo(f"{contract.name}: largest difference from PyTorch {result.told}")
     typer.echo(str(result.path))
-
-
-def _quantise(contract: Contract, sources: list[Path], out: Path | None) -> None:
-    from engines.quantise import quantise_model
-
-    with busy(f"quantising {contract.name}"):
-        result = quantise_model(contract, sources, out)
-    typer.echo(f"{contract.name}: calibrated on {result.pictures} pictures")
-    typer.echo("\n".join(result.report.lines()))
-    typer.echo(str(result.path))
-    raise typer.Exit(0 if result.report.passed else FAILED)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from engines.topdown import CODECS, cut_out
 from engines.yuv import YuvImage
 from operators.decode import Decode
 from operators.media import image_paths, probe
+from operators.models import as_image
 
 MB = 1e6
 BEYOND = 1
@@ -67,7 +68,7 @@ def quantise_model(
     )
     typer.echo("\n".join(result.report.lines()))
     if pays_here() is False:
-        typer.echo("warning: this processor has no VNNI, so INT8 is slower here than FP32", err=True)
+        typer.echo("warning: this processor has no VNNI, so INT8 does not pay here", err=True)
     typer.echo(str(result.path))
     raise typer.Exit(0 if result.report.passed else BEYOND)
 
@@ -79,7 +80,7 @@ def _pictures(sources: Sequence[str], count: int) -> Iterator[np.ndarray | YuvIm
         paths = image_paths(source)
         frames = len(paths) if paths else probe(source).frames or share
         decode = Decode(stride=max(1, frames // share), max_frames=share)
-        yield from (packet.picture for packet in decode.read(source, source) if packet.picture is not None)
+        yield from (as_image(packet) for packet in decode.read(source, source))
 
 
 def _inputs(
@@ -92,7 +93,7 @@ def _inputs(
         return
     if kind not in CODECS:
         raise ContractError(
-            f"{contract.name}: codec {kind!r} is not one that is quantised; there are {sorted({*KINDS, *CODECS})}"
+            f"{contract.name}: codec {kind!r} is not quantised, only {sorted({*KINDS, *CODECS})}"
         )
     persons = contract.skeleton is not None and "left_wrist" in load_skeleton(contract.skeleton).keypoints
     found_by = load_contract(detector or DETECTORS[persons])

@@ -1,0 +1,82 @@
+"""INT8 of the small real model: which convolutions, what the file tells, and what is refused."""
+
+import numpy as np
+import pytest
+
+from engines import int8
+from engines.backends.onnxruntime import OnnxEngine
+from engines.errors import EngineError
+from engines.int8 import quantise
+from engines.metadata import is_quantised, quantised_from, read_contract
+from engines.prepared import runnable
+from engines.verify import verify_model
+
+onnx = pytest.importorskip("onnx")
+
+
+def inputs(small, count=6):
+    """Real inputs in several contrasts."""
+    return [small.batch[n % 3][None] * np.float32(1 - 0.05 * n) for n in range(count)]
+
+
+@pytest.fixture
+def made(small_home):
+    return quantise(small_home.contract, small_home.exported.path, inputs(small_home))
+
+
+def test_convolutions_are_in_int8_with_symmetric_scales_but_for_the_sensitive_ones(made):
+    model = onnx.load(made.path)
+    constants = {it.name: onnx.numpy_helper.to_array(it) for it in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        zero_point = constants[node.input[2]]
+        assert zero_point.dtype == np.int8
+        assert not zero_point.any()
+    dequantised = {node.output[0]: node for node in pairs if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    in_int8 = [node for node in convolutions if set(node.input[:2]) <= dequantised.keys()]
+    kept = int8.kept_in_float(model)
+    assert {node.name for node in convolutions} - kept == {node.name for node in in_int8}
+    assert len(in_int8) > len(convolutions) / 3
+    scales = [constants[dequantised[node.input[1]].input[1]] for node in in_int8]
+    assert all(scale.ndim == 1 and scale.size > 1 for scale in scales)
+
+
+def test_the_file_tells_what_it_is_and_is_compared_with_the_file_it_was_made_of(small_home, made):
+    assert read_contract(made.path) == small_home.contract
+    assert is_quantised(made.path)
+    assert not is_quantised(small_home.exported.path)
+    assert quantised_from(made.path)["calibrated_on"] == made.calibrated_on == 5
+    assert runnable(small_home.contract) == small_home.exported.path
+    assert made.report.compared_on == "1 held-out inputs"
+    expected, found = (
+        OnnxEngine(path).run({"input": small_home.batch[:1]})["simcc_x"].ravel()
+        for path in (small_home.exported.path, made.path)
+    )
+    assert 0.8 < np.corrcoef(expected, found)[0, 1] < 0.999999  # 8 bits, and yet the same model
+    report = verify_model(small_home.contract, path=made.path)
+    assert max(error.max for error in report.outputs.values()) > 0
+
+
+def test_the_same_inputs_make_the_same_file_once(small_home, made):
+    again = quantise(small_home.contract, small_home.exported.path, inputs(small_home))
+    assert (made.path, False) == (again.path, again.fresh)
+    content = made.path.read_bytes()
+    assert quantise(small_home.contract, made.source, inputs(small_home), force=True).fresh
+    assert made.path.read_bytes() == content
+    other = quantise(small_home.contract, made.source, inputs(small_home, 5))
+    assert other.path != made.path
+
+
+def test_what_is_refused(small_home, made, tmp_path, monkeypatch):
+    contract, source = small_home.contract, small_home.exported.path
+    with pytest.raises(EngineError, match="0 inputs to calibrate on, expected 5 or more"):
+        quantise(contract, source, [])
+    with pytest.raises(EngineError, match=r"a\.tflite is not ONNX"):
+        quantise(contract, tmp_path / "a.tflite", [])
+    with pytest.raises(EngineError, match="is quantised already"):
+        quantise(contract, made.path, [])
+    monkeypatch.setattr(int8, "find_spec", lambda library: None)
+    with pytest.raises(EngineError, match="needs onnx, which is not installed"):
+        quantise(contract, source, [])
