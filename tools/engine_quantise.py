@@ -19,7 +19,7 @@ from engines.skeletons import load_skeleton
 from engines.topdown import CODECS, cut_out
 from engines.yuv import YuvImage
 from operators.decode import Decode
-from operators.media import image_paths, probe
+from operators.media import probe
 from operators.models import as_image
 
 MB = 1e6
@@ -76,11 +76,12 @@ def quantise_model(
 def _pictures(sources: Sequence[str], count: int) -> Iterator[np.ndarray | YuvImage]:
     """About `count` in all, as many of each source, evenly over its length."""
     share = max(1, count // len(sources))
-    for source in sources:
-        paths = image_paths(source)
-        frames = len(paths) if paths else probe(source).frames or share
-        decode = Decode(stride=max(1, frames // share), max_frames=share)
-        yield from (as_image(packet) for packet in decode.read(source, source))
+    lengths = {source: probe(source).frames or share for source in sources}  # raises now, not after minutes
+    return (
+        as_image(packet)
+        for source, frames in lengths.items()
+        for packet in Decode(stride=max(1, frames // share), max_frames=share).read(source, source)
+    )
 
 
 def _inputs(
