@@ -7,6 +7,8 @@ VENV   ?= .venv
 OUT    ?= demo-out
 EXTRAS ?= test
 BIN    := $(VENV)/bin
+comma  := ,
+TESTED := $(VENV)/installed-for-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: help demo test lint types check bench clean
 
@@ -22,14 +24,14 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/posestream demo --out $(OUT)
 
-test: $(VENV)/installed-for-tests
+test: $(TESTED)
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-for-tests
+lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed-for-tests
+types: $(TESTED)
 	$(BIN)/mypy
 
 check: test lint types
@@ -43,7 +45,7 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/installed-for-tests: pyproject.toml | $(VENV)/bin/python
+$(TESTED): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $@ $(VENV)/installed
 

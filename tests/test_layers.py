@@ -40,7 +40,9 @@ def test_imports_point_one_way(path):
 
 def test_the_command_loads_nothing_heavy():
     script = "import sys, posestream, tools.cli; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert not set(done.stdout.split()) & HEAVY
 
 
