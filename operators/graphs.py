@@ -104,8 +104,8 @@ def run(
 ) -> RunStats:
     """Run a graph on sources until they end; with `out`, a folder, results go to `out/STREAM.jsonl`.
 
-    `processes` spreads several sources over so many processes, None over one a processor. They take a second
-    to start and find operators only in modules, not in the calling script, so the default is this one alone.
+    `processes` spreads several sources over so many processes, None over as many as the graph says. They take
+    a second to start and find operators only in modules, not in the calling script, so the default is one.
 
     Raises:
         ConfigError: the graph is refused.

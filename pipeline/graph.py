@@ -52,6 +52,10 @@ class GraphSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str
     description: str = ""
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="that share several files; auto: one a processor, which pays where models are small",
+    )
     graph: dict[str, NodeSpec] = Field(min_length=1)
 
 
@@ -90,6 +94,7 @@ class Graph:
     nodes: tuple[Node, ...]
     spec: dict[str, Any] = field(repr=False)  # as it was written, `set` included
     where: str = "graph"
+    processes: int | Literal["auto"] = "auto"  # that share several files
 
     @property
     def source(self) -> Node:
@@ -157,7 +162,7 @@ class _Checker:
             nodes[name] = node
         self._check_sources(nodes.values())
         ordered = sorted(nodes.values(), key=lambda node: not issubclass(node.operator, Source))
-        return Graph(spec.name, spec.description, tuple(ordered), data, self._where)
+        return Graph(spec.name, spec.description, tuple(ordered), data, self._where, spec.processes)
 
     def _sort(self, spec: GraphSpec) -> list[str]:
         after = {name: _names(node.after) for name, node in spec.graph.items()}

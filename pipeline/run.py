@@ -366,13 +366,15 @@ def _workers(node: Node, streams: int | None, cores: int) -> int:
 def make_run(
     graph: Graph, sources: Mapping[str, str], *, live: bool = False, processes: int | None = 1
 ) -> Run | SplitRun:
-    """A run in so many processes, at most one a source; None takes one a processor where the graph allows it.
+    """A run in so many processes, at most one a source; None takes as many as the graph says.
 
     Raises:
         ConfigError: several are wanted, and the graph must stay in one.
         SourceError: a source cannot be read.
     """
     cores = os.cpu_count() or 1
+    if processes is None and graph.processes != "auto":
+        processes = graph.processes
     processes = processes_for(graph, len(sources), processes, cores)
     if processes > 1:
         return SplitRun(graph, sources, processes, live=live, cores=cores)

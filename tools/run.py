@@ -59,7 +59,7 @@ def run(
         typer.Option(
             min=1,
             help="Processes that share the sources; each takes a second to start and loads the models.",
-            show_default="one a core, at most one a source",
+            show_default="as the graph says; else one a core",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,

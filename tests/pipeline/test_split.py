@@ -183,6 +183,7 @@ def test_some_graphs_stay_in_one_process(monkeypatch):
         assert isinstance(make_run(graph, sources, processes=None), Run)
     assert isinstance(make_run(toys.graph(), sources, processes=None), SplitRun)
     assert isinstance(make_run(toys.graph(), {"a": "5"}, processes=None), Run)
+    assert isinstance(make_run(dataclasses.replace(toys.graph(), processes=1), sources, processes=None), Run)
     assert isinstance(make_run(toys.graph(), {"a": "5"}, processes=3), Run)
     assert isinstance(
         make_run(toys.graph(), sources), Run
