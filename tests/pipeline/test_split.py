@@ -135,7 +135,8 @@ def test_stop_drains_and_abort_throws_away(tmp_path):
         for stream in stats.streams:
             seqs = written(folder, stream.name)[0]
             # What was written but had not left the last stage is thrown away with the rest.
-            assert seqs == list(range(len(seqs))) and stream.finished <= len(seqs) <= stream.read
+            assert seqs == list(range(len(seqs)))
+            assert stream.finished <= len(seqs) <= stream.read
             assert action == "abort" or stream.finished == len(seqs)
             assert stream.ended
         assert (stats.dropped > 0) == (action == "abort")
