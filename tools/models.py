@@ -42,7 +42,7 @@ def list_models(
     task: Annotated[Task | None, typer.Option(help="Only models for this.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """List the models: what they do, where their weights come from, and whether they are here.
+    """List the models: what they do, under which licence, and whether their weights are here.
 
     Examples:
     `posestream models list halpe26`
@@ -56,14 +56,15 @@ def list_models(
         typer.echo(json.dumps(rows, indent=2))
         return
     fixed = [Column(name, no_wrap=True) for name in ("model", "task", "input", "licence")]
-    flowing = [Column("from", overflow="fold"), Column("MB", justify="right"), Column("pulled")]
-    table = Table(*fixed, *flowing, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    weights = [Column("MB", justify="right"), Column("pulled")]
+    table = Table(*fixed, *weights, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         size = "x".join(map(str, row["input_size"]))
+        pulled = "yes" if row["pulled"] else "no"
         megabytes = f"{row['bytes'] / MB:.1f}" if row["bytes"] else "?"
-        weights = [row["from"], megabytes, "yes" if row["pulled"] else "no"]
-        last_of_task = following is not None and following["task"] != row["task"]
-        table.add_row(row["name"], row["task"], size, row["licence"], *weights, end_section=last_of_task)
+        table.add_row(row["name"], row["task"], size, row["licence"], megabytes, pulled)
+        if following is not None and following["task"] != row["task"]:
+            table.add_section()
     Console().print(table)
     if any(row["bytes"] is None for row in rows):
         typer.echo("MB ?: told by the server when it is fetched")

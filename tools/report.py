@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -68,18 +68,27 @@ def _eta(stream: StreamStats, rate: float) -> str:
     return f"{int(left // 60)}:{int(left % 60):02} left"
 
 
-def summary_table(stats: RunStats) -> Table:
-    """A row a stage, and what went through end to end."""
-    title = (
+def print_summary(stats: RunStats, console: Console) -> None:
+    """What went through end to end, a row a stage, a line for whatever was noted or dropped on the way."""
+    console.print(
         f"{stats.graph}: {stats.finished} frames of {len(stats.streams)} "
         f"{'source' if len(stats.streams) == 1 else 'sources'} in {stats.seconds:.1f} s, "
-        f"{stats.fps:.1f} frames/s, {stats.dropped} dropped"
+        f"{stats.fps:.1f} frames/s, {stats.dropped} dropped",
+        style="bold",
+        highlight=False,
+        soft_wrap=True,
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in ("stage", "workers", "in", "out", "busy", "batch", "p50 ms", "p95 ms", "noted"):
-        table.add_column(name, justify="left" if name in {"stage", "noted"} else "right")
+    console.print(_stages(stats))
+    for name, what, n in _noted(stats):
+        console.print(f"{name}: {what}: {n}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _stages(stats: RunStats) -> Table:
+    table = Table()
+    table.add_column("stage", overflow="fold")
+    for name in ("workers", "in", "out", "busy", "batch", "p50 ms", "p95 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in stats.stages:
-        noted = {**stage.counters, **{f"dropped: {why}": n for why, n in stage.dropped.items()}}
         table.add_row(
             stage.name,
             str(stage.workers),
@@ -89,9 +98,14 @@ def summary_table(stats: RunStats) -> Table:
             f"{stage.mean_batch:.1f}" if stage.mean_batch else "",
             f"{stage.latency_p50_ms:.1f}",
             f"{stage.latency_p95_ms:.1f}",
-            ", ".join(f"{what} {n}" for what, n in noted.items()),
         )
-    for edge in stats.edges:
-        for why, n in edge.dropped.items():
-            table.add_row(edge.name, *[""] * 7, f"dropped: {why} {n}")
     return table
+
+
+def _noted(stats: RunStats) -> Iterator[tuple[str, str, int]]:
+    """What stages counted, and what was dropped: where, what or why, and how often."""
+    for stage in stats.stages:
+        yield from ((stage.name, what, n) for what, n in stage.counters.items())
+        yield from ((stage.name, f"dropped: {why}", n) for why, n in stage.dropped.items())
+    for edge in stats.edges:
+        yield from ((edge.name, f"dropped: {why}", n) for why, n in edge.dropped.items())

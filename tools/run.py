@@ -25,7 +25,7 @@ from pipeline.graph import Graph
 from pipeline.metrics import RunStats
 from pipeline.run import Run, make_run
 from pipeline.split import SplitRun
-from tools.report import Progress, summary_table
+from tools.report import Progress, print_summary
 
 SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
 
@@ -106,7 +106,7 @@ def process(
     console = Console(stderr=True)
     interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal))
     if not quiet and running.stats().finished:
-        console.print(summary_table(running.stats()))
+        print_summary(running.stats(), console)
     if running.failure:
         cause = running.failure.__cause__
         raise cause if isinstance(cause, EngineError) else running.failure

@@ -109,7 +109,7 @@ def test_list():
     assert {name: row["pulled"] for name, row in rows.items()} == {"one": False, "two": True}
     assert rows["one"]["input_size"] == [416, 416]
     code, output = posestream_models("list")
-    assert re.search(r"one +detect +416x416 +Apache-2.0 +file on this machine +0.0 +no", output)
+    assert re.search(r"one +detect +416x416 +Apache-2.0 +0.0 +no", output)
     assert re.search(r"two +.* yes", output)
 
 
