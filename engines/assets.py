@@ -14,12 +14,10 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
-
 from engines.contract import Asset, FileSource, Source
 from engines.download import Progress
 from engines.errors import AssetError
-from engines.home import HOME, cache_home
+from engines.home import HOME, alone, cache_home
 from engines.sources import describe, is_web, obtain
 
 __all__ = ["cache_home", "cached_path", "fetch", "is_cached", "locate", "sha256", "verify"]
@@ -96,20 +94,11 @@ def fetch(asset: Asset, progress: Progress | None = None, *, keep: Path | None =
 
 def _fetch_alone(asset: Asset, progress: Progress, keep: Path | None) -> Path:
     path = cached_path(asset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s is being fetched elsewhere; waiting", asset.filename)
-        lock.acquire()
-    try:
+    with alone(path.parent / ".lock", f"{asset.filename} is being fetched elsewhere", log):
         if verify(asset):
             return path
         with tempfile.TemporaryDirectory(prefix="posestream-") as folder:
             return _fetch_from_any(asset, path, keep or Path(folder), progress)
-    finally:
-        lock.release()
 
 
 def _fetch_from_any(asset: Asset, path: Path, keep: Path, progress: Progress) -> Path:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 HOME = "POSESTREAM_HOME"
@@ -14,6 +18,22 @@ HOME = "POSESTREAM_HOME"
 def cache_home() -> Path:
     """The folder that holds all that is kept: POSESTREAM_HOME, else the user's cache folder."""
     return Path(os.environ.get(HOME) or user_cache_dir("posestream", appauthor=False)).expanduser()
+
+
+@contextlib.contextmanager
+def alone(lock_file: Path, waiting: str, log: logging.Logger) -> Iterator[None]:
+    """Keep other processes and threads out meanwhile; whoever has to wait is told so by `waiting`."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s; waiting", waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -13,12 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from engines.contract import Contract, load_contract
 from engines.errors import ContractError, EngineError
 from engines.gpu import this_gpu
-from engines.home import write_whole
+from engines.home import alone, write_whole
 from engines.prepared import runnable
 from engines.tensorrt.flavours import FlavourName, TensorRT, flavour
 from engines.tensorrt.network import ONE, Batch, Network, Precision, Progress
@@ -108,20 +106,11 @@ def build_plan(
         batch=ONE if network.fixed else batch or USUAL,
     )
     path = plan_path(contract.name, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(LOCK))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("%s is being built by another process; waiting", path.name)
-        lock.acquire()
-    try:
+    with alone(path.with_suffix(LOCK), f"{path.name} is being built by another process", log):
         kept = read_record(path.with_suffix(RECORD))
         if kept and kept.is_whole():
             return Built(kept, fresh=False)
         return Built(_build(contract, onnx, flavoured, network, key, progress), fresh=True)
-    finally:
-        lock.release()
 
 
 def find_plan(contract: Contract, onnx: Path, backend: FlavourName) -> Plan | None:

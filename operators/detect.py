@@ -11,21 +11,19 @@ from engines.configs import nearest
 from engines.detections import Detections
 from engines.detector import KINDS, Detector
 from engines.load import load_engine
-from operators.models import RunsOn, as_image, contract_for, model_for
+from operators.models import RunsOn, contract_for, model_for
+from operators.whole_frames import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
 from pipeline.errors import OptionError
-from pipeline.operator import Operator, Ports, RunInfo
-from pipeline.packet import Instances, Packet
+from pipeline.operator import Ports, RunInfo
+from pipeline.packet import Instances
 
 FIELDS = ("boxes", "scores", "labels")
 
 Model = Annotated[str, Field(description="a detector: its name in configs/models, or an exported .onnx")]
 Classes = Annotated[list[str] | None, Field(min_length=1, description="keep only these; all unless told")]
-Fraction = Annotated[float | None, Field(gt=0, le=1, description="that of the model's family unless told")]
-Every = Annotated[int, Field(ge=1, description="detect on frames 0, n, 2n … of a stream, skip the others")]
-Count = Annotated[int, Field(ge=1)]
 
 
-class Detect(Operator):
+class Detect(WorksOnWholeFrames):
     """Run a detection model on whole frames.
 
     needs     image   uint8   (H, W, 3) RGB
@@ -37,9 +35,7 @@ class Detect(Operator):
     `min_score` and `nms_iou` are not given, those of the model's family hold (`engines.detector.KINDS`).
     """
 
-    needs = ("image",)
     provides = FIELDS
-    batch_max = 4
 
     def __init__(
         self,
@@ -48,14 +44,14 @@ class Detect(Operator):
         min_score: Fraction = None,
         nms_iou: Fraction = None,
         every: Every = 1,
-        max_detections: Annotated[Count, Field(description="a frame; the best ones stay")] = 100,
+        max_detections: MaxDetections = 100,
         backend: RunsOn = "auto",
         threads: Annotated[Count, Field(description="of the processor, for one engine")] = 1,
     ):
         self.model, self.classes = model, classes
         self.backend, self.threads = backend, threads
-        self.min_score, self.nms_iou = min_score, nms_iou
-        self.every, self.max_detections = every, max_detections
+        super().__init__(min_score, nms_iou, every)
+        self.max_detections = max_detections
 
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:
@@ -81,14 +77,6 @@ class Detect(Operator):
         self.wanted = np.isin(self.names, self.classes or self.names)  # (classes of the model,)
         self.fields = FIELDS + (("rois",) if self.detector.kind.rois else ())
 
-    def process(self, packets: list[Packet]) -> list[Packet]:
-        """Detect on all packets of the batch whose turn it is, in one engine run."""
-        due = [packet for packet in packets if packet.seq % self.every == 0]
-        images = [as_image(packet) for packet in due]
-        found = self.detector(images, self.min_score, self.nms_iou)
-        results = {id(packet): self._instances(one) for packet, one in zip(due, found, strict=True)}
-        return [packet.replace(instances=results.get(id(packet))) for packet in packets]
-
     def _instances(self, found: Detections) -> Instances:
         rows = np.flatnonzero(self.wanted[found.classes])[: self.max_detections]
         if not len(rows):
@@ -100,8 +88,3 @@ class Detect(Operator):
             labels=self.names[found.classes[rows]],
             **rois,
         )
-
-    def close(self) -> None:
-        """Free the model's memory."""
-        if detector := self.__dict__.pop("detector", None):
-            detector.close()

@@ -11,15 +11,15 @@ from engines.contract import Contract, YoloPoseCodec
 from engines.detections import Detections
 from engines.detector import Detector
 from engines.load import load_engine
-from operators.detect import Count, Every, Fraction
-from operators.models import RunsOn, Threads, as_image, contract_for, model_for
-from pipeline.operator import Operator, Ports, RunInfo
-from pipeline.packet import Instances, Packet
+from operators.models import RunsOn, Threads, contract_for, model_for
+from operators.whole_frames import Every, Fraction, MaxDetections, WorksOnWholeFrames
+from pipeline.operator import Ports, RunInfo
+from pipeline.packet import Instances
 
 Model = Annotated[str, Field(description="a one-stage pose model: its name, or an .onnx that carries it")]
 
 
-class PoseOnestage(Operator):
+class PoseOnestage(WorksOnWholeFrames):
     """Run a one-stage pose model (YOLO-pose) on whole frames; no boxes are needed before it.
 
     needs     image            uint8   (H, W, 3) RGB
@@ -32,9 +32,7 @@ class PoseOnestage(Operator):
     `min_score` and `nms_iou` are not given, those of the model's family hold (`engines.detector.KINDS`).
     """
 
-    needs = ("image",)
     provides = ("boxes", "scores", "labels", "keypoints", "keypoint_scores")
-    batch_max = 4
 
     def __init__(
         self,
@@ -42,13 +40,13 @@ class PoseOnestage(Operator):
         min_score: Fraction = None,
         nms_iou: Fraction = None,
         every: Every = 1,
-        max_detections: Annotated[Count, Field(description="a frame; the best ones stay")] = 100,
+        max_detections: MaxDetections = 100,
         backend: RunsOn = "auto",
         threads: Threads = None,
     ):
         self.model, self.backend, self.threads = model, backend, threads
-        self.min_score, self.nms_iou = min_score, nms_iou
-        self.every, self.max_detections = every, max_detections
+        super().__init__(min_score, nms_iou, every)
+        self.max_detections = max_detections
 
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:
@@ -68,13 +66,6 @@ class PoseOnestage(Operator):
         self.detector = Detector(contract, engine)
         self.names = np.array(contract.labels, np.object_)
 
-    def process(self, packets: list[Packet]) -> list[Packet]:
-        """Work on all packets of the batch whose turn it is, in one engine run."""
-        due = [packet for packet in packets if packet.seq % self.every == 0]
-        found = self.detector([as_image(packet) for packet in due], self.min_score, self.nms_iou)
-        results = {id(packet): self._instances(one) for packet, one in zip(due, found, strict=True)}
-        return [packet.replace(instances=results.get(id(packet))) for packet in packets]
-
     def _instances(self, found: Detections) -> Instances:
         best = slice(self.max_detections)
         values = {
@@ -86,11 +77,6 @@ class PoseOnestage(Operator):
         }
         kept = {name: array[best] for name, array in values.items() if array is not None}
         return Instances(skeleton=self.detector.contract.skeleton, **kept)
-
-    def close(self) -> None:
-        """Free the model's memory."""
-        if detector := self.__dict__.pop("detector", None):
-            detector.close()
 
 
 def _fields(contract: Contract) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from pipeline.graph import Graph, Node
 from pipeline.metrics import Histogram, RunStats, WorkerMetrics
 from pipeline.operator import RunInfo, Source
 from pipeline.packet import End
+from pipeline.running import Running
 from pipeline.split import SplitRun, processes_for
 from pipeline.stage import Stage
 
@@ -57,7 +58,7 @@ class _Reader:
     thread: threading.Thread | None = None
 
 
-class Run:
+class Run(Running):
     """Runs `graph` on `sources` (stream name to file, folder or URL), a thread a source and a worker.
 
     `live` sources are never waited for: the edge behind them drops its oldest packet instead, and an
@@ -76,13 +77,10 @@ class Run:
         cores: int | None = None,
         info: RunInfo | None = None,
     ):
-        self.graph = graph
-        self.info = info or RunInfo.new(graph.name)
-        self.failure: PipelineError | None = None
+        super().__init__(graph, info or RunInfo.new(graph.name))
         self._live = live
         self._keep_open = keep_open
         self._cores = cores or os.cpu_count() or 1
-        self._lock = threading.Lock()
         self._started: _Clocks | None = None  # when reading began
         self._ended: _Clocks | None = None
         self._stopping = False
@@ -275,30 +273,13 @@ class Run:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the run's end; False if it goes on behind the time-out."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for stage in self._stages:
-            for thread in stage.threads:
-                thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
-                if thread.is_alive():
-                    return False
-        self._ended = self._ended or _Clocks.now()
-        return True
+        ended = super().wait(timeout_s)
+        if ended:
+            self._ended = self._ended or _Clocks.now()
+        return ended
 
-    def finish(self) -> RunStats:
-        """Wait for the end and give the summary.
-
-        Raises:
-            PipelineError: the failure that ended the run; what was finished before is written.
-        """
-        self.wait()
-        if self.failure:
-            raise self.failure
-        return self.stats()
-
-    def _note_failure(self, error: PipelineError) -> None:
-        with self._lock:
-            self.failure = self.failure or error
-        self.stop()
+    def _threads(self) -> Iterable[threading.Thread]:
+        return (thread for stage in self._stages for thread in stage.threads)
 
     def _note_finished(self, stage: str, items: Sequence[Item]) -> None:
         now = time.time_ns()
@@ -365,7 +346,7 @@ def _workers(node: Node, streams: int | None, cores: int) -> int:
 
 def make_run(
     graph: Graph, sources: Mapping[str, str], *, live: bool = False, processes: int | None = 1
-) -> Run | SplitRun:
+) -> Running:
     """A run in so many processes, at most one a source; None takes as many as the graph says.
 
     Raises:

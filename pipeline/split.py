@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
@@ -27,6 +26,7 @@ from pipeline.figures import RunFigures
 from pipeline.graph import Graph
 from pipeline.metrics import RunStats
 from pipeline.operator import RunInfo
+from pipeline.running import Running
 
 # A fresh interpreter, not a fork: threads do not survive one. It knows nothing of the caller's main module,
 # so scripts need no `if __name__ == "__main__"`.
@@ -83,7 +83,7 @@ def _must_stay_in_one(graph: Graph) -> str | None:
     return None
 
 
-class SplitRun:
+class SplitRun(Running):
     """Runs `graph` on `sources` in so many `processes`; else like a `Run` whose sources stay as they are."""
 
     def __init__(
@@ -95,9 +95,7 @@ class SplitRun:
         live: bool = False,
         cores: int | None = None,
     ):
-        self.graph = graph
-        self.info = RunInfo.new(graph.name)
-        self.failure: PipelineError | None = None
+        super().__init__(graph, RunInfo.new(graph.name))
         for uri in sources.values():  # as in a `Run`, a source that is not there is refused at once
             graph.source.make().frames_expected(uri)  # type: ignore[attr-defined]  # Graph has checked it
         own_cores = max(1, (cores or os.cpu_count() or 1) // processes)
@@ -105,7 +103,6 @@ class SplitRun:
         self._tasks = [
             Task(graph, share, live, own_cores, self.info, levels) for share in shares(sources, processes)
         ]
-        self._lock = threading.Lock()
         self._told: str | None = None
         self._children: list[_Child] = []
 
@@ -145,25 +142,8 @@ class SplitRun:
             for child in self._children:
                 child.tell(what)
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end of all processes; False if one goes on behind the time-out."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for child in self._children:
-            child.listener.join(None if deadline is None else max(deadline - time.monotonic(), 0))
-            if child.listener.is_alive():
-                return False
-        return True
-
-    def finish(self) -> RunStats:
-        """Wait for the end and give the summary.
-
-        Raises:
-            PipelineError: the failure that ended the run; what was finished before is written.
-        """
-        self.wait()
-        if self.failure:
-            raise self.failure
-        return self.stats()
+    def _threads(self) -> Iterable[threading.Thread]:
+        return (child.listener for child in self._children)
 
     def stats(self) -> RunStats:
         """All figures, added up: of the end, or of a moment ago."""
@@ -171,11 +151,6 @@ class SplitRun:
         if not known:
             return RunStats(self.info.id, self.graph.name, seconds=0.0)
         return RunFigures.add(known).stats()
-
-    def _note_failure(self, error: PipelineError) -> None:
-        with self._lock:
-            self.failure = self.failure or error
-        self.stop()
 
 
 class _Child:

@@ -23,8 +23,8 @@ from operators.graphs import load_graph, models_in, models_named, name_sources, 
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.metrics import RunStats
-from pipeline.run import Run, make_run
-from pipeline.split import SplitRun
+from pipeline.run import make_run
+from pipeline.running import Running
 from tools.report import Progress, print_summary
 
 SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
@@ -116,7 +116,7 @@ def process(
     return running.stats()
 
 
-def watch(running: Run | SplitRun, progress: Progress) -> bool:
+def watch(running: Running, progress: Progress) -> bool:
     """Start a run and wait for its end, showing progress; whether it was interrupted by Ctrl-C."""
     with interrupts(running) as interrupted, progress:
         running.start()
@@ -127,7 +127,7 @@ def watch(running: Run | SplitRun, progress: Progress) -> bool:
 
 
 @contextmanager
-def interrupts(running: Run | SplitRun) -> Iterator[threading.Event]:
+def interrupts(running: Running) -> Iterator[threading.Event]:
     """In here, a first Ctrl-C stops the run and a second one aborts it; the event tells whether one came."""
     signals: SimpleQueue[bool] = SimpleQueue()
     interrupted = threading.Event()

@@ -7,9 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from engines.contract import Contract
-from engines.errors import ContractError
-
 COARSEST = 32  # px of the input a cell of the last stage: sides must divide, or the grids would not fit
 STRIDES = (8, 16, 32)  # of the three grids in which detectors look for objects
 
@@ -57,17 +54,3 @@ class SPP(nn.Module):
         """(B, channels, h, w) to the same."""
         x = self.conv1(x)
         return self.conv2(torch.cat([x, *(pool(x) for pool in self.pools)], dim=1))
-
-
-def require_multiple(contract: Contract) -> None:
-    """Refuse an input whose sides the last stage would have to round.
-
-    Raises:
-        ContractError: with the size.
-    """
-    width, height = contract.input.size
-    if width % COARSEST or height % COARSEST:
-        raise ContractError(
-            f"{contract.name} ({contract.architecture} {contract.variant}): input.size is {width}x{height}, "
-            f"both sides must be multiples of {COARSEST} px"
-        )

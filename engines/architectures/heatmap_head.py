@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from engines.architectures.demands import codec_of, keypoints_of, require_multiple
 from engines.contract import Contract, HeatmapCodec
 from engines.errors import ContractError
-from engines.skeletons import load_skeleton
 
 STRIDE = 4  # px of the input a cell, in every official configuration of the three families
 
@@ -68,7 +68,7 @@ class HeatmapPose(nn.Module):
         return {"heatmaps": self.head(self.backbone(images))}
 
 
-def keypoints_of(contract: Contract, multiple: int) -> int:
+def heatmaps_of(contract: Contract, multiple: int) -> int:
     """K, the number of heatmaps, once the contract's sizes are found to fit a network of stride 4.
 
     Args:
@@ -78,25 +78,18 @@ def keypoints_of(contract: Contract, multiple: int) -> int:
     Raises:
         ContractError: another codec, no skeleton, or sizes that do not belong together (with both).
     """
-    where = f"{contract.name} ({contract.architecture} {contract.variant})"
-    if not isinstance(contract.codec, HeatmapCodec):
-        raise ContractError(
-            f"{where}: gives heatmaps, but codec.kind is {contract.codec.kind!r}; set it to 'heatmap'"
-        )
-    if contract.skeleton is None:
-        raise ContractError(f"{where}: a pose model needs `skeleton`, which says how many keypoints it has")
+    codec = codec_of(contract, HeatmapCodec)
+    require_multiple(contract, multiple)
     width, height = contract.input.size
-    if width % multiple or height % multiple:
+    heatmap = (width // STRIDE, height // STRIDE)
+    if codec.size != heatmap:
+        stated = f"codec.size is {codec.size[0]}x{codec.size[1]}"
         raise ContractError(
-            f"{where}: input.size is {width}x{height}, both sides must be multiples of {multiple} px"
+            f"{contract.name} ({contract.architecture} {contract.variant}): an input of {width}x{height} px "
+            f"gives heatmaps of {heatmap[0]}x{heatmap[1]}, but {stated}; "
+            "correct whichever the model was not trained with"
         )
-    heatmap, codec = (width // STRIDE, height // STRIDE), contract.codec.size
-    if codec != heatmap:
-        raise ContractError(
-            f"{where}: an input of {width}x{height} px gives heatmaps of {heatmap[0]}x{heatmap[1]}, but "
-            f"codec.size is {codec[0]}x{codec[1]}; correct whichever the model was not trained with"
-        )
-    return len(load_skeleton(contract.skeleton).keypoints)
+    return keypoints_of(contract)
 
 
 def current_names(state: dict[str, Value]) -> dict[str, Value]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, keypoints_of
+from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
 from engines.contract import Contract
 
 COARSEST = 32  # px of the input a cell of the fourth branch: sides must divide, or its maps would not fit
@@ -43,7 +43,7 @@ def build(contract: Contract) -> nn.Module:
         ContractError: an input that is no multiple of 32 px, or heatmaps that are not a quarter of it.
     """
     variant = VARIANTS[str(contract.variant)]
-    keypoints = keypoints_of(contract, COARSEST)
+    keypoints = heatmaps_of(contract, COARSEST)
     backbone = HRNet(variant)
     convs = (backbone.channels,) if variant.all_scales else ()
     return HeatmapPose(backbone, HeatmapHead(backbone.channels, keypoints, convs=convs))

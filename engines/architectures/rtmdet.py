@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.blocks import STRIDES, ConvBN, Scaling, require_multiple
+from engines.architectures.blocks import COARSEST, STRIDES, ConvBN, Scaling
 from engines.architectures.cspnext import CSPLayer, CSPNeXt, conv3x3
+from engines.architectures.demands import classes_of, codec_of, require_multiple
 from engines.contract import Contract, RtmdetCodec
-from engines.errors import ContractError
 
 
 class Variant(NamedTuple):
@@ -42,15 +42,9 @@ def build(contract: Contract) -> nn.Module:
     Raises:
         ContractError: another codec, no labels, or an input that is no multiple of 32 px.
     """
-    where = f"{contract.name} (rtmdet {contract.variant})"
-    if not isinstance(contract.codec, RtmdetCodec):
-        raise ContractError(
-            f"{where}: gives boxes and labels, but codec.kind is {contract.codec.kind!r}; set it to 'rtmdet'"
-        )
-    if not contract.labels:
-        raise ContractError(f"{where}: a detector needs `labels`, which say how many classes it has")
-    require_multiple(contract)
-    return RTMDet(VARIANTS[str(contract.variant)], len(contract.labels))
+    codec_of(contract, RtmdetCodec)
+    require_multiple(contract, COARSEST)
+    return RTMDet(VARIANTS[str(contract.variant)], classes_of(contract))
 
 
 class RTMDet(nn.Module):

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.blocks import COARSEST, Scaling, require_multiple
+from engines.architectures.blocks import COARSEST, Scaling
 from engines.architectures.cspnext import CSPNeXt
+from engines.architectures.demands import codec_of, keypoints_of, require_multiple
 from engines.contract import Contract, SimccCodec
-from engines.errors import ContractError
-from engines.skeletons import load_skeleton
 
 VARIANTS = {
     "t": Scaling(0.167, 0.375),
@@ -35,17 +34,9 @@ def build(contract: Contract) -> nn.Module:
     Raises:
         ContractError: another codec, no skeleton, or an input that is no multiple of 32 px.
     """
-    where = f"{contract.name} (rtmpose {contract.variant})"
-    if not isinstance(contract.codec, SimccCodec):
-        raise ContractError(
-            f"{where}: gives SimCC vectors, but codec.kind is {contract.codec.kind!r}; set it to 'simcc'"
-        )
-    if contract.skeleton is None:
-        raise ContractError(f"{where}: a pose model needs `skeleton`, which says how many keypoints it has")
-    require_multiple(contract)
-    scaling = VARIANTS[str(contract.variant)]
-    keypoints = len(load_skeleton(contract.skeleton).keypoints)
-    return RTMPose(scaling, keypoints, contract.input.size, contract.codec.split_ratio)
+    codec, keypoints = codec_of(contract, SimccCodec), keypoints_of(contract)
+    require_multiple(contract, COARSEST)
+    return RTMPose(VARIANTS[str(contract.variant)], keypoints, contract.input.size, codec.split_ratio)
 
 
 class RTMPose(nn.Module):

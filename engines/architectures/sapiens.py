@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, keypoints_of
+from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
 from engines.architectures.vit import PATCH, Size, VisionTransformer
 from engines.contract import Contract
 
@@ -30,7 +30,7 @@ def build(contract: Contract) -> nn.Module:
     size = VARIANTS[str(contract.variant)]
     head = HeatmapHead(
         size.channels,
-        keypoints_of(contract, PATCH),
+        heatmaps_of(contract, PATCH),
         deconvs=(768, 768),
         convs=(768, 768),
         norm=nn.InstanceNorm2d,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, keypoints_of
+from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
 from engines.architectures.vit import PATCH, Size, VisionTransformer
 from engines.contract import Contract
 
@@ -34,7 +34,7 @@ def build(contract: Contract) -> nn.Module:
     """
     name = str(contract.variant)
     size = VARIANTS[name]
-    keypoints = keypoints_of(contract, PATCH)
+    keypoints = heatmaps_of(contract, PATCH)
     head: nn.Module
     if name.endswith("-simple"):
         head = SimpleHead(size.channels, keypoints, kernel=3)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.blocks import SPP, STRIDES, ConvBN, Scaling, require_multiple
+from engines.architectures.blocks import COARSEST, SPP, STRIDES, ConvBN, Scaling
+from engines.architectures.demands import classes_of, codec_of, require_multiple
 from engines.contract import Contract, YoloxCodec
 from engines.errors import ContractError
 
@@ -31,20 +32,14 @@ def build(contract: Contract) -> nn.Module:
     Raises:
         ContractError: another codec or other strides, no labels, or an input that is no multiple of 32 px.
     """
-    where = f"{contract.name} (yolox {contract.variant})"
-    if not isinstance(contract.codec, YoloxCodec):
+    codec = codec_of(contract, YoloxCodec)
+    if tuple(codec.strides) != STRIDES:
         raise ContractError(
-            f"{where}: gives a row a cell, but codec.kind is {contract.codec.kind!r}; set it to 'yolox'"
+            f"{contract.name} (yolox {contract.variant}): its grids have strides of {[*STRIDES]} px, "
+            f"codec.strides is {codec.strides}; set it to those"
         )
-    if tuple(contract.codec.strides) != STRIDES:
-        raise ContractError(
-            f"{where}: its grids have strides of {[*STRIDES]} px, codec.strides is {contract.codec.strides}; "
-            "set it to those"
-        )
-    if not contract.labels:
-        raise ContractError(f"{where}: a detector needs `labels`, which say how many classes it has")
-    require_multiple(contract)
-    network = YOLOX(VARIANTS[str(contract.variant)], len(contract.labels))
+    require_multiple(contract, COARSEST)
+    network = YOLOX(VARIANTS[str(contract.variant)], classes_of(contract))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = EPSILON

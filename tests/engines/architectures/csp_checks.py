@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from heatmap_models import digest, first_names, names_and_shapes, rows, sample
+from reference_rows import digest, first_names, names_and_shapes, rows, sample
 from seeded import fill, image
 
 from engines.architectures import build

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from heatmap_models import digest, names_and_shapes, sample
+from reference_rows import digest, names_and_shapes, sample
 from seeded import fill, image
 
 BODY = "configs/body_2d_keypoint/rtmpose/body8/rtmpose-{}.py"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from heatmap_models import GAIN, digest, names_and_shapes, sample
+from reference_rows import GAIN, digest, names_and_shapes, sample
 from seeded import fill, image
 
 from engines.architectures import build

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import mmpretrain.models  # noqa: F401  # registers the VisionTransformer
 import torch
-from heatmap_models import GAIN, TINY_VIT, digest, names_and_shapes, sample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpose.models import build_pose_estimator
+from reference_rows import GAIN, TINY_VIT, digest, names_and_shapes, sample
 from seeded import fill, image
 
 COCO = "configs/body_2d_keypoint/topdown_heatmap/coco/td-hm_{}-256x192.py"

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from heatmap_checks import assert_names, assert_output, build_without_memory, heatmap_contract  # noqa: E402
-from heatmap_models import first_names, rows  # noqa: E402
+from reference_rows import first_names, rows  # noqa: E402
 
 from engines.architectures.heatmap_head import current_names  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
@@ -55,7 +55,7 @@ NO_SKELETON = {
     ("changes", "message"),
     [
         (NO_SKELETON, r"trial \(hrnet w18\): a pose model needs `skeleton`"),
-        (SIMCC, r"gives heatmaps, but codec.kind is 'simcc'"),
+        (SIMCC, r"read by the codec 'heatmap', but codec.kind is 'simcc'"),
         ({"variant": "w33"}, r"hrnet has no variant 'w33'; did you mean 'w32'"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from heatmap_checks import assert_names, assert_output, build_without_memory, heatmap_contract  # noqa: E402
-from heatmap_models import TINY_VIT, first_names, rows  # noqa: E402
+from reference_rows import TINY_VIT, first_names, rows  # noqa: E402
 
 from engines.architectures import vitpose  # noqa: E402
 from engines.architectures.fit import check_fit  # noqa: E402

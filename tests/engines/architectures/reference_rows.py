@@ -1,4 +1,4 @@
-"""HRNet, ViTPose and Sapiens beside their reference: names, shapes and a sample of the output, as rows."""
+"""What the publishers' own code gave: names, shapes and a sample of the output, a row for each model."""
 
 import gzip
 import hashlib

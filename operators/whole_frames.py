@@ -1,0 +1,47 @@
+"""What operators that find instances in whole frames share: the frames of all cameras go in one engine run."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated
+
+from pydantic import Field
+
+from engines.detections import Detections
+from engines.detector import Detector
+from operators.models import as_image
+from pipeline.operator import Operator
+from pipeline.packet import Instances, Packet
+
+# Options that they share.
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float | None, Field(gt=0, le=1, description="that of the model's family unless told")]
+Every = Annotated[int, Field(ge=1, description="detect on frames 0, n, 2n … of a stream, skip the others")]
+MaxDetections = Annotated[Count, Field(description="a frame; the best ones stay")]
+
+
+class WorksOnWholeFrames(Operator):
+    """Runs `detector`, which `open` makes, on every n-th frame of each stream."""
+
+    needs = ("image",)
+    batch_max = 4
+    detector: Detector
+
+    def __init__(self, min_score: float | None, nms_iou: float | None, every: int):
+        self.min_score, self.nms_iou, self.every = min_score, nms_iou, every
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        """Work on all packets of the batch whose turn it is, in one engine run."""
+        due = [packet for packet in packets if packet.seq % self.every == 0]
+        found = self.detector([as_image(packet) for packet in due], self.min_score, self.nms_iou)
+        results = {id(packet): self._instances(one) for packet, one in zip(due, found, strict=True)}
+        return [packet.replace(instances=results.get(id(packet))) for packet in packets]
+
+    @abstractmethod
+    def _instances(self, found: Detections) -> Instances:
+        """What was found in a frame, as the packet carries it."""
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        if detector := self.__dict__.pop("detector", None):
+            detector.close()
