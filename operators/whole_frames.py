@@ -1,4 +1,4 @@
-"""What operators that find instances in whole frames share: the frames of all cameras go in one engine run."""
+"""What operators that find instances in whole frames share; frames of all cameras go in one engine run."""
 
 from __future__ import annotations
 
