@@ -13,10 +13,10 @@ from typing import Literal
 
 from pipeline.join import Joiner
 from pipeline.metrics import Losses
-from pipeline.packet import End, Packet
+from pipeline.packet import End, Event, Packet
 
 Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
-Item = Packet | End
+Item = Packet | Event | End
 Queued = tuple[int, Item]  # monotonic ns at which it was queued
 Taken = tuple[int, Item | tuple[Packet, ...]]  # … with one packet of each input where several are joined
 
@@ -24,13 +24,16 @@ Taken = tuple[int, Item | tuple[Packet, ...]]  # … with one packet of each inp
 class Lane:
     """The queue of one edge into one inbox; its inbox's lock guards it."""
 
-    __slots__ = ("capacity", "closed", "delivered", "dropped", "packets", "policy", "queue", "received")
+    __slots__ = (
+        "capacity", "closed", "delivered", "dropped", "max_age_ns", "packets", "policy", "queue", "received"
+    )  # fmt: skip
 
-    def __init__(self, capacity: int, policy: Policy):
+    def __init__(self, capacity: int, policy: Policy, max_age_ns: int | None = None):
         self.capacity = 1 if policy == "latest" else capacity
         self.policy = policy
+        self.max_age_ns = max_age_ns  # since they entered the graph; older packets are not handed out
         self.queue: deque[Queued] = deque()
-        self.packets = 0  # in the queue, not counting the ends of streams
+        self.packets = 0  # in the queue, not counting events and the ends of streams
         self.received = 0
         self.delivered = 0
         self.dropped: Losses = Counter()
@@ -42,7 +45,7 @@ class Lane:
         return self.packets >= self.capacity
 
     def append(self, now: int, item: Item) -> None:
-        """Queue an item; a full lane that does not block loses a packet. Ends are never lost."""
+        """Queue an item; a full lane that does not block loses a packet. Events and ends are never lost."""
         if isinstance(item, Packet):
             self.received += 1
             if self.packets >= self.capacity:
@@ -54,12 +57,18 @@ class Lane:
             self.packets += 1
         self.queue.append((now, item))
 
-    def pop(self) -> Queued:
-        """Take the oldest item."""
-        queued = self.queue.popleft()
-        if isinstance(queued[1], Packet):
+    def pop(self) -> Queued | None:
+        """Take the oldest item that is not too old; None if there is none."""
+        while self.queue:
+            queued = self.queue.popleft()
+            item = queued[1]
+            if not isinstance(item, Packet):
+                return queued
             self.packets -= 1
-        return queued
+            if self.max_age_ns is None or time.time_ns() - item.entered_ns <= self.max_age_ns:
+                return queued
+            self.dropped[item.stream, "stale"] += 1
+        return None
 
     def _drop_oldest(self) -> None:
         for index, (_, item) in enumerate(self.queue):
@@ -72,7 +81,7 @@ class Lane:
     def discard(self, reason: str) -> None:
         """Empty the queue of its packets, and count them."""
         self.dropped.update((item.stream, reason) for _, item in self.queue if isinstance(item, Packet))
-        self.queue = deque(queued for queued in self.queue if isinstance(queued[1], End))
+        self.queue = deque(queued for queued in self.queue if not isinstance(queued[1], Packet))
         self.packets = 0
 
 
@@ -141,22 +150,24 @@ class Inbox:
         if self._joiner is None:
             lane = self.lanes[0]
             was_full = lane.full
-            batch: list[Taken] = [lane.pop() for _ in range(min(most, len(lane.queue)))]
+            batch: list[Taken] = []
+            while len(batch) < most and (queued := lane.pop()) is not None:
+                batch.append(queued)
             lane.delivered += sum(isinstance(item, Packet) for _, item in batch)
         else:
             if not self._joined:
                 self._join(self._joiner)
             was_full = True
             batch = [self._joined.popleft() for _ in range(min(most, len(self._joined)))]
-        if was_full and batch:
+        if was_full:
             self._not_full.notify_all()
         return batch
 
     def _join(self, joiner: Joiner) -> None:
         """Move what lies in the lanes through the joiner."""
         for index, lane in enumerate(self.lanes):
-            while lane.queue:
-                queued_ns, item = lane.pop()
+            while (queued := lane.pop()) is not None:
+                queued_ns, item = queued
                 if (complete := joiner.add(index, item)) is not None:
                     self._joined.append((queued_ns, complete))
         for lane, matched, unmatched in zip(self.lanes, *joiner.take_counts(), strict=True):

@@ -99,25 +99,32 @@ class StreamFigures:
     """A stream; it is never in two processes, so nothing of it needs adding."""
 
     name: str
+    source: str
     read: int
     expected: int | None
     finished: int
     instances: int
     ended: bool
-    age: Histogram  # from capture to the last stage's end
+    lost: bool
+    counters: Counter[str]
+    age: Histogram  # from when it entered the graph to the last stage's end
 
     def stats(self, dropped: int) -> StreamStats:
         """The summary of a stream that has lost so many packets."""
         return StreamStats(
             name=self.name,
+            source=self.source,
             read=self.read,
             expected=self.expected,
             finished=self.finished,
             instances=self.instances,
             dropped=dropped,
             ended=self.ended,
+            lost=self.lost,
+            counters=dict(self.counters),
             age_p50_ms=self.age.percentile_ms(50),
             age_p95_ms=self.age.percentile_ms(95),
+            age_p99_ms=self.age.percentile_ms(99),
         )
 
 

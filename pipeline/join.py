@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.packet import End, Instances, Packet
+from pipeline.packet import End, Event, Instances, Packet
 
 
 @dataclass
 class _Stream:
     newest: list[int]  # seq by input; _ENDED once an input has ended
     waiting: dict[int, dict[int, Packet]] = field(default_factory=dict)  # seq: {input: packet}
+    events: dict[Event, int] = field(default_factory=dict)  # event: inputs that have told it
 
 
 _ENDED = sys.maxsize
@@ -34,12 +35,18 @@ class Joiner:
         self._matched = [0] * inputs
         self._unmatched: list[Counter[str]] = [Counter() for _ in range(inputs)]
 
-    def add(self, index: int, item: Packet | End) -> tuple[Packet, ...] | End | None:
-        """Take an item from input `index`; give what it completes: a packet of each input, or an end."""
+    def add(self, index: int, item: Packet | Event | End) -> tuple[Packet, ...] | Event | End | None:
+        """Take an item from input `index`; give what it completes, a packet of each input say."""
         stream = self._streams.get(item.stream)
         if stream is None:
             stream = self._streams[item.stream] = _Stream([-1] * self._inputs)
-        complete: tuple[Packet, ...] | End | None = None
+        complete: tuple[Packet, ...] | Event | End | None = None
+        if isinstance(item, Event):  # the very same one comes by all ways
+            told = stream.events.pop(item, 0) + 1
+            if told == self._inputs:
+                return item
+            stream.events[item] = told
+            return None
         if isinstance(item, End):
             stream.newest[index] = _ENDED
         else:

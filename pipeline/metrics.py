@@ -120,14 +120,18 @@ class StreamStats:
     """A stream, from its source to the last stage."""
 
     name: str
+    source: str  # its name where it carries several streams; else the stream's
     read: int  # packets that its source gave
     expected: int | None  # packets that its source will give in all, where known
     finished: int  # packets that have left every last stage
     instances: int  # rows in the finished packets
     dropped: int  # packets lost anywhere on the way
     ended: bool
-    age_p50_ms: float  # from capture to the last stage's end
+    lost: bool  # the source gives nothing for now
+    counters: dict[str, int]  # what the source itself counted
+    age_p50_ms: float  # from when a packet entered the graph to the last stage's end
     age_p95_ms: float
+    age_p99_ms: float
 
 
 @dataclass(frozen=True)

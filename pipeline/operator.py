@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
-from pipeline.packet import Packet
+from pipeline.packet import End, Event, Packet
 
 
 class Ports(NamedTuple):
@@ -26,6 +26,7 @@ class RunInfo(NamedTuple):
     graph: str  # its name
     started_ns: int  # UNIX time
     cores: int = 1  # how many processors one worker of this operator may keep busy
+    live: bool = False  # sources are cameras, which wait for nobody
 
     @classmethod
     def new(cls, graph: str) -> RunInfo:
@@ -74,6 +75,9 @@ class Operator:
     def reset(self, stream: str) -> None:
         """Forget the state of a stream; the next packet is treated as its first."""
 
+    def event(self, event: Event) -> None:
+        """Something happened to a stream, in this place between its packets; sinks write it down."""
+
     def close(self) -> None:
         """Give back what `open` took; runs once, also after an error."""
 
@@ -88,17 +92,27 @@ class Operator:
 
 
 class Source(Operator):
-    """An operator that makes packets: the runtime runs one thread of it for each source."""
+    """An operator that makes packets: the runtime runs one thread of it for each source.
+
+    As a rule a source is one stream. One that carries several (a topic) names them in its packets, and gives
+    an `End` for each that ends before the source does.
+    """
 
     provides: ClassVar[tuple[str, ...]] = ("image",)
 
-    def read(self, stream: str, uri: str) -> Iterator[Packet]:
-        """Yield the packets of one source, in order, until it ends.
+    def read(self, stream: str, uri: str) -> Iterator[Packet | Event | End]:
+        """Yield the packets of one source, in order, and what happens to it, until it ends.
 
         Raises:
             SourceError: one line that names the source, what was found and what was expected.
         """
         raise NotImplementedError
+
+    def stop(self) -> None:
+        """Make `read` end soon, also where it waits for something; called by another thread."""
+
+    def finished(self, packet: Packet) -> None:
+        """This packet, and whatever of its stream came before it, has left the graph; by another thread."""
 
     def frames_expected(self, uri: str) -> int | None:
         """How many packets `read` will give, as far as it can be told without decoding (for progress)."""

@@ -153,6 +153,10 @@ class Packet:
     size: tuple[int, int]  # width, height in px
     picture: np.ndarray | Picture | None = None  # RGB (H, W, 3) uint8, or what can be made into it
     instances: Instances | None = None
+    arrived_ns: int = 0  # UNIX time at which it entered the graph; 0: as captured_ns
+    run: str = ""  # the run that has captured it, where that is another one
+    epoch: int = 0  # grows where state of the stream was lost; track ids mean nothing across it
+    moment_ns: int | None = None  # UNIX time that stands for the captured_ns of all cameras, after `sync`
 
     @property
     def image(self) -> np.ndarray | None:
@@ -160,9 +164,32 @@ class Packet:
         picture = self.picture
         return picture if picture is None or isinstance(picture, np.ndarray) else picture.rgb
 
+    @property
+    def entered_ns(self) -> int:
+        """UNIX time at which it entered the graph, by this machine's clock; ages are measured from here."""
+        return self.arrived_ns or self.captured_ns
+
     def replace(self, **changes: Any) -> Packet:
         """A copy with these attributes exchanged."""
         return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """Something that happened to a stream, told in its place between two packets; no edge ever drops it.
+
+    Kinds: `lost` (the source gives no more frames: reason), `back` (it does again: reason, away_s), `changed`
+    (of another size or codec from here on: before, after), `jumped` (its clock did: by_s), `moved` (this
+    worker has taken the stream over from another).
+    """
+
+    stream: str
+    kind: str
+    at_ns: int  # UNIX time
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    resets: bool = (
+        False  # frames before and after do not belong together: operators forget the stream's state
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

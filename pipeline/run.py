@@ -14,9 +14,10 @@ from pipeline.edge import Edge, Inbox, Item, Lane, Policy
 from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
 from pipeline.graph import Graph, Node
-from pipeline.metrics import Histogram, RunStats, WorkerMetrics
+from pipeline.metrics import Histogram, RunStats
 from pipeline.operator import RunInfo, Source
-from pipeline.packet import End
+from pipeline.packet import End, Event, Packet
+from pipeline.reader import Reader
 from pipeline.running import Running
 from pipeline.split import SplitRun, processes_for
 from pipeline.stage import Stage
@@ -43,27 +44,16 @@ class _Finished:
     instances: int = 0
     ended: bool = False
     age: Histogram = field(default_factory=Histogram)
-
-
-@dataclass
-class _Reader:
-    """One source and the thread that reads it."""
-
-    stream: str
-    uri: str
-    operator: Source
-    expected: int | None
-    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
-    stopped: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
+    newest: Packet | None = None
 
 
 class Run(Running):
     """Runs `graph` on `sources` (stream name to file, folder or URL), a thread a source and a worker.
 
     `live` sources are never waited for: the edge behind them drops its oldest packet instead, and an
-    operator that raises sets the packet aside. `keep_open` keeps the run going when no source is left, so
-    that others can be added. `cores` is how many processors it may use, all unless told; `info` says which
+    operator that raises sets the packet aside. No stage begins to work on a packet that entered the graph
+    more than `max_age_s` ago. `keep_open` keeps the run going when no source is left, so that others can be
+    added. `cores` is how many processors it may use, all unless told; `info` says which
     run it is, where it is only a share of one.
     """
 
@@ -73,19 +63,21 @@ class Run(Running):
         sources: Mapping[str, str] | None = None,
         *,
         live: bool = False,
+        max_age_s: float | None = None,
         keep_open: bool = False,
         cores: int | None = None,
         info: RunInfo | None = None,
     ):
-        super().__init__(graph, info or RunInfo.new(graph.name))
+        super().__init__(graph, (info or RunInfo.new(graph.name))._replace(live=live))
         self._live = live
+        self._max_age_ns = None if max_age_s is None else round(max_age_s * 1e9)
         self._keep_open = keep_open
         self._cores = cores or os.cpu_count() or 1
         self._started: _Clocks | None = None  # when reading began
         self._ended: _Clocks | None = None
         self._stopping = False
         self._source_node = graph.source
-        self._readers: dict[str, _Reader] = {}
+        self._readers: dict[str, Reader] = {}
         self._reading = 0
         self._source_edges: list[Edge] = []
         self._edges: list[Edge] = []
@@ -108,7 +100,12 @@ class Run(Running):
             workers = _workers(node, streams, self._cores)
             split = node.per_stream and workers > 1
             inboxes[node.name] = [
-                Inbox([Lane(node.capacity, self._policy(producer, node)) for producer in inputs])
+                Inbox(
+                    [
+                        Lane(node.capacity, self._policy(producer, node), self._max_age_ns)
+                        for producer in inputs
+                    ]
+                )
                 for _ in range(workers if split else 1)
             ]
             if not edges:
@@ -139,12 +136,20 @@ class Run(Running):
 
     # Sources
 
-    def _reader(self, stream: str, uri: str) -> _Reader:
+    def _reader(self, stream: str, uri: str) -> Reader:
         operator = self._source_node.make()
         assert isinstance(operator, Source)  # Graph has checked it
-        reader = _Reader(stream, uri, operator, operator.frames_expected(uri))
-        reader.thread = threading.Thread(target=self._read, args=(reader,), name=f"{stream}", daemon=True)
-        return reader
+        # A camera may be away just now, and nobody knows how much it will give.
+        expected = None if self._live else operator.frames_expected(uri)
+        return Reader(
+            stream,
+            uri,
+            operator,
+            expected,
+            self._source_edges,
+            failed=self._note_source_failure,
+            ended=self._note_source_end,
+        )
 
     def add_source(self, stream: str, uri: str) -> None:
         """Attach a source while the run is going.
@@ -158,12 +163,13 @@ class Run(Running):
             if self._stopping:
                 raise ConfigError(f"cannot add {stream}: the run is stopping")
             known = self._readers.get(stream)
-            if known and known.thread and known.thread.is_alive():
-                raise ConfigError(f"a source named {stream!r} is already being read: {known.uri}")
+            if known and known.reading:
+                raise ConfigError(f"a source named {stream!r} is already being read")
+            if known:
+                reader.first_seq = known.first_seq + known.packets[stream]
             self._readers[stream] = reader
             self._reading += 1
-        assert reader.thread is not None
-        reader.thread.start()
+        reader.start(self._info_for(self._reading))
 
     def remove_source(self, stream: str) -> None:
         """Detach a source: what was read of it is finished, then its stream ends.
@@ -174,43 +180,15 @@ class Run(Running):
         with self._lock:
             if stream not in self._readers:
                 raise ConfigError(f"no source {stream!r}; there are: {', '.join(self._readers) or 'none'}")
-            self._readers[stream].stopped.set()
+            reader = self._readers[stream]
+        reader.stop()
 
     def sources(self) -> dict[str, str]:
         """The sources that are being read: stream name to uri."""
         with self._lock:
-            return {
-                reader.stream: reader.uri
-                for reader in self._readers.values()
-                if reader.thread and reader.thread.is_alive()
-            }
+            return {reader.stream: reader.uri for reader in self._readers.values() if reader.reading}
 
-    def _read(self, reader: _Reader) -> None:
-        metrics = reader.metrics
-        try:
-            reader.operator.open(self._info_for(self._reading))
-            start = time.monotonic_ns()
-            for packet in reader.operator.read(reader.stream, reader.uri):
-                took = time.monotonic_ns() - start
-                metrics.busy_ns += took
-                metrics.latency.record(took)
-                metrics.packets_out += 1
-                for edge in self._source_edges:
-                    edge.put([packet])
-                if reader.stopped.is_set():
-                    break
-                start = time.monotonic_ns()
-        except Exception as error:
-            self._note_source_failure(reader, error)
-        finally:
-            reader.operator.close()
-            for edge in self._source_edges:
-                edge.put([End(reader.stream, metrics.packets_out)])
-            with self._lock:
-                self._reading -= 1
-            self._close_if_idle()
-
-    def _note_source_failure(self, reader: _Reader, error: Exception) -> None:
+    def _note_source_failure(self, reader: Reader, error: Exception) -> None:
         if not isinstance(error, PipelineError):
             _log.debug("reading %s", reader.stream, exc_info=error)
             error = SourceError(f"{reader.stream}: {type(error).__name__}: {error}")
@@ -222,6 +200,11 @@ class Run(Running):
     def _info_for(self, sharing: int) -> RunInfo:
         """What operators may know of the run when so many of them share the processors."""
         return self.info._replace(cores=max(1, self._cores // max(1, sharing)))
+
+    def _note_source_end(self) -> None:
+        with self._lock:
+            self._reading -= 1
+        self._close_if_idle()
 
     def _close_if_idle(self) -> None:
         with self._lock:
@@ -251,16 +234,16 @@ class Run(Running):
             readers = [] if self._stopping else list(self._readers.values())
             self._reading = len(readers)
         for reader in readers:
-            assert reader.thread is not None
-            reader.thread.start()
+            reader.start(self._info_for(len(readers)))
         self._close_if_idle()
 
     def stop(self) -> None:
         """Read no more; what was read is finished and written."""
         with self._lock:
             self._stopping = True
-            for reader in self._readers.values():
-                reader.stopped.set()
+            readers = list(self._readers.values())
+        for reader in readers:
+            reader.stop()
         if self._started:
             self._close_if_idle()
 
@@ -283,18 +266,37 @@ class Run(Running):
 
     def _note_finished(self, stage: str, items: Sequence[Item]) -> None:
         now = time.time_ns()
+        oldest: dict[str, Packet] = {}  # of each stream, what has left all last stages
         with self._lock:
             streams = self._finished[stage]
             for item in items:
+                if isinstance(item, Event):
+                    continue
                 if item.stream not in streams:
                     streams[item.stream] = _Finished()
                 done = streams[item.stream]
+                done.ended = isinstance(item, End)
                 if isinstance(item, End):
-                    done.ended = True
                     continue
                 done.packets += 1
                 done.instances += len(item.instances) if item.instances is not None else 0
-                done.age.record(now - item.captured_ns)
+                done.age.record(now - item.entered_ns)
+                done.newest = item
+                if (packet := self._left_all(item.stream)) is not None:
+                    oldest[item.stream] = packet
+            readers = list(self._readers.values()) if oldest else []
+        for stream, packet in oldest.items():
+            for reader in readers:
+                if stream in reader.packets:
+                    reader.operator.finished(packet)
+
+    def _left_all(self, stream: str) -> Packet | None:
+        """The newest packet of a stream that has left every last stage."""
+        newest = [
+            streams[stream].newest if stream in streams else None for streams in self._finished.values()
+        ]
+        known = [packet for packet in newest if packet is not None]
+        return min(known, key=lambda p: (p.entered_ns, p.seq)) if len(known) == len(newest) else None
 
     # Figures
 
@@ -312,7 +314,11 @@ class Run(Running):
             self._source_node.name, [r.metrics for r in readers], [r.operator.counters for r in readers]
         )
         with self._lock:
-            streams = [self._stream_figures(reader) for reader in readers]
+            streams = [
+                self._stream_figures(reader, stream)
+                for reader in readers
+                for stream in sorted(reader.packets) or [reader.stream]
+            ]
         return RunFigures(
             run_id=self.info.id,
             graph=self.graph.name,
@@ -323,18 +329,27 @@ class Run(Running):
             streams=streams,
         )
 
-    def _stream_figures(self, reader: _Reader) -> StreamFigures:
-        ends = [streams.get(reader.stream, _Finished()) for streams in self._finished.values()]
+    def _stream_figures(self, reader: Reader, stream: str) -> StreamFigures:
+        ends = [streams.get(stream, _Finished()) for streams in self._finished.values()]
         slowest = min(ends, key=lambda done: done.packets)
         return StreamFigures(
-            name=reader.stream,
-            read=reader.metrics.packets_out,
+            name=stream,
+            source=reader.stream,
+            read=reader.first_seq + reader.packets[stream],
             expected=reader.expected,
             finished=slowest.packets,
             instances=slowest.instances,
             ended=all(done.ended for done in ends),
+            lost=reader.lost,
+            counters=reader.operator.counters.copy(),
             age=slowest.age.copy(),
         )
+
+    def events(self) -> list[Event]:
+        """What happened to the sources lately, the oldest first."""
+        with self._lock:
+            readers = list(self._readers.values())
+        return sorted((event for reader in readers for event in list(reader.events)), key=lambda e: e.at_ns)
 
 
 def _workers(node: Node, streams: int | None, cores: int) -> int:

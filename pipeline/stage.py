@@ -15,7 +15,7 @@ from pipeline.figures import StageFigures
 from pipeline.join import merge
 from pipeline.metrics import WorkerMetrics
 from pipeline.operator import Operator, RunInfo
-from pipeline.packet import End, Packet
+from pipeline.packet import End, Event, Packet
 
 OnError = Literal["fail", "skip"]
 
@@ -154,7 +154,7 @@ class Stage:
             self._fail(error, "while it was being closed")
 
     def _run_batch(self, operator: Operator, metrics: WorkerMetrics, batch: list[Taken]) -> list[Item]:
-        """Process a batch in runs of packets; the end of a stream comes behind its last packet."""
+        """Process a batch in runs of packets; events and ends stay in their places between them."""
         results: list[Item] = []
         packets: list[Packet] = []
         start = time.monotonic_ns()
@@ -163,6 +163,10 @@ class Stage:
             if isinstance(item, End):
                 results += self._process(operator, metrics, packets)
                 results += self._end(operator, metrics, item)
+                packets = []
+            elif isinstance(item, Event):
+                results += self._process(operator, metrics, packets)
+                results += self._tell(operator, item)
                 packets = []
             elif isinstance(item, tuple):
                 packets += self._merge(metrics, item)
@@ -226,6 +230,18 @@ class Stage:
             else:
                 self._fail(error, "at its inputs")
             return []
+
+    def _tell(self, operator: Operator, event: Event) -> list[Item]:
+        try:
+            if event.resets:
+                operator.reset(event.stream)
+            operator.event(event)
+        except Exception as error:
+            if self.on_error == "fail":
+                self._fail(error, f"at an event of {event.stream} ({event.kind})")
+            else:
+                self._log.error("%s of %s: %s", event.kind, event.stream, _say(error))
+        return [event]
 
     def _end(self, operator: Operator, metrics: WorkerMetrics, end: End) -> list[Item]:
         held: list[Packet] = []

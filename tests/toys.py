@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError, SinkError
 from pipeline.graph import Graph, check_graph
 from pipeline.operator import Operator, RunInfo, Source
-from pipeline.packet import Instances, Packet
+from pipeline.packet import End, Event, Instances, Packet
 
 
 def packet(stream: str = "a", seq: int = 0, **fields: object) -> Packet:
@@ -37,6 +37,46 @@ class Numbers(Source):
     def frames_expected(self, uri: str) -> int | None:
         count = uri.partition("@")[0]
         return int(count) if count.isdigit() else None
+
+
+class Script(Source):
+    """What the uri says, word by word: `a3` packet 3 of stream a, `a!` an event of it that resets, `a.` its end."""
+
+    finished_packets: list[tuple[str, int]] = []  # noqa: RUF012 - shared on purpose: the test reads it
+
+    def read(self, stream: str, uri: str) -> Iterator[Packet | Event | End]:
+        for word in uri.split():
+            name, what = word[0], word[1:]
+            if what == "!":
+                yield Event(name, "moved", time.time_ns(), resets=True)
+            elif what == ".":
+                yield End(name, 0)
+            else:
+                yield packet(name, int(what))
+
+    def finished(self, packet: Packet) -> None:
+        self.finished_packets.append((packet.stream, packet.seq))
+
+
+class Diary(Operator):
+    """Remembers all that it is told, in one list: `a3`, `reset a`, `a moved`, `a ends`."""
+
+    per_stream = True
+    told: list[str] = []  # noqa: RUF012 - shared on purpose: the test reads it
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        self.told += [f"{p.stream}{p.seq}" for p in packets]
+        return packets
+
+    def reset(self, stream: str) -> None:
+        self.told.append(f"reset {stream}")
+
+    def event(self, event: Event) -> None:
+        self.told.append(f"{event.stream} {event.kind}")
+
+    def end_stream(self, stream: str) -> list[Packet]:
+        self.told.append(f"{stream} ends")
+        return []
 
 
 class Same(Operator):
@@ -241,19 +281,21 @@ class Across(Operator):
 
 
 REGISTRY = {
-    "numbers": Numbers, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "fail_at": FailAt,
+    "numbers": Numbers, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "fail_at": FailAt,
     "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
-    "collect": Collect, "write": Write, "at": At, "across": Across,
+    "collect": Collect, "write": Write, "diary": Diary, "at": At, "across": Across,
 }  # fmt: skip
 
 
-def graph(**nodes: dict[str, object]) -> Graph:
-    """A graph of these nodes, `numbers` before and `collect` behind them, in a chain unless told otherwise."""
+def graph(source: str = "numbers", **nodes: dict[str, object]) -> Graph:
+    """A graph of these nodes, a source before and `collect` behind them, in a chain unless told otherwise."""
     Collect.packets.clear()
     Collect.ended.clear()
     SameByStream.seen.clear()
-    spec: dict[str, dict[str, object]] = {"numbers": {"op": "numbers"}}
-    last = "numbers"
+    Script.finished_packets.clear()
+    Diary.told.clear()
+    spec: dict[str, dict[str, object]] = {source: {"op": source}}
+    last = source
     for name, node in nodes.items():
         spec[name] = {"after": last, **node}
         last = name

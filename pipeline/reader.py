@@ -1,0 +1,100 @@
+"""A reader: one source of a run, and the thread that reads it into the graph."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from pipeline.edge import Edge, Item
+from pipeline.metrics import WorkerMetrics
+from pipeline.operator import RunInfo, Source
+from pipeline.packet import End, Event, Packet
+
+EVENTS_KEPT = 100  # for whoever asks what happened to a source
+
+
+class Reader:
+    """Reads one source until it ends or is stopped; every stream that has begun then ends.
+
+    `first_seq` is not 0 where a source of this name was read before in this run: its numbers go on, and it
+    begins a new epoch, since nothing is known of what was before.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        uri: str,
+        operator: Source,
+        expected: int | None,
+        edges: Sequence[Edge],
+        *,
+        failed: Callable[[Reader, Exception], None],
+        ended: Callable[[], None],
+    ):
+        self.stream, self.uri, self.operator, self.expected = stream, uri, operator, expected
+        self.first_seq = 0
+        self.metrics = WorkerMetrics()
+        self.packets: Counter[str] = Counter()  # stream: packets; one stream as a rule
+        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.lost = False  # gives nothing for now
+        self._edges = edges
+        self._failed, self._ended = failed, ended
+        self._open: set[str] = set()  # streams that have begun and not ended
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, info: RunInfo) -> None:
+        """Begin to read."""
+        self._thread = threading.Thread(target=self._read, args=(info,), name=self.stream, daemon=True)
+        self._thread.start()
+
+    @property
+    def reading(self) -> bool:
+        """Whether it is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Read no more; what was read is finished."""
+        self._stopped.set()
+        self.operator.stop()
+
+    def _read(self, info: RunInfo) -> None:
+        metrics = self.metrics
+        try:
+            self.operator.open(info)
+            start = time.monotonic_ns()
+            for item in self.operator.read(self.stream, self.uri):
+                took = time.monotonic_ns() - start
+                if isinstance(item, Packet):
+                    metrics.busy_ns += took
+                    metrics.latency.record(took)
+                    metrics.packets_out += 1
+                self._take_in(item)
+                if self._stopped.is_set():
+                    break
+                start = time.monotonic_ns()
+        except Exception as error:
+            self._failed(self, error)
+        finally:
+            # One that has given nothing at all has ended, too.
+            for stream in sorted(self._open) or ([] if self.packets else [self.stream]):
+                self._take_in(End(stream, self.packets[stream]))
+            self.operator.close()
+            self._ended()
+
+    def _take_in(self, item: Item) -> None:
+        """Send what the source gave into the graph."""
+        if isinstance(item, Packet):
+            self.packets[item.stream] += 1
+            self._open.add(item.stream)
+            if self.first_seq:
+                item = item.replace(seq=item.seq + self.first_seq, epoch=item.epoch + 1)
+        elif isinstance(item, Event):
+            self.events.append(item)
+            self.lost = item.kind == "lost"
+        else:
+            self._open.discard(item.stream)
+        for edge in self._edges:
+            edge.put([item])

@@ -1,0 +1,101 @@
+"""What live sources need of the runtime: events in their places, sources of many streams, bounded age."""
+
+import time
+
+import pytest
+import toys
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.run import Run, run_graph
+
+
+def of(stream: str) -> list[str]:
+    """What the diary was told of a stream."""
+    return [entry for entry in toys.Diary.told if stream in entry.replace("reset", "").replace("moved", "")]
+
+
+FORKED = {
+    "fork": {"op": "same", "jitter_ms": 0.2, "workers": 3, "after": "script"},
+    "other": {"op": "same", "jitter_ms": 0.2, "after": "script", "on_full": "drop_oldest", "capacity": 1},
+    "diary": {"op": "diary", "after": ["fork", "other"]},
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 3))
+def test_events_keep_their_places(is_event, batch, workers):
+    words, told, seq = [], [], 0
+    for event in is_event:
+        words.append("a!" if event else f"a{seq}")
+        told += ["reset a", "a moved"] if event else [f"a{seq}"]
+        seq += not event
+    work = {"op": "same", "jitter_ms": 0.2, "workers": workers, "batch": {"max": batch}}
+    run_graph(toys.graph("script", work=work, diary={"op": "diary"}), {"source": " ".join(words)})
+    assert toys.Diary.told == [*told, "a ends"] if seq else ["source ends"]
+
+
+def test_events_pass_forks_and_joins_once_and_in_order():
+    words = [f"a{i}" if i % 5 else f"a{i} a!" for i in range(40)]
+    stats = run_graph(toys.graph("script", **FORKED), {"source": " ".join(words)})
+    told = of("a")
+    assert told.count("a moved") == 8  # although one way drops packets
+    seqs = [int(entry[1:]) for entry in told if entry[1:].isdigit()]
+    assert seqs == sorted(seqs)
+    for number, place in enumerate(i for i, entry in enumerate(told) if entry == "a moved"):
+        before = [int(entry[1:]) for entry in told[:place] if entry[1:].isdigit()]
+        after = [int(entry[1:]) for entry in told[place:] if entry[1:].isdigit()]
+        assert max(before, default=0) <= 5 * number < min(after, default=10**6)
+    assert len(seqs) + sum(stats.edges[0].dropped.values()) + sum(stats.edges[1].dropped.values()) >= 40
+
+
+def test_a_source_of_several_streams():
+    stats = run_graph(toys.graph("script", diary={"op": "diary"}), {"topic": "a0 b0 a1 a! b1 a. b2 c0"})
+    assert of("a") == ["a0", "a1", "reset a", "a moved", "a ends"]
+    assert of("b") == ["b0", "b1", "b2", "b ends"]
+    assert [(s.name, s.source, s.read, s.finished, s.ended) for s in stats.streams] == [
+        ("a", "topic", 2, 2, True), ("b", "topic", 3, 3, True), ("c", "topic", 1, 1, True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_source_learns_what_has_left_every_last_stage(batch):
+    ends = {
+        "slow": {"op": "slow", "ms": 5, "after": "script"},
+        "collect": {"op": "collect", "after": "script", "batch": {"max": batch}},
+    }
+    seen = []
+
+    class Finished(toys.Script):
+        def finished(self, packet):
+            seen.append((packet.seq, stage_of("slow").packets_out))
+
+    graph = toys.graph("script", **ends)
+    run = Run(graph, {"topic": " ".join(f"a{i}" for i in range(6))})
+    run._readers["topic"].operator.__class__ = Finished
+    stage_of = lambda name: next(s for s in run.stats().stages if s.name == name)  # noqa: E731
+    run.start()
+    run.finish()
+    assert seen[-1][0] == 5
+    assert all(seq < slow for seq, slow in seen)  # never before the slower one is done with it
+
+
+def test_packets_that_have_grown_too_old_are_dropped_and_counted():
+    graph = toys.graph(slow={"op": "slow", "ms": 20, "capacity": 100}, more={"op": "same"})
+    run = Run(graph, {"a": "60@1"}, live=True, max_age_s=0.1)
+    run.start()
+    stats = run.finish()
+    stale = sum(edge.dropped.get("stale", 0) for edge in stats.edges)
+    assert stale > 20
+    assert stale + len(toys.Collect.packets) == 60
+    assert stats.streams[0].age_p99_ms < 100 + 20 * 3
+
+
+def test_an_event_is_seen_from_outside():
+    run = Run(toys.graph("script", diary={"op": "diary"}), {"source": "a0 a! a1"}, live=True)
+    start = time.time_ns()
+    run.start()
+    run.finish()
+    (event,) = run.events()
+    assert (event.stream, event.kind, event.resets) == ("a", "moved", True)
+    assert start <= event.at_ns <= time.time_ns()
