@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from engines.architectures import build
 from engines.architectures.fit import check_fit
 from engines.checks import compare
 from engines.contract import Contract
 from engines.errors import ContractError, EngineError
-from engines.metadata import CONTRACT
+from engines.metadata import CONTRACT, parse_contract
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -137,14 +135,7 @@ def read_checkpoint_contract(path: Path) -> Contract | None:
         return None
     with _opened(path) as file:
         text = (file.metadata() or {}).get(CONTRACT)
-    try:
-        return None if text is None else Contract.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ContractError(
-            f"{path.name}: the contract inside is not valid: {field}: {first['msg']}; save the file again"
-        ) from None
+    return None if text is None else parse_contract(text, path.name)
 
 
 def _read_pickle(path: Path) -> Any:

@@ -84,7 +84,9 @@ class Input(_Strict):
     colour: Literal["rgb", "bgr"]
     mean: tuple[float, float, float] = Field(description="in units of 0..255, in the order of `colour`")
     std: tuple[float, float, float]
-    placement: Literal["centre", "top_left"] = Field(description="where a letterboxed image lies")
+    placement: Literal["centre", "centre_px", "top_left"] = Field(
+        description="where a letterboxed image lies; centre_px: its edges on whole px, as by ultralytics"
+    )
     pad_value: float | Literal["edge"] = Field(
         description="what lies around it: 0..255, or the edge repeated"
     )

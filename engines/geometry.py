@@ -25,11 +25,23 @@ def letterbox_matrix(image_size: tuple[int, int], model_input: Input) -> np.ndar
     width, height = image_size
     input_width, input_height = model_input.size
     scale = min(input_width / width, input_height / height)
+    if model_input.placement == "centre_px":
+        return _on_whole_px(image_size, model_input.size, scale)
     if model_input.placement == "top_left":
         offset = (0.0, 0.0)
     else:
         offset = ((input_width - width * scale) / 2, (input_height - height * scale) / 2)
     return np.array([[scale, 0.0, offset[0]], [0.0, scale, offset[1]]])
+
+
+def _on_whole_px(image_size: tuple[int, int], size: tuple[int, int], scale: float) -> np.ndarray:
+    """The letterbox of ultralytics' LetterBox (data/augment.py); an odd px of padding lies right or below."""
+    matrix = np.zeros((2, 3))
+    for axis in (0, 1):
+        side = max(round(image_size[axis] * scale), 1)
+        matrix[axis, axis] = side / image_size[axis]
+        matrix[axis, 2] = round((size[axis] - side) / 2 - 0.1)
+    return matrix
 
 
 def roi_matrices(rois: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engines.backends.onnxruntime import OnnxEngine
+from engines.comparison import Report, compare_engines
 from engines.contract import Contract
 from engines.errors import EngineError
 from engines.examples import Examples
@@ -32,7 +33,6 @@ from engines.metadata import (
     write_contract,
     write_metadata,
 )
-from engines.verify import Report, compare_engines
 
 if TYPE_CHECKING:
     import onnx

@@ -8,7 +8,7 @@ from typing import cast
 
 from engines.assets import locate
 from engines.backends.base import Engine
-from engines.backends.choice import BACKENDS, Backend, choose, suits
+from engines.backends.choice import BACKENDS, Backend, choices, suits
 from engines.checks import check, check_carried
 from engines.configs import nearest
 from engines.contract import Contract
@@ -26,7 +26,8 @@ def load_engine(
     """The engine that runs `contract`'s model, from what is kept on this machine or from `path`.
 
     Outputs that the contract does not name are not computed. `auto` takes the fastest backend that is
-    installed, has its device and can run the file, and logs which, and why.
+    installed, has its device and can run the file, and logs which, and why. One that fails all the same, as a
+    plan that is found beyond the tolerance, gives way to the next, with a warning.
 
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.
@@ -34,10 +35,25 @@ def load_engine(
             installed, lacks its device, or cannot run such a file.
         ContractError: the file is another model than the contract describes; both values are named.
     """
-    path, found, why = find_engine(contract, path, backend)
-    if backend == "auto":
-        log.info("%s: %s (%s)", contract.name, found, why)
-    engine = _open(contract, path, threads, found)
+    path, found, _ = find_engine(contract, path, backend)
+    if backend != "auto":
+        return _checked(contract, path, threads, found)
+    failure: EngineError | None = None
+    for candidate, why in choices(contract, path):
+        if failure:
+            log.warning("%s: what is faster fails: %s", contract.name, failure)
+        log.info("%s: %s (%s)", contract.name, candidate, why)
+        try:
+            return _checked(contract, path, threads, candidate)
+        except ContractError:
+            raise
+        except EngineError as error:
+            failure = error
+    raise failure or EngineError(f"{contract.name}: nothing here runs {path.name}")
+
+
+def _checked(contract: Contract, path: Path, threads: int, backend: Backend) -> Engine:
+    engine = _open(contract, path, threads, backend)
     try:
         check(contract, engine, path.name)
         check_carried(contract, path)
@@ -58,7 +74,7 @@ def find_engine(contract: Contract, path: Path | None, backend: str) -> tuple[Pa
     if path is None:
         path = locate(contract.asset, name=contract.name) if backend == "torch" else runnable(contract)
     if backend == "auto":
-        return path, *choose(contract, path)
+        return path, *next(choices(contract, path))
     told = cast(Backend, backend)
     if not suits(told, path):
         raise EngineError(f"{contract.name}: {backend} cannot run {path.name}; leave the backend to auto")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from pydantic import ValidationError
 
 from engines.contract import Contract
+from engines.errors import ContractError
 
 if TYPE_CHECKING:
     import onnx
@@ -26,12 +27,30 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
 def read_contract(path: Path) -> Contract | None:
-    """The contract that `path` carries; None where it has none, or is not ONNX, or is not there."""
+    """The contract that `path` carries; None where it has none, or is not ONNX, or is not there.
+
+    Raises:
+        ContractError: what it carries is not a valid contract.
+    """
     text = read_metadata(path).get(CONTRACT)
+    return None if text is None else parse_contract(text, path.name)
+
+
+def parse_contract(text: str, filename: str) -> Contract:
+    """The contract in JSON that a file carries.
+
+    Raises:
+        ContractError: it is not valid, with the first field that is wrong.
+    """
     try:
-        return None if text is None else Contract.model_validate_json(text)
-    except ValidationError:
-        return None
+        return Contract.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ContractError(
+            f"{filename}: the contract inside is not valid: {field + ': ' if field else ''}{first['msg']}; "
+            "it is damaged or of another version of posestream, so make the file again"
+        ) from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -74,14 +74,17 @@ def import_model(
 
 
 def remove_model(name: str) -> None:
-    """Remove the contract of a model of one's own, and its weights from the cache.
+    """Remove the contract of a model of one's own, and its weights from the cache if no other model has them.
 
     Raises:
         ContractError: there is no such model, or it is a ready one.
     """
     if find_config("models", name) != own_path(name):
         raise ContractError(f"{name} is a ready model; only one's own are removed")
-    cached_path(load_contract(name).asset).unlink(missing_ok=True)
+    weights = cached_path(load_contract(name).asset)
+    others = (load_contract(other).asset for other in available_models() if other != name)
+    if weights not in map(cached_path, others):  # a file can be imported under several names
+        weights.unlink(missing_ok=True)
     own_path(name).with_suffix(".onnx").unlink(missing_ok=True)
     own_path(name).unlink()
     load_contract.cache_clear()

@@ -123,7 +123,7 @@ def _describe(
             "colour": "rgb",
             "mean": (0.0,) * 3,
             "std": (WHITE,) * 3,
-            "placement": "centre",
+            "placement": "centre_px",
             "pad_value": GREY,
         },
         "outputs": {"predictions": _output(graph, path, 4 + len(labels) + keypoints * values)},

@@ -19,6 +19,7 @@ from engines.assets import cached_path, fetch, is_cached, sha256, verify
 from engines.contract import Asset, Contract, Source, WheelSource, available_models, load_contract
 from engines.errors import AssetError, ContractError
 from engines.own_models import import_model, own_path, remove_model
+from engines.prepared import is_checkpoint
 from operators.graphs import models_of
 
 FAILED, BAD_INPUT = 1, 2
@@ -170,6 +171,8 @@ def import_(
     )
     fetch_with_progress(contract.name, contract.asset)
     typer.echo(f"its contract: {own_path(contract.name)}; look at it: posestream models show {contract.name}")
+    if is_checkpoint(contract):
+        typer.echo(f"export it once, with PyTorch: posestream engine export {contract.name}")
 
 
 @app.command()

@@ -50,7 +50,8 @@ def _what_fits(contract: Contract, theirs: Shapes) -> str:
         differing[variant] = len(set(_shapes(network.state_dict()).items()) ^ set(theirs.items()))
     nearest = min(differing, key=differing.__getitem__)
     if differing[nearest] == 0:
-        return f"it is variant {nearest!r}: set `variant`"
+        models = f"posestream models list {contract.architecture}-{nearest}"
+        return f"it is variant {nearest!r}; take the contract of a model of that size: {models}"
     if differing[nearest] > len(theirs) // 2:
         return f"no size of {contract.architecture} is near it; is it another architecture?"
     if nearest != contract.variant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -34,42 +35,46 @@ def suits(backend: Backend, path: Path) -> bool:
     return path.suffix not in CHECKPOINTS | {".tflite"}
 
 
-def choose(contract: Contract, path: Path) -> tuple[Backend, str]:
-    """What `auto` means for the file `path` here, and why, as a line of a log.
+def choices(contract: Contract, path: Path) -> Iterator[tuple[Backend, str]]:
+    """What `auto` means for the file `path` here, and why, as a line of a log; then what else would run it.
 
     A compiled plan comes first, where one was built; nothing is compiled unasked, as that takes minutes.
-
-    Raises:
-        EngineError: nothing that is installed can run the file.
     """
     if path.suffix == ".tflite":
-        return "litert", "a TensorFlow Lite model"
-    if path.suffix in CHECKPOINTS:
-        return "torch", "a checkpoint"
-    if not cuda_devices():
-        return "onnxruntime", "on the CPU: no CUDA device"
-    if plan := _plan(contract, path):
-        return plan, "a plan was built for this GPU"
+        yield "litert", "a TensorFlow Lite model"
+    elif path.suffix in CHECKPOINTS:
+        yield "torch", "a checkpoint"
+    elif not cuda_devices():
+        yield "onnxruntime", "on the CPU: no CUDA device"
+    else:
+        yield from _on_gpu(contract, path)
+
+
+def _on_gpu(contract: Contract, path: Path) -> Iterator[tuple[Backend, str]]:
+    for backend in _plans(contract, path):
+        yield backend, "a plan was built for this GPU"
+    build = f"posestream engine build {contract.name}"
     if "CUDAExecutionProvider" in _providers():
-        return "onnxruntime-cuda", f"no plan yet: posestream engine build {contract.name}"
-    return (
-        "onnxruntime",
-        "on the CPU though there is a GPU: this onnxruntime has no CUDA provider, and no plan was built; "
-        f"posestream engine build {contract.name}, or pip install onnxruntime-gpu",
-    )
+        yield "onnxruntime-cuda", f"no plan that runs here: {build}"
+        yield "onnxruntime", "on the CPU though there is a GPU"
+    else:
+        yield (
+            "onnxruntime",
+            "on the CPU though there is a GPU: this onnxruntime has no CUDA provider, and there is no plan "
+            f"that runs here; {build}, or pip install onnxruntime-gpu",
+        )
 
 
-def _plan(contract: Contract, path: Path) -> Backend | None:
+def _plans(contract: Contract, path: Path) -> Iterator[Backend]:
+    """The backends that have a plan for the file."""
     backends: tuple[Literal["tensorrt", "tensorrt-rtx"], ...] = ("tensorrt", "tensorrt-rtx")
     modules = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-    if not any(find_spec(module) for module in modules.values()):
-        return None
-    from engines.plans import find_plan
-
     for backend in backends:
-        if find_spec(modules[backend]) and find_plan(contract, path, backend):
-            return backend
-    return None
+        if find_spec(modules[backend]):
+            from engines.plans import find_plan
+
+            if find_plan(contract, path, backend):
+                yield backend
 
 
 def _providers() -> list[str]:

@@ -5,6 +5,7 @@ The numbers are those of MMPose's codecs `MSRAHeatmap` and `UDPHeatmap` and of i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from engines.contract import Contract, HeatmapCodec
 
 # MMPose's `blur_kernel_size`, in cells; its published configs leave it at the default, whatever their sigma.
 DARK_KERNEL = 11
+
+Cells = Callable[[int, int], np.ndarray]  # (M,) so many cells right of, and below, M peaks
 
 
 class Peaks(NamedTuple):
@@ -100,11 +103,7 @@ def quarter(peaks: Peaks) -> np.ndarray:
 def dark(peaks: Peaks) -> np.ndarray:
     """(M, 2) cells: a Newton step on the blurred map's logarithm (DARK, arXiv:1910.06278), not at edges."""
     _, height, width = peaks.maps.shape
-    blurred = Peaks(_blurred(peaks.maps), peaks.x, peaks.y)
-
-    def log(dx: int, dy: int) -> np.ndarray:
-        return np.log(np.maximum(blurred.at(dx, dy), 1e-10))
-
+    log = _logarithms(peaks, 2, lowest=1e-10, highest=np.inf)
     here = log(0, 0)
     xx = 0.25 * (log(2, 0) - 2 * here + log(-2, 0))
     yy = 0.25 * (log(0, 2) - 2 * here + log(0, -2))
@@ -115,11 +114,7 @@ def dark(peaks: Peaks) -> np.ndarray:
 
 def dark_udp(peaks: Peaks) -> np.ndarray:
     """(M, 2) cells: the same with the curvature of direct neighbours, as UDP has it (arXiv:1911.07524)."""
-    blurred = Peaks(_blurred(peaks.maps), peaks.x, peaks.y)
-
-    def log(dx: int, dy: int) -> np.ndarray:
-        return np.log(np.clip(blurred.at(dx, dy), 1e-3, 50))
-
+    log = _logarithms(peaks, 1, lowest=1e-3, highest=50)
     here, tiny = log(0, 0), np.finfo(np.float32).eps
     xx = log(1, 0) - 2 * here + log(-1, 0) + tiny
     yy = log(0, 1) - 2 * here + log(0, -1) + tiny
@@ -127,9 +122,7 @@ def dark_udp(peaks: Peaks) -> np.ndarray:
     return _newton(log, xx, xy, yy)
 
 
-def _newton(
-    log: Callable[[int, int], np.ndarray], xx: np.ndarray, xy: np.ndarray, yy: np.ndarray
-) -> np.ndarray:
+def _newton(log: Cells, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray) -> np.ndarray:
     """(M, 2): the step to where the slope is zero, by the curvatures (M,); none where they say nothing."""
     xx, xy, yy = (term.astype(np.float64) for term in (xx, xy, yy))
     x, y = 0.5 * (log(1, 0) - log(-1, 0)), 0.5 * (log(0, 1) - log(0, -1))
@@ -139,15 +132,55 @@ def _newton(
     return np.where(nothing[:, None], 0, step / np.where(nothing, 1, determinant)[:, None])
 
 
-def _blurred(maps: np.ndarray) -> np.ndarray:
-    """Maps (M, h, w) under a Gaussian, zero beyond their edges, each with its former maximum."""
+def _logarithms(peaks: Peaks, reach: int, *, lowest: float, highest: float) -> Cells:
+    """The logarithm (M,) of the blurred maps, within limits, at cells up to `reach` beside the peaks.
+
+    The original blurs whole maps, and gives each its former maximum by a factor. Here only what is asked for
+    is blurred. The factor drops out of all differences of logarithms, unless a limit cuts; so only maps where
+    one may are blurred as a whole. (The factor is 1 or more, and what it makes is at most the maximum.)
+    """
+    near = _blurred_near(peaks, reach)
+    cut = np.flatnonzero((near.min(axis=(1, 2)) < lowest) | (peaks.at(0, 0) > highest))
+    near[cut] *= _factors(peaks.maps[cut])[:, None, None]
+    logarithms = np.log(np.clip(near, lowest, highest))
+    return lambda dx, dy: logarithms[:, reach + dy, reach + dx]
+
+
+def _blurred_near(peaks: Peaks, reach: int) -> np.ndarray:
+    """(M, 2 reach + 1, 2 reach + 1): blurred maps around the peaks; beyond an edge what is at the edge."""
+    _, height, width = peaks.maps.shape
+    offsets = np.arange(-reach - DARK_KERNEL // 2, reach + DARK_KERNEL // 2 + 1)
+    y, x = peaks.y[:, None] + offsets, peaks.x[:, None] + offsets  # (M, side)
+    every = np.arange(len(peaks.maps))[:, None, None]
+    cells = peaks.maps[every, y.clip(0, height - 1)[:, :, None], x.clip(0, width - 1)[:, None, :]]
+    cells *= ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    along = _along(reach)
+    blurred = along @ cells @ along.T
+    wanted = np.arange(-reach, reach + 1)
+    rows, columns = (
+        np.clip(at[:, None] + wanted, 0, size - 1) - at[:, None] + reach
+        for at, size in ((peaks.y, height), (peaks.x, width))
+    )
+    return np.asarray(blurred[every, rows[:, :, None], columns[:, None, :]])
+
+
+@functools.cache
+def _along(reach: int) -> np.ndarray:
+    """(2 reach + 1, 2 reach + DARK_KERNEL): the Gaussian at each of the cells that are asked for."""
+    kernel = cv2.getGaussianKernel(DARK_KERNEL, 0, cv2.CV_32F).ravel()
+    rows = range(2 * reach + 1)
+    return np.stack([np.pad(kernel, (row, 2 * reach - row)) for row in rows])
+
+
+def _factors(maps: np.ndarray) -> np.ndarray:
+    """(M,): what gives maps (M, h, w), blurred, their former maxima; zero lies beyond their edges."""
     count, height, width = maps.shape
+    if not count:
+        return np.ones(0, np.float32)
     gap = DARK_KERNEL // 2  # zeros below each map, so that all of them are blurred as one picture
     tall = np.zeros((count, height + gap, width), np.float32)
     tall[:, :height] = maps
-    if not count:
-        return tall[:, :height]
     blurred = cv2.GaussianBlur(
         tall.reshape(-1, width), (DARK_KERNEL, DARK_KERNEL), 0, borderType=cv2.BORDER_CONSTANT
     ).reshape(tall.shape)[:, :height]
-    return blurred * (maps.max(axis=(1, 2)) / blurred.max(axis=(1, 2)))[:, None, None]
+    return np.asarray(maps.max(axis=(1, 2)) / blurred.max(axis=(1, 2)))

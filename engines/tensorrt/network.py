@@ -173,7 +173,7 @@ class Network:
 
 def _half(onnx: Path, folder: Path) -> Path:
     """The graph in FP16, with inputs and outputs in FP32, as a file in `folder`."""
-    from engines.export import save, to_float16
+    from engines.onnx_files import save, to_float16
 
     path = folder / onnx.name
     save(to_float16(onnx), path)

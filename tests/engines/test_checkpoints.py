@@ -203,7 +203,7 @@ def test_half_precision_becomes_single(tmp_path, network):
             lambda: tiny("m"),
             r"^rtmpose-m-body8: it.pth is not rtmpose m as the contract has it: 144 missing: .*, …; "
             r"\d+ of another shape: backbone.stem.0.conv.weight 12x3x3x3 instead of 24x3x3x3, .*; "
-            r"it is variant 't': set `variant`$",
+            r"it is variant 't'; take the contract of a model of that size: posestream models list rtmpose-t$",
         ),
         (
             lambda: tiny(skeleton="halpe26"),

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import engines.backends.choice as choice
-from engines.backends.choice import BACKENDS, choose, suits
+from engines import plans
+from engines.backends.choice import BACKENDS, choices, suits
 from engines.backends.onnxruntime import OnnxEngine
-from engines.errors import EngineError
+from engines.errors import ContractError, EngineError
 from engines.load import load_engine
 from tests.toy_models import contract, save
 
@@ -31,20 +32,60 @@ def test_what_runs_a_file(file, backends):
         load_engine(POSE, path=Path(file), backend="torch" if file == "m.onnx" else "onnxruntime")
 
 
+def machine(monkeypatch, *, devices, built, providers):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: devices)
+    monkeypatch.setattr(choice, "_plans", lambda *_: iter(built))
+    monkeypatch.setattr(choice, "_providers", lambda: [f"{name}ExecutionProvider" for name in providers])
+
+
 @pytest.mark.parametrize(
-    ("devices", "plan", "providers", "chosen"),
+    ("devices", "built", "providers", "in_turn"),
     [
-        (0, None, ["CUDAExecutionProvider"], "onnxruntime"),
-        (1, None, ["CPUExecutionProvider"], "onnxruntime"),
-        (1, None, ["CUDAExecutionProvider"], "onnxruntime-cuda"),
-        (1, "tensorrt-rtx", ["CUDAExecutionProvider"], "tensorrt-rtx"),
+        (0, [], ["CUDA"], ["onnxruntime"]),
+        (1, [], ["CPU"], ["onnxruntime"]),
+        (1, [], ["CUDA"], ["onnxruntime-cuda", "onnxruntime"]),
+        (1, ["tensorrt-rtx"], ["CUDA"], ["tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]),
     ],
 )
-def test_auto_takes_the_fastest_that_is_here(monkeypatch, devices, plan, providers, chosen):
-    monkeypatch.setattr(choice, "cuda_devices", lambda: devices)
-    monkeypatch.setattr(choice, "_plan", lambda *_: plan)
-    monkeypatch.setattr(choice, "_providers", lambda: providers)
-    assert choose(POSE, Path("m.onnx"))[0] == chosen
+def test_auto_takes_the_fastest_that_is_here(monkeypatch, devices, built, providers, in_turn):
+    machine(monkeypatch, devices=devices, built=built, providers=providers)
+    assert [backend for backend, _ in choices(POSE, Path("m.onnx"))] == in_turn
+
+
+def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, caplog, monkeypatch):
+    def beyond(*_):
+        raise EngineError("the plan is beyond the model's tolerance")
+
+    machine(monkeypatch, devices=1, built=["tensorrt"], providers=["CPU"])
+    monkeypatch.setattr(plans, "open_plan", beyond)
+    path = save(POSE, tmp_path / "toy.onnx")
+    with caplog.at_level(logging.INFO, "posestream.engine"):
+        engine = load_engine(POSE, path=path)
+    assert isinstance(engine, OnnxEngine)
+    assert [(it.levelname, it.message.partition(" (")[0]) for it in caplog.records] == [
+        ("INFO", "toy: tensorrt"),
+        ("WARNING", "toy: what is faster fails: the plan is beyond the model's tolerance"),
+        ("INFO", "toy: onnxruntime"),
+    ]
+    with pytest.raises(EngineError, match="beyond the model's tolerance"):  # who names it, gets it or nothing
+        load_engine(POSE, path=path, backend="tensorrt")
+
+
+def test_another_model_than_the_contract_says_is_not_tried_elsewhere(tmp_path, monkeypatch):
+    def another(*_):
+        raise ContractError("contract says 192x256")
+
+    machine(monkeypatch, devices=1, built=["tensorrt"], providers=["CPU"])
+    monkeypatch.setattr(plans, "open_plan", another)
+    with pytest.raises(ContractError, match="192x256"):
+        load_engine(POSE, path=save(POSE, tmp_path / "toy.onnx"))
+
+
+def test_a_file_that_nothing_can_run_fails_as_the_last_choice_does(tmp_path, monkeypatch):
+    machine(monkeypatch, devices=1, built=[], providers=["CUDA"])
+    (tmp_path / "toy.onnx").write_bytes(b"no model")
+    with pytest.raises(EngineError, match=r"toy\.onnx: not a model that ONNX Runtime can load"):
+        load_engine(POSE, path=tmp_path / "toy.onnx")
 
 
 def test_auto_says_what_it_took_and_why(tmp_path, caplog, monkeypatch):

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 import engines.export
+import engines.onnx_files
 from engines.backends.onnxruntime import OnnxEngine
 from engines.checkpoints import load_weights
 from engines.codecs import simcc
+from engines.comparison import verify_engine
 from engines.contract import load_contract
 from engines.errors import AssetError, EngineError
 from engines.examples import drawn, inputs_of
-from engines.export import OPSET, export, export_model, random_network, save, to_float16, to_onnx
+from engines.export import OPSET, export, export_model, random_network, to_onnx
 from engines.metadata import has_random_weights, read_contract, read_notes
+from engines.onnx_files import save, to_float16
 from engines.prepared import runnable
-from engines.verify import verify_engine
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -84,7 +86,7 @@ def test_in_half_precision_keypoints_stay_where_they_are(small_home, tmp_path):
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(small_home, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines.export, "FILE_LIMIT", 1_000_000)
+    monkeypatch.setattr(engines.onnx_files, "FILE_LIMIT", 1_000_000)
     path = tmp_path / "large.onnx"
     model = onnx.load(small_home.exported.path)
     save(model, path)

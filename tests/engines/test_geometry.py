@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.contract import Input
@@ -58,6 +58,7 @@ def bilinear(image, matrix, size, pad):
     return total
 
 
+@settings(deadline=None)
 @given(image=SIZE, size=SIZE, placement=st.sampled_from(["centre", "top_left"]))
 def test_a_letterbox_keeps_the_aspect_and_fits(image, size, placement):
     matrix = letterbox_matrix(image, model_input(size=size, placement=placement))
@@ -70,7 +71,25 @@ def test_a_letterbox_keeps_the_aspect_and_fits(image, size, placement):
     np.testing.assert_allclose(middle if placement == "centre" else corners[0], 0, atol=1e-6)
 
 
-@given(image=SIZE, size=SIZE, placement=st.sampled_from(["centre", "top_left"]))
+@pytest.mark.parametrize(
+    ("image", "size", "resized", "at"),
+    [  # by ultralytics 8.4 itself: LetterBox.get_params, new_unpad and (left, top)
+        ((500, 333), (320, 320), (320, 213), (0, 53)),
+        ((640, 425), (320, 320), (320, 212), (0, 54)),
+        ((640, 429), (320, 320), (320, 214), (0, 53)),
+        ((810, 1080), (320, 320), (240, 320), (40, 0)),
+        ((333, 500), (640, 640), (426, 640), (107, 0)),
+        ((1000, 1), (64, 64), (64, 1), (0, 31)),
+    ],
+)
+def test_a_letterbox_on_whole_px_is_that_of_ultralytics(image, size, resized, at):
+    matrix = letterbox_matrix(image, model_input(size=size, placement="centre_px"))
+    corners = transform_points(np.array([(0, 0), image], float), matrix)
+    np.testing.assert_allclose(corners, [at, np.add(at, resized)], atol=1e-9)
+
+
+@settings(deadline=None)
+@given(image=SIZE, size=SIZE, placement=st.sampled_from(["centre", "centre_px", "top_left"]))
 def test_letterbox_and_back(image, size, placement):
     matrix = letterbox_matrix(image, model_input(size=size, placement=placement))
     points = np.array([[0, 0], [image[0] / 3, image[1] / 7], image])
@@ -83,6 +102,7 @@ ROI = st.tuples(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(rois=st.lists(ROI, max_size=4), size=SIZE)
 def test_the_corners_of_a_region_fall_on_those_of_the_crop(rois, size):
     rois = np.array(rois).reshape(-1, 5)
@@ -95,6 +115,7 @@ def test_the_corners_of_a_region_fall_on_those_of_the_crop(rois, size):
     )
 
 
+@settings(deadline=None)
 @given(rois=st.lists(ROI, max_size=4), size=SIZE)
 def test_region_and_back(rois, size):
     rois = np.array(rois, np.float32).reshape(-1, 5)

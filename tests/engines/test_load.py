@@ -83,13 +83,13 @@ def test_another_models_file(weights):
 BROKEN = {"empty": b"", "text": b"<!doctype html>\n" * 100, "magic only": b"\x1c\0\0\0TFL3" + b"\xff" * 500}
 
 
-@pytest.mark.parametrize("backend", ["litert", "onnxruntime"])
+@pytest.mark.parametrize("name", ["weights.tflite", "weights.onnx"])
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_one_line(tmp_path, backend, content):
-    path = tmp_path / "weights.bin"
+def test_a_broken_file_is_one_line(tmp_path, name, content):
+    path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(EngineError, match=r"weights\.bin: .*fetch the model again") as error:
-        load_engine(POSE.model_copy(update={"backend": backend}), path=path)
+    with pytest.raises(EngineError, match=rf"{name}: .*fetch the model again") as error:
+        load_engine(POSE, path=path)
     assert "\n" not in str(error.value)
 
 
@@ -101,7 +101,7 @@ def test_half_a_file(weights, tmp_path):
         load_engine(POSE, path=path)
 
 
-@pytest.mark.parametrize("backend", ["litert", "onnxruntime"])
-def test_no_file(tmp_path, backend):
-    with pytest.raises(EngineError, match="none"):
-        load_engine(POSE.model_copy(update={"backend": backend}), path=tmp_path / "none")
+@pytest.mark.parametrize("name", ["none.tflite", "none.onnx"])
+def test_no_file(tmp_path, name):
+    with pytest.raises(EngineError, match=name):
+        load_engine(POSE, path=tmp_path / name)

@@ -2,8 +2,11 @@
 
 import pytest
 
+from engines.checks import check_carried
 from engines.contract import load_contract
+from engines.errors import ContractError
 from engines.metadata import CONTRACT, has_random_weights, read_contract, read_metadata, write_metadata
+from engines.prepared import find_model
 from tests.tiny_onnx import carrying, shaped
 
 onnx = pytest.importorskip("onnx")
@@ -31,8 +34,30 @@ def test_entries_of_others_are_left_alone(plain):
     write_metadata(model, CONTRACT, "{}")
     onnx.save(model, plain)
     assert read_metadata(plain) == {"stride": "32", "names": "{0: 'Pferd', 1: '馬'}", CONTRACT: "{}"}
-    assert read_contract(plain) is None  # not one of ours, or of another time
     assert not has_random_weights(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("{}", "name: Field required"),
+        ("no JSON", "Invalid JSON"),
+        (CONTRACT_OF.model_dump_json().replace('"simcc"', '"simdd"'), "codec: Input tag 'simdd'"),
+        (CONTRACT_OF.model_dump_json().replace("coco17", "halpe26"), "Value error, rtmpose-m-body8: output"),
+    ],
+)
+def test_an_invalid_one_is_refused_wherever_it_is_read(plain, text, wrong):
+    model = onnx.load(plain)
+    write_metadata(model, CONTRACT, text)
+    onnx.save(model, plain)
+    refused = rf"m\.onnx: the contract inside is not valid: .*{wrong}.*; .* make the file again"
+    for read in (
+        read_contract,
+        lambda path: find_model(str(path)),
+        lambda path: check_carried(CONTRACT_OF, path),
+    ):
+        with pytest.raises(ContractError, match=refused):
+            read(plain)
 
 
 @pytest.mark.parametrize(

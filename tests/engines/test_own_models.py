@@ -133,6 +133,20 @@ def test_twice_is_refused_until_it_is_removed(tmp_path):
     import_model(path, like="rtmpose-m-body8")
 
 
+def test_weights_that_another_model_has_too_are_not_removed(tmp_path):
+    path = shaped(tmp_path / "mine.onnx", *SMALL)
+    kept = {fetch(import_model(path, name, like="rtmpose-m-body8").asset) for name in ("one", "two")}
+    assert len(kept) == 1
+    remove_model("two")
+    assert kept.pop().exists()
+    remove_model("one")
+    assert not fetched(path)
+
+
+def fetched(path):
+    return [it for it in (path.parent / "home" / "assets").rglob(path.name) if it.is_file()]
+
+
 def test_ready_models_are_not_removed():
     with pytest.raises(ContractError, match="yolox-nano is a ready model"):
         remove_model("yolox-nano")

@@ -221,7 +221,8 @@ def test_a_graph_that_is_fixed_to_one_is_seen(rtx, landmarks):
 
 def test_rtmpose_is_compiled(rtx, tmp_path):
     pytest.importorskip("torch")
-    from engines.export import random_network, save, to_onnx
+    from engines.export import random_network, to_onnx
+    from engines.onnx_files import save
 
     contract, onnx = load_contract("rtmpose-t-body8"), tmp_path / "rtmpose.onnx"
     save(to_onnx(contract, random_network(contract, seed=0)), onnx)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from engines.backends.base import TensorSpec
+from engines.comparison import compare_engines
 from engines.contract import load_contract
 from engines.errors import EngineError
-from engines.verify import compare_engines, verify_model
+from engines.verify import verify_model
 from tests.toy_models import contract as toy
 
 POSE, DETECTOR = toy("simcc"), load_contract("yolox-nano")
