@@ -5,6 +5,7 @@ https://cocodataset.org/#format-results
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class CocoSink(Operator):
     keypoints are coco17 where the skeleton has those, else all of its own: x, y, score of each, and 0, 0, 0
     for what was not found, which is COCO's way of saying so. score is the detection's, else the mean of the
     keypoints'. bbox [x, y, width, height], track_id and label are there where they are known. The format has
-    no place for frames without instances, times or 3D. The file is valid JSON after every frame.
+    no place for frames without instances, events, times or 3D. The file is valid JSON after every frame.
     """
 
     per_stream = True
@@ -48,7 +49,7 @@ class CocoSink(Operator):
         Raises:
             SinkError: the folder cannot be made or written to.
         """
-        self.paths = StreamFiles(self.dir, "coco.json")
+        self.paths = StreamFiles(self.dir, "coco.json", live=run.live)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Write the instances of each packet.
@@ -169,8 +170,9 @@ class _JsonArray:
     def _restore(self) -> None:
         """The bracket back to where it was: on bytes that the file has already, so it fits on a full disk."""
         if self.file is not None and self.size:
-            write_all(self.file, END, self.size)
-            os.ftruncate(self.file, self.size + len(END))
+            with contextlib.suppress(OSError):  # it is the error before that is told
+                write_all(self.file, END, self.size)
+                os.ftruncate(self.file, self.size + len(END))
 
     def close(self) -> None:
         self._open()

@@ -73,7 +73,9 @@ class FollowedPoses:
     def _choose(self, packet: Packet) -> Instances:
         """The rows to look at, with the regions to look in as `rois`."""
         assert packet.instances is not None
-        follower = self.followers.setdefault(packet.stream, Follower(self.roi_scale))
+        follower = self.followers.get(packet.stream)
+        if follower is None or follower.size != packet.size:
+            follower = self.followers[packet.stream] = Follower(self.roi_scale, packet.size)
         instances = follower.look(packet.instances)
         self._count("restarted", follower.restarted)
         if self.max_instances is None or len(instances) <= self.max_instances:
@@ -140,8 +142,8 @@ class _Track:
 class Follower:
     """The tracks of one stream that had a pose on the last frame."""
 
-    def __init__(self, roi_scale: float):
-        self.roi_scale = roi_scale
+    def __init__(self, roi_scale: float, size: tuple[int, int]):
+        self.roi_scale, self.size = roi_scale, size  # size: of the pictures, px
         self.tracks: dict[int, _Track] = {}
         self.last: Instances | None = None  # the rows of the last frame, a row a track
         self.missed: set[int] = set()  # tracks that the tracker did not have on the last frame

@@ -60,6 +60,8 @@ def load_graph(name: str | Path, changes: Mapping[str, Any] | None = None) -> Gr
 def with_sinks(graph: Graph, sinks: Mapping[str, dict[str, Any]]) -> Graph:
     """The graph with further sinks (operator name to options) behind its last operators that are no sinks.
 
+    It is then whole: of fragments it knows nothing any more.
+
     Raises:
         ConfigError: a sink cannot take what the graph provides.
     """
@@ -67,9 +69,12 @@ def with_sinks(graph: Graph, sinks: Mapping[str, dict[str, Any]]) -> Graph:
         return graph
     work = [node for node in graph.nodes if not _is_sink(node.op)]
     last = [n.name for n in work if all(_is_sink(c.op) for c in graph.consumers(n))]
-    data = {**graph.spec, "graph": dict(graph.spec["graph"])}
+    nodes = {
+        name: {k: v for k, v in node.items() if k != "fragment"} for name, node in graph.spec["graph"].items()
+    }
+    data = {**graph.spec, "graph": nodes}
     for op, options in sinks.items():
-        data["graph"][_free_name(op, data["graph"])] = {"op": op, "after": last, **options}
+        data["graph"][free_name(op, data["graph"])] = {"op": op, "after": last, **options}
     return check_graph(data, REGISTRY, graph.where)
 
 
@@ -124,8 +129,9 @@ def _is_sink(op: str) -> bool:
     return op.endswith("_sink")
 
 
-def _free_name(name: str, taken: Mapping[str, Any]) -> str:
-    return name if name not in taken else _free_name(f"{name}_2", taken)
+def free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """The name, or one like it that is not taken."""
+    return name if name not in taken else free_name(f"{name}_2", taken)
 
 
 def models_in(graph: Graph) -> list[str]:

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
-from operators.record import header, record, to_json
-from operators.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error, write_all
+from operators.record import event_record, header, record, to_json
+from operators.sink_files import (
+    Folder,
+    RotateMb,
+    RotateMin,
+    Rotation,
+    StreamFiles,
+    close_all,
+    sink_error,
+    write_all,
+)
 from pipeline.operator import Operator, RunInfo
-from pipeline.packet import Packet
+from pipeline.packet import Event, Packet
 
 
 class JsonlSink(Operator):
-    """Write `<stream>.jsonl`; packets pass on unchanged.
+    """Write `<stream>.jsonl`; packets pass on unchanged. Events stand between the frames, in their places.
 
-    Every line is written as soon as its frame arrives, so the file can be followed while the graph runs. When
+    Every line is written as soon as its frame arrives, so the file can be followed while the graph runs, and
+    is whole if the process is killed (not if the machine is: the system writes to disk when it likes). When
     the disk is full, the file ends with its last whole line; where the runtime sets such packets aside
     (`on_error: skip`), writing goes on once there is space.
+
+    `rotate_mb` and `rotate_min` cut long streams into files by the times of their frames, each with a header
+    of its own: `<stream>.20260714T031500Z.jsonl`, UTC.
     """
 
     per_stream = True
 
-    def __init__(self, dir: Folder):
-        self.dir = dir
-        self.files = OpenFiles(self._make)
+    def __init__(self, dir: Folder, rotate_mb: RotateMb = None, rotate_min: RotateMin = None):
+        self.dir, self.rotation = dir, Rotation(rotate_mb, rotate_min)
+        self.files: dict[str, _JsonlFile] = {}
 
     def open(self, run: RunInfo) -> None:
         """Make the folder.
@@ -33,7 +49,7 @@ class JsonlSink(Operator):
             SinkError: the folder cannot be made or written to.
         """
         self.run = run.id
-        self.paths = StreamFiles(self.dir, "jsonl")
+        self.paths = StreamFiles(self.dir, "jsonl", live=run.live)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Write a line a packet.
@@ -42,15 +58,33 @@ class JsonlSink(Operator):
             SinkError: the file cannot be written.
         """
         for packet in packets:
-            self.files[packet.stream].append(packet)
+            self._file(packet.stream, packet.captured_ns).append(packet)
         return packets
 
-    def _make(self, stream: str) -> _JsonlFile:
-        return _JsonlFile(self.paths.next(stream), self.run, stream)
+    def event(self, event: Event) -> None:
+        """Write a line.
+
+        Raises:
+            SinkError: the file cannot be written.
+        """
+        self._file(event.stream, event.at_ns).note(event)
+
+    def _file(self, stream: str, at_ns: int) -> _JsonlFile:
+        """The file into which something of this time goes."""
+        file = self.files.get(stream)
+        if file is not None and self.rotation.due(file.size, file.first_ns, at_ns):
+            self.files.pop(stream).close()
+            file = None
+        if file is None:
+            path = self.paths.next(stream, at_ns if self.rotation.wanted else None)
+            file = self.files[stream] = _JsonlFile(path, self.run, stream, at_ns)
+        return file
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Close the stream's file; a stream without packets has one with only a header."""
-        self.files.end(stream)
+        if stream not in self.files:
+            self._file(stream, time.time_ns())
+        self.files.pop(stream).close()
         return ()
 
     def close(self) -> None:
@@ -61,8 +95,8 @@ class JsonlSink(Operator):
 class _JsonlFile:
     """One file, of whole lines at all times."""
 
-    def __init__(self, path: Path, run: str, stream: str):
-        self.path, self.run, self.stream = path, run, stream
+    def __init__(self, path: Path, run: str, stream: str, first_ns: int):
+        self.path, self.run, self.stream, self.first_ns = path, run, stream, first_ns
         self.file: int | None = None
         self.size = self.frames = 0
         self.skeletons: list[str] = []
@@ -71,10 +105,16 @@ class _JsonlFile:
         skeleton = packet.instances.skeleton if packet.instances is not None else None
         if skeleton is not None and skeleton not in self.skeletons:
             self._describe([*self.skeletons, skeleton])
+        self._add(record(packet))
+        self.frames += 1
+
+    def note(self, event: Event) -> None:
+        self._add(event_record(event))
+
+    def _add(self, line: dict[str, Any]) -> None:
         if self.size == 0:
             self._write(to_json(header(self.run, self.stream, self.skeletons)))
-        self._write(to_json(record(packet)))
-        self.frames += 1
+        self._write(to_json(line))
 
     def _describe(self, skeletons: list[str]) -> None:
         """Know these skeletons; a file that was begun without them gets a new header, once."""
@@ -89,7 +129,8 @@ class _JsonlFile:
             write_all(self.file, line, self.size)
         except OSError as error:
             if self.file is not None:
-                os.ftruncate(self.file, self.size)
+                with contextlib.suppress(OSError):  # it is the error before that is told
+                    os.ftruncate(self.file, self.size)
             raise sink_error(self.path, error, self.frames) from None
         self.size += len(line)
 

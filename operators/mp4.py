@@ -36,6 +36,7 @@ FRAGMENTED = {
 }
 KEYFRAME_EVERY = 60  # frames, for seeking
 MAX_STEP_BACK_NS = 1_000_000_000  # of the clock: less is jitter, more is another clock
+MAX_STEP_AHEAD_NS = 3600 * 1_000_000_000  # a still picture for longer, or 20 hours, which MP4 cannot hold
 
 
 def find_encoder() -> str:
@@ -60,16 +61,21 @@ def find_encoder() -> str:
 
 
 class Mp4:
-    """A video of one picture size. After a failure it is cut to what can be played, and takes no more."""
+    """A video of one picture size. After a failure it is cut to what can be played, and closed."""
 
-    def __init__(self, path: Path, encoder: str, options: dict[str, str], size: tuple[int, int]):
+    def __init__(
+        self, path: Path, encoder: str, options: dict[str, str], size: tuple[int, int], first_ns: int = 0
+    ):
         """Write the header; `size` is width, height in px, odd ones are made even.
+
+        `first_ns` is the UNIX time of its first frame, for whoever wants to know how old the file is.
 
         Raises:
             SinkError: the file cannot be written.
         """
-        self.path, self.size = path, size
-        self.failure: SinkError | None = None
+        self.path, self.size, self.first_ns = path, size, first_ns
+        self.cut_off = 0  # frames that were taken and are not in it after a failure
+        self._frames = 0
         self._first_ns: int | None = None
         self._last_ns, self._last_tick = -(2**63), -1
         self._closed = False
@@ -90,13 +96,20 @@ class Mp4:
             )  # BT.601, as cv2 converts
             self._container.start_encoding()
         except OSError as error:
+            path.unlink(missing_ok=True)
             raise sink_error(path, error, 0) from None
+
+    @property
+    def bytes(self) -> int:
+        """How much of it is in the file so far; none where somebody has removed it."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def refuses(self, size: tuple[int, int], pts_ns: int) -> str | None:
         """Why a picture cannot go into this file; None if it can."""
         if size != self.size:
             return f"the picture is {size[0]}x{size[1]}, was {self.size[0]}x{self.size[1]}"
-        if pts_ns < self._last_ns - MAX_STEP_BACK_NS:
+        step_ns = 0 if self._first_ns is None else pts_ns - self._last_ns
+        if not -MAX_STEP_BACK_NS <= step_ns <= MAX_STEP_AHEAD_NS:
             return f"the clock is at {pts_ns / 1e9:.3f} s, was at {self._last_ns / 1e9:.3f} s"
         return None
 
@@ -104,10 +117,8 @@ class Mp4:
         """Encode a picture (H, W, 3) uint8 RGB; one that is not later than the last comes a tick later.
 
         Raises:
-            SinkError: the file cannot be written, now or earlier.
+            SinkError: the file cannot be written, and is closed.
         """
-        if self.failure:
-            raise self.failure
         width, height = self.size
         if width % 2 or height % 2:
             picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -120,6 +131,7 @@ class Mp4:
         self._last_ns = pts_ns
         frame.pts, frame.time_base = self._last_tick, TIME_BASE
         self._encode(frame)
+        self._frames += 1
 
     def _encode(self, frame: VideoFrame | None) -> None:
         try:
@@ -132,8 +144,9 @@ class Mp4:
         self._closed = True
         with contextlib.suppress(OSError):  # the same as `error`, met again at the file's end
             self._container.close()
-        self.failure = sink_error(self.path, error, keep_whole_fragments(self.path))
-        raise self.failure from None
+        kept = keep_whole_fragments(self.path)
+        self.cut_off = self._frames - kept
+        raise sink_error(self.path, error, kept) from None
 
     def close(self) -> None:
         """Write what is left and close.

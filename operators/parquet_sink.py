@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from operators.record import header, to_json
-from operators.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error
+from operators.sink_files import Folder, OpenFiles, Rotation, StreamFiles, close_all, sink_error
 from pipeline.errors import SinkError
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Packet
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Rows = Annotated[int, Field(ge=1, description="rows after which a part is written and the next begun")]
+Minutes = Annotated[
+    float | None, Field(gt=0, description="minutes after which it is, however few rows it has")
+]
+RETRY_NS = 1_000_000_000  # a part that could not be written is tried again so much later, not at every frame
 
 # Column to field of the instances, as far as a field is a column as it is.
 COLUMNS = {"track_id": "track_ids", "label": "labels", "score": "scores", "box": "boxes",
@@ -31,14 +35,15 @@ class ParquetSink(Operator):
 
     Columns are described in `docs/schema.md`. A frame without instances has one row, with nothing in it but
     the frame. A part appears under its name only when it is complete; up to `rows_per_file` rows are held in
-    memory until then, and lost if the process is killed. A part has the columns that its packets had: one in
-    which nobody was seen may lack those of keypoints.
+    memory until then, and lost if the process is killed; `rotate_min` bounds how long. A part has the columns
+    that its packets had: one in which nobody was seen may lack those of keypoints. Events have no place here.
     """
 
     per_stream = True
 
-    def __init__(self, dir: Folder, rows_per_file: Rows = 10_000):
+    def __init__(self, dir: Folder, rows_per_file: Rows = 10_000, rotate_min: Minutes = None):
         self.dir, self.rows_per_file = dir, rows_per_file
+        self.rotation = Rotation(minutes=rotate_min)
         self.tables = OpenFiles(self._make)
 
     def open(self, run: RunInfo) -> None:
@@ -54,7 +59,7 @@ class ParquetSink(Operator):
                 'Parquet needs pyarrow, which is not installed; run: pip install "posestream[parquet]"'
             ) from None
         self.run = run.id
-        self.paths = StreamFiles(self.dir, "parquet")
+        self.paths = StreamFiles(self.dir, "parquet", live=run.live)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Keep the rows of each packet, and write those of a full part.
@@ -67,7 +72,7 @@ class ParquetSink(Operator):
         return packets
 
     def _make(self, stream: str) -> _Parts:
-        return _Parts(self.paths.next(stream), self.run, stream, self.rows_per_file)
+        return _Parts(self.paths.next(stream), self.run, stream, self.rows_per_file, self.rotation)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Write the last part; a stream without packets has one without rows."""
@@ -82,9 +87,10 @@ class ParquetSink(Operator):
 class _Parts:
     """The folder of one stream, and the packets that the next part will hold."""
 
-    def __init__(self, folder: Path, run: str, stream: str, rows_per_file: int):
+    def __init__(self, folder: Path, run: str, stream: str, rows_per_file: int, rotation: Rotation):
         self.folder, self.run, self.stream = folder, run, stream
-        self.rows_per_file = rows_per_file
+        self.rows_per_file, self.rotation = rows_per_file, rotation
+        self.failure, self.retry_ns = "", 0
         self.packets: list[Packet] = []
         self.layout: dict[str, Any] = {}
         self.rows = self.frames = self.count = 0
@@ -94,11 +100,22 @@ class _Parts:
         # A part has one shape of keypoints; a frame that says nothing of it goes with either.
         changed = any(layout[key] != self.layout.get(key, layout[key]) for key in layout)
         # Written before this packet is kept: where writing fails, it is this packet that is set aside.
-        if self.rows >= self.rows_per_file or changed:
-            self.write()
+        first_ns = self.packets[0].captured_ns if self.packets else packet.captured_ns
+        if self.rows >= self.rows_per_file or changed or self.rotation.due(0, first_ns, packet.captured_ns):
+            self._write_at(packet.captured_ns)
         self.packets.append(packet.replace(picture=None))
         self.layout |= layout
         self.rows += max(1, len(packet.instances) if packet.instances is not None else 0)
+
+    def _write_at(self, now_ns: int) -> None:
+        if self.failure and now_ns < self.retry_ns:
+            raise SinkError(self.failure)
+        try:
+            self.write()
+        except SinkError as error:
+            self.failure, self.retry_ns = str(error), now_ns + RETRY_NS
+            raise
+        self.failure = ""
 
     def write(self) -> None:
         """Write the packets at hand as the next part."""
@@ -147,6 +164,7 @@ def table(packets: list[Packet], run: str, stream: str) -> pa.Table:
         "captured_ns": (np.int64, [packet.captured_ns for packet in packets]),
         "width": (np.int32, [packet.size[0] for packet in packets]),
         "height": (np.int32, [packet.size[1] for packet in packets]),
+        "epoch": (np.int64, [packet.epoch for packet in packets]),
     }
     columns = {
         name: pa.array(np.repeat(np.array(values, dtype), repeats))
@@ -154,6 +172,8 @@ def table(packets: list[Packet], run: str, stream: str) -> pa.Table:
     }
     counts = np.repeat(found, repeats)
     columns["instances"] = pa.array(counts, mask=counts < 0)
+    moments = np.repeat([-1 if p.moment_ns is None else p.moment_ns for p in packets], repeats)
+    columns["moment_ns"] = pa.array(moments, pa.int64(), mask=moments < 0)
     seen = [packet.instances for packet in packets if packet.instances]
     full = counts > 0  # (rows,)
     skeletons = np.full(len(full), None, np.object_)

@@ -1,4 +1,4 @@
-"""Read results back: what the JSONL, COCO and Parquet sinks have written, as arrays."""
+"""Read results back: what the JSONL, COCO, Parquet and Kafka sinks have written, as arrays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from operators.record import SCHEMA, packet_of
+from operators.record import SCHEMA, event_of, packet_of
 from operators.recording import GAPS, Recording, gather
 from pipeline.errors import SourceError
-from pipeline.packet import Instances, Packet
+from pipeline.packet import Event, Instances, Packet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,9 +27,16 @@ VIDEOS = {".mp4", ".mkv", ".mov", ".avi", ".webm"}
 def read(path: str | Path) -> Recording:
     """Read one stream: a `.jsonl` file, a COCO `.json` file, a `.parquet` folder or one of its parts.
 
+    Or a topic, up to its present end: `kafka://HOST:PORT/TOPIC`, with `?stream=NAME` where there are several
+    streams in it; `run=ID` takes another run than the newest, `until=TIME` ends sooner.
+
     Raises:
-        SourceError: not such a file, of another schema, or damaged before its end.
+        SourceError: not such a file or topic, of another schema, or damaged before its end.
     """
+    if str(path).startswith("kafka://"):
+        from operators.read_kafka import read_kafka
+
+        return read_kafka(str(path))
     path = Path(path)
     if not path.exists():
         raise SourceError(f"no file {path}")
@@ -51,9 +58,15 @@ def read(path: str | Path) -> Recording:
 def read_folder(folder: str | Path) -> dict[str, Recording]:
     """Read all `.jsonl` files of a folder, by their names without the suffix (the stream's, as a rule).
 
+    Or all streams of a topic, `kafka://HOST:PORT/TOPIC`, by their names.
+
     Raises:
         SourceError: there is none, or one cannot be read.
     """
+    if str(folder).startswith("kafka://"):
+        from operators.read_kafka import read_topic
+
+        return read_topic(str(folder))
     paths = sorted(Path(folder).glob("*.jsonl"))
     if not paths:
         raise SourceError(
@@ -66,7 +79,7 @@ def _read_jsonl(path: Path) -> Recording:
     with path.open("rb") as lines:
         header = _header(next(lines, b""), path)
         try:
-            return gather(header["stream"], header, _packets(lines, path))
+            return gather(header["stream"], header, _items(lines, path))
         except ValueError as error:
             raise SourceError(f"{path}: {error}") from None
 
@@ -85,14 +98,15 @@ def _header(line: bytes, path: Path) -> dict[str, Any]:
     return header
 
 
-def _packets(lines: Iterator[bytes], path: Path) -> Iterator[Packet]:
+def _items(lines: Iterator[bytes], path: Path) -> Iterator[Packet | Event]:
     for number, line in enumerate(lines, start=2):
         try:
-            yield packet_of(orjson.loads(line))
-        except ValueError as error:  # JSONDecodeError is one
+            found = orjson.loads(line)
+            yield event_of(found) if "event" in found else packet_of(found)
+        except (ValueError, TypeError) as error:  # JSONDecodeError is one
             if not line.endswith(b"\n"):  # the last, cut off when its writer was killed
                 log.warning(
-                    "%s: line %d is cut off; the %d frames before it are whole", path, number, number - 2
+                    "%s: line %d is cut off; the %d lines before it are whole", path, number, number - 1
                 )
                 return
             raise ValueError(f"line {number}: {error}") from None
@@ -181,6 +195,7 @@ def _table_packets(table: pa.Table, stream: str) -> Iterator[Packet]:
     skeletons = table["skeleton"].to_pylist() if "skeleton" in table.column_names else [None] * len(table)
     counts = table["instances"].to_pylist()
     frames = [table[name].to_pylist() for name in ("seq", "pts_ns", "captured_ns", "width", "height")]
+    later = {name: table[name].to_pylist() for name in ("epoch", "moment_ns") if name in table.column_names}
     row = 0
     while row < len(table):
         count = counts[row]
@@ -188,8 +203,10 @@ def _table_packets(table: pa.Table, stream: str) -> Iterator[Packet]:
         fields = {field: values[rows] for field, values in columns.items()}
         instances = Instances(skeleton=skeletons[row], **fields) if count else Instances.empty()
         seq, pts_ns, captured_ns, width, height = (column[row] for column in frames)
-        size = (width, height)
-        yield Packet(stream, seq, pts_ns, captured_ns, size, None, None if count is None else instances)
+        size, known = (width, height), {name: column[row] for name, column in later.items()}
+        yield Packet(
+            stream, seq, pts_ns, captured_ns, size, None, None if count is None else instances, **known
+        )
         row += max(count or 0, 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.packet import Instances, Packet
+from pipeline.packet import Event, Instances, Packet
 
 # What a row lacks that others have.
 GAPS: dict[str, Any] = {"labels": None, "track_ids": -1, "detected": True}
@@ -38,6 +38,9 @@ class Recording:
     keypoints: np.ndarray | None = None  # (R, K, 2) float32, px
     keypoint_scores: np.ndarray | None = None  # (R, K) float32
     keypoints_3d: np.ndarray | None = None  # (R, K, 3) float32, m
+    epoch: np.ndarray | None = None  # (F,) int64, grows where tracks were lost for good
+    moment_ns: np.ndarray | None = None  # (F,) int64, UNIX time of the frame's group (`sync`), -1 for none
+    events: tuple[Event, ...] = ()  # what happened to the stream, in order
 
     def __len__(self) -> int:
         """The number of frames, F."""
@@ -81,6 +84,8 @@ class Recording:
                 captured_ns=0 if self.captured_ns is None else int(self.captured_ns[i]),
                 size=(0, 0) if self.size is None else (int(self.size[i, 0]), int(self.size[i, 1])),
                 instances=instances if self.searched[i] else None,
+                epoch=0 if self.epoch is None else int(self.epoch[i]),
+                moment_ns=None if self.moment_ns is None or self.moment_ns[i] < 0 else int(self.moment_ns[i]),
             )
 
 
@@ -96,13 +101,15 @@ FIELDS = (
 )
 
 
-def gather(stream: str, header: dict[str, Any], packets: Iterable[Packet]) -> Recording:
-    """The recording of these packets, which are of one stream.
+def gather(stream: str, header: dict[str, Any], items: Iterable[Packet | Event]) -> Recording:
+    """The recording of these packets and events, which are of one stream.
 
     Raises:
         ValueError: their instances have several skeletons, or keypoints of several sizes.
     """
-    frames = list(packets)
+    given = list(items)
+    frames = [item for item in given if isinstance(item, Packet)]
+    moments = np.array([-1 if p.moment_ns is None else p.moment_ns for p in frames], np.int64)
     found = [packet.instances if packet.instances is not None else Instances() for packet in frames]
     counts = np.array([len(instances) for instances in found], np.int64)
     skeletons = sorted({i.skeleton for i in found if i and i.skeleton is not None})
@@ -120,6 +127,9 @@ def gather(stream: str, header: dict[str, Any], packets: Iterable[Packet]) -> Re
         searched=np.array([packet.instances is not None for packet in frames], np.bool_),
         frame=np.repeat(np.arange(len(frames)), counts),
         skeleton=skeletons[0] if skeletons else None,
+        epoch=np.array([packet.epoch for packet in frames], np.int64),
+        moment_ns=moments if (moments >= 0).any() else None,
+        events=tuple(item for item in given if isinstance(item, Event)),
         **fields,
     )
 

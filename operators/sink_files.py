@@ -9,14 +9,20 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
 
 from pipeline.errors import SinkError
 
 Folder = Annotated[str, Field(description="folder of the files, one a stream; it is made if need be")]
+RotateMb = Annotated[float | None, Field(gt=0, description="MB after which a new file begins, named by time")]
+RotateMin = Annotated[
+    float | None, Field(gt=0, description="minutes after which a new file begins, likewise")
+]
 
 
 class Closable(Protocol):
@@ -28,6 +34,9 @@ class Closable(Protocol):
 
 
 OneFile = TypeVar("OneFile", bound=Closable)
+
+STAMP = "%Y%m%dT%H%M%SZ"
+TAKEN = re.compile(r"\.(\d+|\d{8}T\d{6}Z)$")
 
 NEXT_STEPS = {
     errno.ENOSPC: "free some space or choose another `dir`",
@@ -41,20 +50,40 @@ NEXT_STEPS = {
 }
 
 
-class StreamFiles:
-    """Names the files of one sink: `<stream>.<suffix>`, one that an earlier run left there is replaced.
+class Rotation(NamedTuple):
+    """When a file is full and the next one begins; never, unless told."""
 
-    A stream that comes again in the same run, after its end, gets `<stream>.2.<suffix>`, then `.3` …
+    mb: float | None = None
+    minutes: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether files are ever full."""
+        return self != Rotation()
+
+    def due(self, size: int, first_ns: int, now_ns: int) -> bool:
+        """Whether a file of so many bytes, with frames from `first_ns` on, is full for one of `now_ns`."""
+        if self.mb is not None and size >= self.mb * 1e6:
+            return True
+        return self.minutes is not None and now_ns - first_ns >= self.minutes * 60e9
+
+
+class StreamFiles:
+    """Names the files of one sink: `<stream>.<suffix>`, or `<stream>.<time>.<suffix>` where files rotate.
+
+    A stream that comes again in the same run, after its end, gets `<stream>.2.<suffix>`, then `.3` … The file
+    of an earlier run is replaced; not so that of a camera (live), or one with a time in its name: there the
+    next number is taken that is free.
     """
 
-    def __init__(self, folder: str, suffix: str):
+    def __init__(self, folder: str, suffix: str, *, live: bool = False):
         """Make the folder.
 
         Raises:
             SinkError: it cannot be made, or nothing can be written there.
         """
         self._folder = Path(folder).expanduser()
-        self._suffix = suffix
+        self._suffix, self._live = suffix, live
         self._count: Counter[str] = Counter()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -63,23 +92,33 @@ class StreamFiles:
         except OSError as error:
             raise sink_error(self._folder, error) from None
 
-    def next(self, stream: str) -> Path:
-        """The path of the stream's next file."""
+    def next(self, stream: str, first_ns: int | None = None) -> Path:
+        """The path of the stream's next file, which begins at UNIX time `first_ns` where files rotate."""
+        name = safe_name(stream)
+        if first_ns is not None:
+            return self._free(f"{name}.{datetime.fromtimestamp(first_ns // 10**9, UTC):{STAMP}}", 1)
         self._count[stream] += 1
-        n = self._count[stream]
-        return self._folder / f"{safe_name(stream)}{f'.{n}' if n > 1 else ''}.{self._suffix}"
+        if self._live:
+            return self._free(name, self._count[stream])
+        return self._path(name, self._count[stream])
+
+    def _free(self, name: str, n: int) -> Path:
+        return next(path for i in count(n) if not (path := self._path(name, i)).exists())
+
+    def _path(self, name: str, n: int) -> Path:
+        return self._folder / f"{name}{f'.{n}' if n > 1 else ''}.{self._suffix}"
 
 
 def safe_name(stream: str) -> str:
     """A file name for a stream: the stream itself where it can be one, else made so, with a hash of it.
 
     Two streams never share a name, on whichever worker they are. A trailing `.2` counts as unsafe, since it
-    marks the second file of a stream.
+    marks the second file of a stream, and so does a time.
     """
     name = re.sub(r"[^\w.@=+-]", "_", stream)
     while len(name.encode()) > 160:
         name = name[:-1]
-    if name == stream and name and not name.startswith((".", "-")) and not re.search(r"\.\d+$", name):
+    if name == stream and name and not name.startswith((".", "-")) and not TAKEN.search(name):
         return name
     return f"{name.lstrip('.-') or 'stream'}-{hashlib.sha256(stream.encode()).hexdigest()[:8]}"
 

@@ -128,7 +128,8 @@ class Smooth(Operator):
     provides  the same fields, smoothed
 
     2D is off by default: downstream crops and drawings want the keypoints on the image as it is. Speed counts
-    in object sizes a second in 2D and in m/s in 3D. A clock that jumps backwards starts the stream anew.
+    in object sizes a second in 2D and in m/s in 3D. A clock that jumps backwards, another picture size and
+    events that reset start the stream anew.
     """
 
     needs = ("keypoints", "track_ids")
@@ -148,7 +149,7 @@ class Smooth(Operator):
         if keypoints_3d:
             self.settings["keypoints_3d"] = (min_cutoff_3d_hz, beta_3d)
         self.forget_s = forget_s
-        self.last_ns: dict[str, int] = {}
+        self.last: dict[str, tuple[int, tuple[int, int]]] = {}  # stream: time and size of its last packet
         self.tracks: dict[str, dict[str, _Tracks]] = {}  # stream, field
 
     @classmethod
@@ -170,9 +171,10 @@ class Smooth(Operator):
         return [self._smooth(packet) for packet in packets]
 
     def _smooth(self, packet: Packet) -> Packet:
-        if packet.pts_ns < self.last_ns.get(packet.stream, packet.pts_ns):
+        last_ns, size = self.last.get(packet.stream, (packet.pts_ns, packet.size))
+        if packet.pts_ns < last_ns or packet.size != size:
             self.reset(packet.stream)
-        self.last_ns[packet.stream] = packet.pts_ns
+        self.last[packet.stream] = packet.pts_ns, packet.size
         instances = packet.instances
         if not instances or "track_ids" not in instances or "keypoints" not in instances:
             return packet
@@ -196,7 +198,7 @@ class Smooth(Operator):
     def reset(self, stream: str) -> None:
         """Forget all tracks of the stream."""
         self.tracks.pop(stream, None)
-        self.last_ns.pop(stream, None)
+        self.last.pop(stream, None)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Nothing is held back, so nothing is left to give."""

@@ -10,6 +10,7 @@ Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection B
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -52,11 +53,15 @@ TRACK = np.dtype(
 class _Stream:
     """What is remembered of one stream."""
 
-    next_id: int = 1
+    size: tuple[int, int]  # of its pictures
     last_ns: int | None = None  # of its last packet
     updated_ns: int | None = None  # of the last packet on which detection ran: `tracks` are as of then
     tracks: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, TRACK))
     labelled: bool = False  # whether its detections have labels
+
+    def goes_on(self, now_ns: int, lost_ns: int) -> bool:
+        """Whether a packet of this time continues what is remembered."""
+        return self.last_ns is None or 0 <= now_ns - self.last_ns <= lost_ns
 
 
 class Track(Operator):
@@ -65,7 +70,7 @@ class Track(Operator):
     needs     boxes      float32 (N, 4)  x0, y0, x1, y1 in px of the frame
               scores     float32 (N,)
               labels     str     (N,)    if there: a track never changes its label
-    provides  track_ids  int64   (N,)    from 1, unique within the stream, never used twice
+    provides  track_ids  int64   (N,)    from 1, never used twice for a stream in a run
               detected   bool    (N,)    False where the box is a prediction
 
     Where detection ran, the rows are the detections that belong to a track, in their order and with all their
@@ -73,7 +78,7 @@ class Track(Operator):
     (`every: n`) the rows are the predicted boxes of the tracks that the last detection met, with their last
     score and label. Tracks begin at once, as waiting for a second sighting would cost n frames; `new_score`
     guards against ghosts. A track ends `lost_s` seconds after it was last seen, and all do when the clock
-    jumps backwards or ahead by more than that.
+    jumps backwards or ahead by more than that, when the picture's size changes, and at events that reset.
     """
 
     needs = ("boxes", "scores")
@@ -91,6 +96,7 @@ class Track(Operator):
         self.high_score, self.low_score, self.new_score = high_score, low_score, new_score
         self.match_iou, self.lost_ns = match_iou, round(lost_s * 1e9)
         self.streams: dict[str, _Stream] = {}
+        self.ids_given: Counter[str] = Counter()  # by stream, also of those that have ended
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Track packet by packet, since each depends on the one before it."""
@@ -98,18 +104,17 @@ class Track(Operator):
 
     def _track(self, packet: Packet) -> Packet:
         now_ns = packet.pts_ns
-        state = self.streams.setdefault(packet.stream, _Stream())
-        if state.last_ns is not None and not 0 <= now_ns - state.last_ns <= self.lost_ns:
-            self.reset(packet.stream)
-            state = self.streams[packet.stream]
+        state = self.streams.get(packet.stream)
+        if state is None or state.size != packet.size or not state.goes_on(now_ns, self.lost_ns):
+            state = self.streams[packet.stream] = _Stream(packet.size)
         state.last_ns = now_ns
         if packet.instances is not None:
-            return packet.replace(instances=self._update(state, now_ns, packet.instances))
+            return packet.replace(instances=self._update(packet.stream, state, now_ns, packet.instances))
         if state.updated_ns is None:  # nothing has looked yet, which differs from having found none
             return packet
         return packet.replace(instances=_coast(state, (now_ns - state.updated_ns) / 1e9, packet.size))
 
-    def _update(self, state: _Stream, now_ns: int, found: Instances) -> Instances:
+    def _update(self, stream: str, state: _Stream, now_ns: int, found: Instances) -> Instances:
         elapsed_s = 0.0 if state.updated_ns is None else (now_ns - state.updated_ns) / 1e9
         alive = ~state.tracks["lost"] | (now_ns - state.tracks["seen_ns"] <= self.lost_ns)
         tracks = predict(state.tracks[alive], elapsed_s)
@@ -132,8 +137,8 @@ class Track(Operator):
         row_of[new] = len(tracks) + np.arange(len(new))
         if len(new):
             born = begin(to_centres(found.boxes[new]), found.scores[new], labels[new], now_ns)
-            born["id"] = state.next_id + np.arange(len(new))
-            state.next_id += len(new)
+            born["id"] = self.ids_given[stream] + 1 + np.arange(len(new))
+            self.ids_given[stream] += len(new)
             tracks = np.concatenate([tracks, born])
         state.tracks, state.updated_ns = tracks, now_ns
 
@@ -161,12 +166,11 @@ class Track(Operator):
 
     def reset(self, stream: str) -> None:
         """End all tracks of the stream; the ids they had stay used."""
-        if stream in self.streams:
-            self.streams[stream] = _Stream(next_id=self.streams[stream].next_id)
+        self.streams.pop(stream, None)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
-        """Nothing is held back, so nothing is left to give."""
-        self.streams.pop(stream, None)
+        """Nothing is held back, so nothing is left to give; one that comes again goes on with new ids."""
+        self.reset(stream)
         return ()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import math
 import os
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
 from engines.yuv import YuvImage, rgb_matrix
+from operators.camera_uri import redact, scheme_of
 from pipeline.errors import SourceError
 
 SECOND_NS = 10**9
@@ -53,7 +54,7 @@ def video_shots(
     """
     container, stream, origin_ns, frames = _open_at(uri, start_s, threads, events)
     with container:
-        display_matrix = _DisplayMatrix()
+        display_matrix = DisplayMatrix()
         start_ns = origin_ns + round(start_s * SECOND_NS)
         stop_ns = math.inf if stop_s == math.inf else origin_ns + round(stop_s * SECOND_NS)
         period_ns = round(SECOND_NS / (rate(stream) or UNKNOWN_FPS))
@@ -89,28 +90,41 @@ def open_video(uri: str, threads: int) -> tuple[InputContainer, VideoStream]:
     try:
         # "file:", or FFmpeg takes the front of "horse:1.mp4" for a protocol.
         container = av.open(uri if is_url(uri) else f"file:{uri}", mode="r", metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise unreadable(uri, f"FFmpeg cannot open it ({error.strerror})") from error
+    except av.error.FFmpegError as error:  # whose own text holds the address, and so the password
+        raise unreadable(uri, f"FFmpeg cannot open it ({error.strerror})") from None
+    try:
+        stream = video_stream(container)
+    except ValueError as error:
+        container.close()
+        raise unreadable(uri, str(error)) from None
+    # Frame threads take 13 to 40 % off the wall time of a single 1080x1920 stream on 2 cores and nothing
+    # off four, but race with the marks of damage: 6 to 50 in 100 runs on a cut file gave its half grey frame
+    # as a good one. Slice threads are exact; they help VP9 and sliced H.264 and cost the others nothing.
+    stream.thread_type = "AUTO" if threads else "SLICE"
+    stream.thread_count = threads or min(4, os.cpu_count() or 1)
+    return container, stream
+
+
+def video_stream(container: InputContainer) -> VideoStream:
+    """The stream of a container that can be decoded to frames.
+
+    Raises:
+        ValueError: there is none; the text says what is there instead.
+    """
     # The cover of a music file is a video stream to FFmpeg.
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     context = streams[0].codec_context if streams else None
     if context is None or context.name in TEXT_CODECS:
-        others = sorted({str(s.type) for s in container.streams if s.type != "video"})
-        container.close()
         if streams and context is None:
-            raise unreadable(uri, "this FFmpeg has no decoder for its video")
-        raise unreadable(uri, f"there is no video in it, only {' and '.join(others) or 'text'}")
-    # Frame threads take 13 to 40 % off the wall time of a single 1080x1920 stream on 2 cores and nothing
-    # off four, but race with the marks of damage: 6 to 50 in 100 runs on a cut file gave its half grey frame
-    # as a good one. Slice threads are exact; they help VP9 and sliced H.264 and cost the others nothing.
-    streams[0].thread_type = "AUTO" if threads else "SLICE"
-    streams[0].thread_count = threads or min(4, os.cpu_count() or 1)
-    return container, streams[0]
+            raise ValueError("this FFmpeg has no decoder for its video")
+        others = sorted({str(s.type) for s in container.streams if s.type != "video"})
+        raise ValueError(f"there is no video in it, only {' and '.join(others) or 'text'}")
+    return streams[0]
 
 
 def is_url(uri: str) -> bool:
     """Whether FFmpeg is to find it (rtsp://…, http://…); a path that exists is a file, whatever its name."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", uri) is not None and not os.path.lexists(uri)
+    return scheme_of(uri) is not None
 
 
 def rate(stream: VideoStream) -> float:
@@ -128,19 +142,15 @@ def duration_s(container: InputContainer, stream: VideoStream) -> float | None:
 def unreadable(uri: str, found: str) -> SourceError:
     """The error for what is not a video, an image or a folder of images."""
     return SourceError(
-        f"cannot read {_shown(uri)}: {found}; expected a video, an image or a folder of images"
+        f"cannot read {redact(uri)}: {found}; expected a video, an image or a folder of images"
     )
 
 
 def starts_too_late(uri: str, start_s: float, last_s: float) -> SourceError:
     """The error for a `start_s` behind the last frame."""
     return SourceError(
-        f"start_s is {start_s:g} s, the last frame of {_shown(uri)} is at {last_s:g} s; choose less"
+        f"start_s is {start_s:g} s, the last frame of {redact(uri)} is at {last_s:g} s; choose less"
     )
-
-
-def _shown(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", uri)  # a camera's password is not for logs
 
 
 def _open_at(
@@ -244,7 +254,7 @@ def _decode(stream: VideoStream, packet: Packet | None, events: Counter[str]) ->
 def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray | YuvImage:
     """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB.
 
-    `matrix` is its display matrix, as `_DisplayMatrix` gives it.
+    `matrix` is its display matrix, as `DisplayMatrix` gives it.
     """
     standard = STANDARDS.get(frame.colorspace)
     if frame.format.name not in ("yuv420p", "yuvj420p") or standard is None or matrix is not None:
@@ -290,7 +300,7 @@ def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
     return np.ascontiguousarray(_upright(image, matrix))
 
 
-class _DisplayMatrix:
+class DisplayMatrix:
     """The display matrix of a video's frames, or None; looked up when their rotation changes.
 
     Looking at PyAV's `side_data` ties the frame into a ring that only the garbage collector undoes, and one
@@ -303,6 +313,7 @@ class _DisplayMatrix:
         self._matrix: np.ndarray | None = None
 
     def __call__(self, frame: VideoFrame) -> np.ndarray | None:
+        """The matrix (9,) int32 of this frame."""
         if frame.rotation != self._rotation:
             self._rotation = frame.rotation
             side_data: Any = frame.reformat(width=16, height=16).side_data
@@ -327,9 +338,11 @@ def _upright(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
 
 
 def _ns(pts: int, stream: VideoStream) -> int:
-    base = stream.time_base
-    if base is None:
-        return 0
+    return to_ns(pts, stream.time_base) if stream.time_base else 0
+
+
+def to_ns(pts: int, base: Fraction) -> int:
+    """A time in units of `base` seconds, in ns."""
     return (pts * base.numerator * SECOND_NS + base.denominator // 2) // base.denominator
 
 

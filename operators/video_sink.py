@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,11 +13,14 @@ from engines.errors import ContractError
 from engines.skeletons import Skeleton, load_skeleton
 from operators.draw import draw
 from operators.mp4 import Mp4, find_encoder
-from operators.sink_files import Folder, StreamFiles, close_all
+from operators.sink_files import Folder, RotateMb, RotateMin, Rotation, StreamFiles, close_all
+from pipeline.errors import SinkError
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Packet
 
 log = logging.getLogger("posestream.video_sink")
+
+RETRY_NS = 10_000_000_000  # where a file could not be written, another one is begun so much later
 
 MinScore = Annotated[float, Field(description="keypoints that score less are not drawn")]
 Preset = Annotated[
@@ -35,19 +39,31 @@ class VideoSink(Operator):
 
     Frames have the times of their packets, counted from the file's first since players want a video to begin
     at 0: a variable rate and dropped frames show as they were. Pictures of an odd size get their last row or
-    column twice. Where the picture's size changes, or the stream's clock jumps back, a new file begins:
-    `<stream>.2.mp4`, … No sound.
+    column twice. Where the picture's size changes, or the stream's clock jumps back or ahead by more than an
+    hour, a new file begins: `<stream>.2.mp4`, … No sound.
+
+    A file is written in fragments of a second, so all but the last seconds can be played also where the
+    process is killed. On a full disk it is cut to its last whole fragment; where the runtime sets frames
+    aside (`on_error: skip`), a new file begins once there is room. `rotate_mb` and `rotate_min` cut long
+    streams into files by the times of their frames: `<stream>.20260714T031500Z.mp4`, UTC.
     """
 
     needs = ("image",)
     per_stream = True
 
     def __init__(
-        self, dir: Folder, min_score: MinScore = 0.5, preset: Preset = "veryfast", quality: Quality = 23
+        self,
+        dir: Folder,
+        min_score: MinScore = 0.5,
+        preset: Preset = "veryfast",
+        quality: Quality = 23,
+        rotate_mb: RotateMb = None,
+        rotate_min: RotateMin = None,
     ):
-        self.dir = dir
+        self.dir, self.rotation = dir, Rotation(rotate_mb, rotate_min)
         self.min_score, self.preset, self.quality = min_score, preset, quality
         self.files: dict[str, Mp4] = {}
+        self.failures: dict[str, tuple[str, int]] = {}  # stream: what was said, when to try again
 
     def open(self, run: RunInfo) -> None:
         """Make the folder and choose the encoder.
@@ -57,7 +73,7 @@ class VideoSink(Operator):
         """
         self.cores = run.cores
         self.encoder = find_encoder()
-        self.paths = StreamFiles(self.dir, "mp4")
+        self.paths = StreamFiles(self.dir, "mp4", live=run.live)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Draw and encode each packet.
@@ -66,37 +82,55 @@ class VideoSink(Operator):
             SinkError: the file cannot be written; it is cut to its last whole fragment.
         """
         for packet in packets:
-            assert packet.image is not None  # the graph has checked it
-            picture = draw(packet.image, packet.instances, _skeleton(packet), self.min_score)
-            self._file(packet).append(picture, packet.pts_ns)
+            failure, retry_ns = self.failures.get(packet.stream, ("", 0))
+            if packet.captured_ns < retry_ns:
+                raise SinkError(failure)
+            try:
+                self._append(packet)
+            except SinkError as error:
+                if file := self.files.pop(packet.stream, None):  # it has closed itself
+                    self.count("frames cut off", file.cut_off)
+                self.failures[packet.stream] = str(error), packet.captured_ns + RETRY_NS
+                raise
+            self.failures.pop(packet.stream, None)
         return packets
 
-    def _file(self, packet: Packet) -> Mp4:
-        stream, image = packet.stream, packet.image
-        assert image is not None
-        size = (image.shape[1], image.shape[0])
+    def _append(self, packet: Packet) -> None:
+        assert packet.image is not None  # the graph has checked it
+        picture = draw(packet.image, packet.instances, _skeleton(packet), self.min_score)
+        self._file(packet, (picture.shape[1], picture.shape[0])).append(picture, packet.pts_ns)
+
+    def _file(self, packet: Packet, size: tuple[int, int]) -> Mp4:
+        """The file into which a picture of this size goes."""
+        stream = packet.stream
         file = self.files.get(stream)
-        if file is not None and (reason := file.refuses(size, packet.pts_ns)):
-            file.close()
-            log.warning(
-                "%s frame %d: %s; a new file begins behind %s", stream, packet.seq, reason, file.path.name
-            )
-        elif file is not None:
-            return file
-        self.files[stream] = self._new_file(stream, size)
+        if file is not None:
+            reason = file.refuses(size, packet.pts_ns)
+            if reason:
+                log.warning(
+                    "%s frame %d: %s; a new file begins behind %s", stream, packet.seq, reason, file.path.name
+                )
+            elif not self.rotation.due(file.bytes, file.first_ns, packet.captured_ns):
+                return file
+            self.files.pop(stream).close()
+        self.files[stream] = self._new_file(stream, size, packet.captured_ns)
         return self.files[stream]
 
-    def _new_file(self, stream: str, size: tuple[int, int]) -> Mp4:
+    def _new_file(self, stream: str, size: tuple[int, int], first_ns: int) -> Mp4:
         options = {"threads": str(min(self.cores, 4))}
         if self.encoder == "libx264":
             # Without B-frames a frame's time is its place in the file, which fragments need.
             options |= {"preset": self.preset, "crf": str(self.quality), "bf": "0"}
-        return Mp4(self.paths.next(stream), self.encoder, options, size)
+        path = self.paths.next(stream, first_ns if self.rotation.wanted else None)
+        return Mp4(path, self.encoder, options, size, first_ns)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
         """Finish the stream's file; a stream without packets has one without frames."""
-        file = self.files.pop(stream, None) or self._new_file(stream, (16, 16))
-        file.close()
+        if stream not in self.files and stream not in self.failures:
+            self.files[stream] = self._new_file(stream, (16, 16), time.time_ns())
+        self.failures.pop(stream, None)
+        if file := self.files.pop(stream, None):
+            file.close()
         return ()
 
     def close(self) -> None:

@@ -22,18 +22,26 @@ Taken = tuple[int, Item | tuple[Packet, ...]]  # … with one packet of each inp
 
 
 class Lane:
-    """The queue of one edge into one inbox; its inbox's lock guards it."""
+    """The queue of one edge into one inbox; its inbox's lock guards it.
+
+    Streams take turns, each with its own items in order. A lane that drops holds `capacity` packets of each
+    stream and drops that stream's own, so that no camera is starved by others; one that blocks holds so many
+    of all streams together.
+    """
 
     __slots__ = (
-        "capacity", "closed", "delivered", "dropped", "max_age_ns", "packets", "policy", "queue", "received"
+        "capacity", "closed", "delivered", "dropped", "max_age_ns", "others", "packets", "policy", "queues",
+        "received", "turns",
     )  # fmt: skip
 
     def __init__(self, capacity: int, policy: Policy, max_age_ns: int | None = None):
         self.capacity = 1 if policy == "latest" else capacity
         self.policy = policy
         self.max_age_ns = max_age_ns  # since they entered the graph; older packets are not handed out
-        self.queue: deque[Queued] = deque()
-        self.packets = 0  # in the queue, not counting events and the ends of streams
+        self.queues: dict[str, deque[Queued]] = {}
+        self.turns: deque[str] = deque()  # streams that have something here, the next one first
+        self.packets = 0  # of all streams
+        self.others = 0  # events and ends of streams, which do not count
         self.received = 0
         self.delivered = 0
         self.dropped: Losses = Counter()
@@ -41,62 +49,84 @@ class Lane:
 
     @property
     def full(self) -> bool:
-        """Whether the next packet must wait, or costs one."""
+        """Whether the next packet must wait, where the policy is to wait."""
         return self.packets >= self.capacity
 
     def append(self, now: int, item: Item) -> None:
         """Queue an item; a full lane that does not block loses a packet. Events and ends are never lost."""
+        stream = item.stream
+        queue = self.queues.get(stream)
+        if queue is None:
+            queue = self.queues[stream] = deque()
         if isinstance(item, Packet):
             self.received += 1
-            if self.packets >= self.capacity:
+            if self.policy != "block" and self._holds(queue) >= self.capacity:
+                self.dropped[stream, "full"] += 1
                 if self.policy == "drop_newest":
-                    self.dropped[item.stream, "full"] += 1
                     return
-                if self.policy != "block":
-                    self._drop_oldest()
+                _drop_oldest(queue)
+                self.packets -= 1
             self.packets += 1
-        self.queue.append((now, item))
+        else:
+            self.others += 1
+        if not queue and stream not in self.turns:
+            self.turns.append(stream)
+        queue.append((now, item))
+
+    def _holds(self, queue: deque[Queued]) -> int:
+        """The packets of one stream."""
+        return sum(isinstance(item, Packet) for _, item in queue) if self.others else len(queue)
 
     def pop(self) -> Queued | None:
-        """Take the oldest item that is not too old; None if there is none."""
-        while self.queue:
-            queued = self.queue.popleft()
+        """Take the oldest item of the stream whose turn it is; None if there is none that is not too old."""
+        while self.turns:
+            stream = self.turns.popleft()
+            queue = self.queues[stream]
+            queued = queue.popleft()
+            if queue:
+                self.turns.append(stream)
             item = queued[1]
             if not isinstance(item, Packet):
+                self.others -= 1
+                if isinstance(item, End) and not queue:
+                    del self.queues[stream]
                 return queued
             self.packets -= 1
             if self.max_age_ns is None or time.time_ns() - item.entered_ns <= self.max_age_ns:
                 return queued
-            self.dropped[item.stream, "stale"] += 1
+            self.dropped[stream, "stale"] += 1
         return None
-
-    def _drop_oldest(self) -> None:
-        for index, (_, item) in enumerate(self.queue):
-            if isinstance(item, Packet):
-                del self.queue[index]
-                self.packets -= 1
-                self.dropped[item.stream, "full"] += 1
-                return
 
     def discard(self, reason: str) -> None:
         """Empty the queue of its packets, and count them."""
-        self.dropped.update((item.stream, reason) for _, item in self.queue if isinstance(item, Packet))
-        self.queue = deque(queued for queued in self.queue if not isinstance(queued[1], Packet))
+        for stream, queue in self.queues.items():
+            kept = [queued for queued in queue if not isinstance(queued[1], Packet)]
+            if packets := len(queue) - len(kept):
+                self.dropped[stream, reason] += packets
+            queue.clear()
+            queue.extend(kept)
+        self.turns = deque(stream for stream in self.turns if self.queues[stream])
         self.packets = 0
+
+
+def _drop_oldest(queue: deque[Queued]) -> None:
+    del queue[next(i for i, (_, item) in enumerate(queue) if isinstance(item, Packet))]
 
 
 class Inbox:
     """Where one worker, or several workers alike, take their batches: one lane an input edge.
 
-    With several input edges the packets are joined on (stream, seq) before they are handed out.
+    With several input edges the packets are joined on (stream, seq) before they are handed out; of each
+    stream at most `join_max` frames wait for their partners.
     """
 
-    def __init__(self, lanes: Sequence[Lane]):
+    def __init__(self, lanes: Sequence[Lane], join_max: int | None = None):
         self.lanes = list(lanes)
         self._lock = threading.Lock()
         self._not_empty = threading.Condition(self._lock)
         self._not_full = threading.Condition(self._lock)
-        self._joiner = Joiner(len(self.lanes)) if len(self.lanes) > 1 else None
+        several = len(self.lanes) > 1
+        self._joiner = Joiner(len(self.lanes), join_max, self.lanes[0].max_age_ns) if several else None
         self._joined: deque[Taken] = deque()
         self._aborted = False
         self._tickets = 0
@@ -177,7 +207,7 @@ class Inbox:
         self._not_full.notify_all()
 
     def _done(self) -> bool:
-        empty = all(lane.closed and not lane.queue for lane in self.lanes) and not self._joined
+        empty = all(lane.closed and not lane.turns for lane in self.lanes) and not self._joined
         return empty or (self._aborted and all(lane.closed for lane in self.lanes))
 
     def close(self, lane: Lane) -> None:
@@ -211,6 +241,7 @@ class Edge:
         self.consumer = consumer
         self._lanes = list(lanes)
         self._lane_of: dict[str, tuple[Inbox, Lane]] = {}
+        self._lane_before: dict[str, tuple[Inbox, Lane]] = {}  # of streams that have ended
         self._routes = threading.Lock()
 
     def put(self, items: Sequence[Item]) -> None:
@@ -224,10 +255,12 @@ class Edge:
             inbox.put(lane, [item])
             if isinstance(item, End):
                 with self._routes:
-                    del self._lane_of[item.stream]
+                    self._lane_before[item.stream] = self._lane_of.pop(item.stream)
 
     def _route(self, stream: str) -> tuple[Inbox, Lane]:
         with self._routes:
+            if stream in self._lane_before:  # whose operator knows what it has given out for it: files, ids
+                self._lane_of[stream] = self._lane_before.pop(stream)
             if stream not in self._lane_of:
                 used = Counter(id(lane) for _, lane in self._lane_of.values())
                 self._lane_of[stream] = min(self._lanes, key=lambda entry: used[id(entry[1])])

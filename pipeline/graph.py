@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.edge import Policy
 from pipeline.errors import ConfigError, OptionError
+from pipeline.fragments import check_fragments
 from pipeline.operator import Operator, Ports, Source
 from pipeline.options import check_options, options_model
 from pipeline.stage import Batching, OnError
@@ -39,10 +40,19 @@ class NodeSpec(BaseModel):
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         1, description="operators at work side by side, a thread each; auto: by processors and sources"
     )
-    capacity: int = Field(4, ge=1, le=100_000, description="packets that each edge into it holds")
+    capacity: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="packets that each edge into it holds, of each stream where it drops; 4, if live: what a "
+        "call takes, behind a camera 2",
+    )
     on_full: Policy | None = Field(None, description="what a full edge into it does; block unless live")
     on_error: OnError | None = Field(
         None, description="an operator that raises: end the run, or set the packet aside"
+    )
+    fragment: str | None = Field(
+        None, min_length=1, description="the part of the graph it is in, to run in a process of its own"
     )
 
 
@@ -56,6 +66,7 @@ class GraphSpec(BaseModel):
         "auto",
         description="that share several files; auto: one a processor, which pays where models are small",
     )
+    between: dict[str, Any] = Field({}, description="options of what carries packets between fragments")
     graph: dict[str, NodeSpec] = Field(min_length=1)
 
 
@@ -70,9 +81,10 @@ class Node:
     after: tuple[str, ...]
     batching: Batching
     workers: int | Literal["auto"]
-    capacity: int
+    capacity: int | None
     on_full: Policy | None
     on_error: Literal["fail", "skip"] | None
+    fragment: str | None
     ports: Ports
 
     @property
@@ -95,6 +107,12 @@ class Graph:
     spec: dict[str, Any] = field(repr=False)  # as it was written, `set` included
     where: str = "graph"
     processes: int | Literal["auto"] = "auto"  # that share several files
+    between: dict[str, Any] = field(default_factory=dict)  # options of what carries packets between fragments
+
+    @property
+    def fragments(self) -> list[str]:
+        """The parts that may run in processes of their own, the source's first; none if it is in one."""
+        return list(dict.fromkeys(node.fragment for node in self.nodes if node.fragment))
 
     @property
     def source(self) -> Node:
@@ -162,7 +180,10 @@ class _Checker:
             nodes[name] = node
         self._check_sources(nodes.values())
         ordered = sorted(nodes.values(), key=lambda node: not issubclass(node.operator, Source))
-        return Graph(spec.name, spec.description, tuple(ordered), data, self._where, spec.processes)
+        check_fragments(ordered, self.error)
+        return Graph(
+            spec.name, spec.description, tuple(ordered), data, self._where, spec.processes, spec.between
+        )
 
     def _sort(self, spec: GraphSpec) -> list[str]:
         after = {name: _names(node.after) for name, node in spec.graph.items()}
@@ -189,6 +210,11 @@ class _Checker:
             ports = operator.ports(options)
         except OptionError as error:
             raise self.error(("graph", name, error.option), str(error)) from None
+        if operator.across_streams and spec.workers not in (1, "auto"):
+            raise self.error(
+                ("graph", name, "workers"),
+                f"{spec.op} works on all streams together and has one worker; remove `workers`",
+            )
         return Node(
             name=name,
             op=spec.op,
@@ -200,6 +226,7 @@ class _Checker:
             capacity=spec.capacity,
             on_full=spec.on_full,
             on_error=spec.on_error,
+            fragment=spec.fragment,
             ports=ports,
         )
 

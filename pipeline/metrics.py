@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 Losses = Counter[tuple[str, str]]  # (stream, reason): packets
 
@@ -24,8 +26,7 @@ class Histogram:
     def record(self, ns: int) -> None:
         """Add one duration."""
         ns = max(ns, 0)
-        shift = max(ns.bit_length() - _SUB_BITS - 1, 0)
-        self._counts[(shift << _SUB_BITS) + (ns >> shift)] += 1
+        self._counts[_bucket(ns)] += 1
         self.count += 1
         self.total_ns += ns
 
@@ -40,6 +41,19 @@ class Histogram:
         copied = Histogram()
         copied.merge(self)
         return copied
+
+    def since(self, before: Histogram) -> Histogram:
+        """What was added after `before`, an earlier copy."""
+        added = Histogram()
+        added._counts = [max(a - b, 0) for a, b in zip(self._counts, before._counts, strict=True)]
+        added.count = sum(added._counts)
+        added.total_ns = max(self.total_ns - before.total_ns, 0)
+        return added
+
+    def below(self, bounds_ns: Sequence[int]) -> list[int]:
+        """How many durations are shorter than each bound; exact for a bound of 2^k or 1.5 · 2^k ns, k > 3."""
+        upto = [0, *accumulate(self._counts)]
+        return [upto[_bucket(bound)] for bound in bounds_ns]
 
     def percentile_ms(self, percent: float) -> float:
         """The duration in ms below which `percent` of all lie (middle of its bucket); 0 without any."""
@@ -57,6 +71,11 @@ class Histogram:
     def mean_ms(self) -> float:
         """The mean duration in ms."""
         return self.total_ns / self.count / 1e6 if self.count else 0.0
+
+
+def _bucket(ns: int) -> int:
+    shift = max(ns.bit_length() - _SUB_BITS - 1, 0)
+    return (shift << _SUB_BITS) + (ns >> shift)
 
 
 class WorkerMetrics:

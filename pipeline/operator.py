@@ -27,6 +27,7 @@ class RunInfo(NamedTuple):
     started_ns: int  # UNIX time
     cores: int = 1  # how many processors one worker of this operator may keep busy
     live: bool = False  # sources are cameras, which wait for nobody
+    sources: tuple[str, ...] = ()  # the names of those with which it began
 
     @classmethod
     def new(cls, graph: str) -> RunInfo:
@@ -64,7 +65,7 @@ class Operator:
     def open(self, run: RunInfo) -> None:
         """Load models, open connections; runs once, in the stage's thread, before the first packet."""
 
-    def process(self, packets: list[Packet]) -> Iterable[Packet]:
+    def process(self, packets: list[Packet]) -> Iterable[Packet | Event | End]:
         """Work on a batch (packets of all streams alike) and give the results, each stream in order."""
         raise NotImplementedError
 
@@ -77,6 +78,19 @@ class Operator:
 
     def event(self, event: Event) -> None:
         """Something happened to a stream, in this place between its packets; sinks write it down."""
+
+    def pass_on(self, item: Event | End) -> Iterable[Packet | Event | End]:
+        """An event or an end has come: what leaves now, the item behind what is held of its stream.
+
+        Override it only where packets of one stream wait for those of another. The item may then be held
+        like a packet, and leave by a later call of this or of `process`.
+        """
+        if isinstance(item, End):
+            return [*self.end_stream(item.stream), item]
+        if item.resets:
+            self.reset(item.stream)
+        self.event(item)
+        return [item]
 
     def close(self) -> None:
         """Give back what `open` took; runs once, also after an error."""

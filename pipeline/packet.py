@@ -180,7 +180,8 @@ class Event:
 
     Kinds: `lost` (the source gives no more frames: reason), `back` (it does again: reason, away_s), `changed`
     (of another size or codec from here on: before, after), `jumped` (its clock did: by_s), `moved` (this
-    worker has taken the stream over from another).
+    worker has taken the stream over from another), `ended` (another run's stream is over: frames; without it,
+    the end that follows only says that this worker reads no more of it).
     """
 
     stream: str
@@ -190,6 +191,7 @@ class Event:
     resets: bool = (
         False  # frames before and after do not belong together: operators forget the stream's state
     )
+    run: str = ""  # the run to which it happened, where that is another one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -198,3 +200,4 @@ class End:
 
     stream: str
     frames: int  # how many packets the source gave
+    run: str = ""  # the run whose stream has ended, where that is another one

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pipeline.edge import Edge, Item
 from pipeline.metrics import WorkerMetrics
 from pipeline.operator import RunInfo, Source
+from pipeline.pace import Paced
 from pipeline.packet import End, Event, Packet
 
 EVENTS_KEPT = 100  # for whoever asks what happened to a source
@@ -28,13 +29,13 @@ class Reader:
         uri: str,
         operator: Source,
         expected: int | None,
-        edges: Sequence[Edge],
+        edges: Sequence[Edge | Paced],
         *,
         failed: Callable[[Reader, Exception], None],
         ended: Callable[[], None],
     ):
         self.stream, self.uri, self.operator, self.expected = stream, uri, operator, expected
-        self.first_seq = 0
+        self.first_seq = self.first_epoch = 0
         self.metrics = WorkerMetrics()
         self.packets: Counter[str] = Counter()  # stream: packets; one stream as a rule
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -44,6 +45,14 @@ class Reader:
         self._open: set[str] = set()  # streams that have begun and not ended
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def go_on_from(self, before: Reader) -> None:
+        """Go on from the reader that had this name before: its numbers and what it counted only ever grow."""
+        self.first_seq = before.first_seq + before.packets[self.stream]
+        self.first_epoch = before.first_epoch + 1
+        self.metrics = before.metrics
+        self.events.extend(before.events)
+        self.operator.counters.update(before.operator.counters)
 
     def start(self, info: RunInfo) -> None:
         """Begin to read."""
@@ -89,8 +98,8 @@ class Reader:
         if isinstance(item, Packet):
             self.packets[item.stream] += 1
             self._open.add(item.stream)
-            if self.first_seq:
-                item = item.replace(seq=item.seq + self.first_seq, epoch=item.epoch + 1)
+            if self.first_seq and not item.run:  # another run's packets keep the numbers they have
+                item = item.replace(seq=item.seq + self.first_seq, epoch=item.epoch + self.first_epoch)
         elif isinstance(item, Event):
             self.events.append(item)
             self.lost = item.kind == "lost"

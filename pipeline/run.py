@@ -16,6 +16,7 @@ from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigure
 from pipeline.graph import Graph, Node
 from pipeline.metrics import Histogram, RunStats
 from pipeline.operator import RunInfo, Source
+from pipeline.pace import Pace
 from pipeline.packet import End, Event, Packet
 from pipeline.reader import Reader
 from pipeline.running import Running
@@ -23,6 +24,10 @@ from pipeline.split import SplitRun, processes_for
 from pipeline.stage import Stage
 
 _log = logging.getLogger("posestream.run")
+
+CAPACITY = 4  # packets on an edge, unless the graph says otherwise
+JOIN_MAX = 64  # live: frames of a stream that wait for their other parts; files wait for each other instead
+CAPACITY_BEHIND_CAMERA = 2  # of each stream: a frame that comes early, or two at once, costs none
 
 
 class _Clocks(NamedTuple):
@@ -68,7 +73,9 @@ class Run(Running):
         cores: int | None = None,
         info: RunInfo | None = None,
     ):
-        super().__init__(graph, (info or RunInfo.new(graph.name))._replace(live=live))
+        super().__init__(
+            graph, (info or RunInfo.new(graph.name))._replace(live=live, sources=tuple(sources or ()))
+        )
         self._live = live
         self._max_age_ns = None if max_age_s is None else round(max_age_s * 1e9)
         self._keep_open = keep_open
@@ -79,6 +86,8 @@ class Run(Running):
         self._source_node = graph.source
         self._readers: dict[str, Reader] = {}
         self._reading = 0
+        across = any(node.operator.across_streams for node in graph.nodes)
+        self._pace = Pace() if across and not live else None
         self._source_edges: list[Edge] = []
         self._edges: list[Edge] = []
         self._stages: list[Stage] = []
@@ -102,9 +111,10 @@ class Run(Running):
             inboxes[node.name] = [
                 Inbox(
                     [
-                        Lane(node.capacity, self._policy(producer, node), self._max_age_ns)
+                        Lane(self._capacity(producer, node), self._policy(producer, node), self._max_age_ns)
                         for producer in inputs
-                    ]
+                    ],
+                    join_max=JOIN_MAX if self._live else None,
                 )
                 for _ in range(workers if split else 1)
             ]
@@ -124,6 +134,12 @@ class Run(Running):
             )
         self._edges.reverse()
         self._stages.reverse()
+
+    def _capacity(self, producer: Node, consumer: Node) -> int:
+        """What waits on an edge only grows old: live, that is as little as keeps its consumer at work."""
+        if consumer.capacity is not None or not self._live:
+            return consumer.capacity or CAPACITY
+        return CAPACITY_BEHIND_CAMERA if producer is self._source_node else consumer.batching.max
 
     def _policy(self, producer: Node, consumer: Node) -> Policy:
         behind_camera = self._live and producer is self._source_node
@@ -146,7 +162,7 @@ class Run(Running):
             uri,
             operator,
             expected,
-            self._source_edges,
+            [self._pace.join(stream), *self._source_edges] if self._pace else self._source_edges,
             failed=self._note_source_failure,
             ended=self._note_source_end,
         )
@@ -166,7 +182,7 @@ class Run(Running):
             if known and known.reading:
                 raise ConfigError(f"a source named {stream!r} is already being read")
             if known:
-                reader.first_seq = known.first_seq + known.packets[stream]
+                reader.go_on_from(known)
             self._readers[stream] = reader
             self._reading += 1
         reader.start(self._info_for(self._reading))
@@ -246,6 +262,11 @@ class Run(Running):
             reader.stop()
         if self._started:
             self._close_if_idle()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it reads no more."""
+        return self._stopping
 
     def abort(self) -> None:
         """Stop at once: what waits in the queues is thrown away, and counted."""
@@ -356,6 +377,8 @@ def _workers(node: Node, streams: int | None, cores: int) -> int:
     """The workers of a node; `auto` is a worker a processor, but none that no stream would ever reach."""
     if node.workers != "auto":
         return node.workers
+    if node.operator.across_streams:
+        return 1
     return max(1, min(cores, streams)) if node.per_stream and streams is not None else cores
 
 

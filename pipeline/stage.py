@@ -89,6 +89,7 @@ class Stage:
         self._discarding = False  # after a failure: inputs are emptied, nothing more is made of them
         self._log = logging.getLogger(f"posestream.{name}")
         self._running = len(operators)
+        self._troubles: dict[str, tuple[str, int]] = {}  # stream: kind of error, packets set aside in a row
         self._lock = threading.Lock()
         self.opened = threading.Barrier(len(operators) + 1)
         shared = len(self.inboxes) < len(self.operators)
@@ -160,13 +161,9 @@ class Stage:
         start = time.monotonic_ns()
         for queued_ns, item in batch:
             metrics.wait.record(start - queued_ns)
-            if isinstance(item, End):
+            if isinstance(item, Event | End):
                 results += self._process(operator, metrics, packets)
-                results += self._end(operator, metrics, item)
-                packets = []
-            elif isinstance(item, Event):
-                results += self._process(operator, metrics, packets)
-                results += self._tell(operator, item)
+                results += self._pass_on(operator, metrics, item)
                 packets = []
             elif isinstance(item, tuple):
                 packets += self._merge(metrics, item)
@@ -191,12 +188,14 @@ class Stage:
             results = list(operator.process(packets))
         except Exception as error:
             return self._rescue(operator, metrics, packets, error)
-        metrics.packets_out += len(results)
+        metrics.packets_out += _packets(results)
+        if self._troubles:
+            self._note_recovery(packets)
         return results
 
     def _rescue(
         self, operator: Operator, metrics: WorkerMetrics, packets: list[Packet], error: Exception
-    ) -> list[Packet]:
+    ) -> list[Item]:
         """A batch has raised: find the packet that did it, set it aside or end the run, keep the others."""
         if len(packets) == 1 or self.on_error == "fail":
             where = f"{packets[0].stream} frame {packets[0].seq}"
@@ -204,21 +203,40 @@ class Stage:
             reason = "error" if self.on_error == "skip" else "failed"
             metrics.dropped.update((packet.stream, reason) for packet in packets)
             if self.on_error == "skip":
-                self._log.error("set aside %s: %s", where, _say(error), exc_info=not _is_ours(error))
+                self._note_trouble(packets[0], error)
             else:
                 self._fail(error, f"at {where}{more}")
             return []
         # What the batch has already changed in the operator's memory is not known, so it starts afresh.
         for stream in {packet.stream for packet in packets}:
             operator.reset(stream)
-        results: list[Packet] = []
+        results: list[Item] = []
         for packet in packets:
             try:
                 results += operator.process([packet])
             except Exception as single:
                 self._rescue(operator, metrics, [packet], single)
-        metrics.packets_out += len(results)
+            else:
+                self._note_recovery([packet])
+        metrics.packets_out += _packets(results)
         return results
+
+    def _note_trouble(self, packet: Packet, error: Exception) -> None:
+        """Log the first of a stream's packets that are set aside one behind the other, and count the rest."""
+        kind = type(error).__name__
+        with self._lock:
+            before, count = self._troubles.get(packet.stream, ("", 0))
+            self._troubles[packet.stream] = kind, count + 1
+        if before != kind:
+            where = f"{packet.stream} frame {packet.seq}"
+            self._log.error("set aside %s: %s", where, _say(error), exc_info=not _is_ours(error))
+
+    def _note_recovery(self, packets: Sequence[Packet]) -> None:
+        for stream in {packet.stream for packet in packets}:
+            with self._lock:
+                _, count = self._troubles.pop(stream, ("", 0))
+            if count > 1:
+                self._log.warning("%s goes on; %d frames were set aside", stream, count)
 
     def _merge(self, metrics: WorkerMetrics, parts: tuple[Packet, ...]) -> list[Packet]:
         try:
@@ -231,26 +249,18 @@ class Stage:
                 self._fail(error, "at its inputs")
             return []
 
-    def _tell(self, operator: Operator, event: Event) -> list[Item]:
+    def _pass_on(self, operator: Operator, metrics: WorkerMetrics, item: Event | End) -> Sequence[Item]:
         try:
-            if event.resets:
-                operator.reset(event.stream)
-            operator.event(event)
+            results = list(operator.pass_on(item))
         except Exception as error:
+            what = f"an event ({item.kind})" if isinstance(item, Event) else "the end"
             if self.on_error == "fail":
-                self._fail(error, f"at an event of {event.stream} ({event.kind})")
+                self._fail(error, f"at {what} of {item.stream}")
             else:
-                self._log.error("%s of %s: %s", event.kind, event.stream, _say(error))
-        return [event]
-
-    def _end(self, operator: Operator, metrics: WorkerMetrics, end: End) -> list[Item]:
-        held: list[Packet] = []
-        try:
-            held = list(operator.end_stream(end.stream))
-        except Exception as error:
-            self._fail(error, f"at the end of {end.stream}")
-        metrics.packets_out += len(held)
-        return [*held, end]
+                self._log.error("at %s of %s: %s", what, item.stream, _say(error))
+            return [item]
+        metrics.packets_out += _packets(results)
+        return results
 
     def _send(self, items: Sequence[Item]) -> None:
         for edge in self.edges:
@@ -273,6 +283,10 @@ class Stage:
 def _is_ours(error: Exception) -> bool:
     """Whether the message says all there is to say, so that a traceback would only hide it."""
     return isinstance(error, PipelineError)
+
+
+def _packets(items: Sequence[Item]) -> int:
+    return sum(isinstance(item, Packet) for item in items)
 
 
 def _say(error: Exception) -> str:

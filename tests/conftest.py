@@ -10,6 +10,8 @@ from engines.clips import load_clip
 from engines.contract import load_contract
 from engines.errors import AssetError
 
+pytest_plugins = ["tests.kafka_fixtures", "tests.rtsp_fixtures"]  # a real broker, a real camera
+
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not cuda_devices():

@@ -133,6 +133,21 @@ class FailAt(Operator):
         self.count("resets")
 
 
+class FailAside(Operator):
+    """Raises wherever it can, except at packets."""
+
+    per_stream = True
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        return packets
+
+    def event(self, event: Event) -> None:
+        raise SinkError("no room for events")
+
+    def end_stream(self, stream: str) -> list[Packet]:
+        raise SinkError("no room for the end")
+
+
 class FailOpen(Operator):
     def open(self, run: object) -> None:
         raise OSError("no such device")
@@ -282,6 +297,7 @@ class Across(Operator):
 
 REGISTRY = {
     "numbers": Numbers, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "fail_at": FailAt,
+    "fail_aside": FailAside,
     "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
     "collect": Collect, "write": Write, "diary": Diary, "at": At, "across": Across,
 }  # fmt: skip

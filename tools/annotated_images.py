@@ -75,7 +75,7 @@ def by_model(
     try:
         images = list(paths if onestage else boxes)  # it may find what is not there
         for start in shown(range(0, len(images), BATCH)):
-            packets = [next(decode.read(str(it), str(paths[it]))) for it in images[start : start + BATCH]]
+            packets = [next(decode.play(str(it), str(paths[it]))) for it in images[start : start + BATCH]]
             asked = [packet.replace(instances=boxes.get(int(packet.stream))) for packet in packets]
             for packet in pose.process(asked):
                 pose.reset(packet.stream)

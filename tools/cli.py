@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from engines.errors import EngineError
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from tools import demo, engine, evaluate, graph, models, run
+from tools import attach, demo, engine, evaluate, graph, kafka, models, run
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,7 +29,9 @@ app = typer.Typer(
     "2 bad input or usage, 130 interrupted (after what was read has been finished).",
 )
 app.command("run")(run.run)
+app.command("attach")(attach.attach)
 app.command("demo")(demo.demo)
+app.add_typer(kafka.app, name="kafka")
 app.add_typer(graph.app, name="graph")
 app.add_typer(models.app, name="models")
 app.add_typer(engine.app, name="engine")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engines.contract import load_contract
-from engines.errors import EngineError
+from engines.errors import ContractError, EngineError
 from engines.home import cache_home
 from engines.metadata import read_contract
 from engines.plans import standing
@@ -130,7 +130,11 @@ def _plan(plan: Plan) -> Kept:
 
 
 def _export(path: Path) -> Kept:
-    contract, weights = read_contract(path), _weights(path)
+    try:
+        contract = read_contract(path)
+    except ContractError:  # of another version of posestream
+        contract = None
+    weights = _weights(path)
     name = contract.name if contract else path.stem
     try:
         current: Path | None = exported_path(load_contract(name))

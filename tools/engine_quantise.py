@@ -80,7 +80,7 @@ def _pictures(sources: Sequence[str], count: int) -> Iterator[np.ndarray | YuvIm
     return (
         as_image(packet)
         for source, frames in lengths.items()
-        for packet in Decode(stride=max(1, frames // share), max_frames=share).read(source, source)
+        for packet in Decode(stride=max(1, frames // share), max_frames=share).play(source, source)
     )
 
 

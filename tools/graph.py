@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from operators import REGISTRY
+from operators.fragments import cut
 from operators.graphs import available_graphs, load_graph, models_named
 from pipeline.graph import Graph, Node
 from pipeline.schema import graph_schema
@@ -50,8 +52,10 @@ def show(
 
 @app.command()
 def validate(graph: GraphName, changes: Changes = None) -> None:
-    """Check a graph as `run` would; exit code 2, with file and line, if it cannot work."""
+    """Check a graph as `run` would, and its fragments; exit code 2, with file and line, if it cannot work."""
     loaded = load_graph(graph, parse_changes(changes or []))
+    for fragment in loaded.fragments:
+        cut(loaded, fragment)
     typer.echo(f"{graph} is a valid graph: {' → '.join(node.name for node in loaded.nodes)}")
 
 
@@ -67,14 +71,25 @@ def schema() -> None:
 
 def as_text(graph: Graph) -> str:
     """The graph as lines, a node a line: what it does, with which options, what it adds to a packet."""
-    lines = [f"{graph.name}: {graph.description}" if graph.description else graph.name, ""]
-    width = max(len(node.name) for node in graph.nodes)
-    for node in graph.nodes:
-        after = f" ← {', '.join(node.after)}" if node.after else ""
-        lines.append(f"  {node.name.ljust(width)}{after}")
-        details = [_told(node), f"provides: {', '.join(sorted(node.ports.provides))}"]
-        lines += [f"  {' ' * width}   {detail}" for detail in details if not detail.endswith(": ")]
+    lines = [f"{graph.name}: {graph.description}" if graph.description else graph.name]
+    for fragment in dict.fromkeys(node.fragment for node in graph.nodes):
+        lines += ["", *([] if fragment is None else [_heading(graph, fragment)])]
+        lines += _nodes([node for node in graph.nodes if node.fragment == fragment])
     return "\n".join(lines)
+
+
+def _heading(graph: Graph, fragment: str) -> str:
+    reads = cut(graph, fragment).reads
+    return f"fragment {fragment}" + (f" ← topic {reads.name}, image: {reads.image}" if reads else "")
+
+
+def _nodes(nodes: list[Node]) -> Iterator[str]:
+    width = max(len(node.name) for node in nodes)
+    for node in nodes:
+        after = f" ← {', '.join(node.after)}" if node.after else ""
+        yield f"  {node.name.ljust(width)}{after}"
+        details = [_told(node), f"provides: {', '.join(sorted(node.ports.provides))}"]
+        yield from (f"  {' ' * width}   {detail}" for detail in details if not detail.endswith(": "))
 
 
 def _told(node: Node) -> str:
@@ -88,12 +103,18 @@ def _told(node: Node) -> str:
 
 
 def as_mermaid(graph: Graph) -> str:
-    """The graph as a Mermaid flowchart; edges that may drop packets are dotted."""
+    """The graph as a Mermaid flowchart; edges that may drop packets are dotted, thick ones are topics."""
     lines = ["flowchart LR"]
+    for fragment in dict.fromkeys(node.fragment for node in graph.nodes):
+        lines += [] if fragment is None else [f"    subgraph {fragment}"]
+        for node in graph.nodes:
+            if node.fragment == fragment:
+                models = "".join(f"<br/>{name}" for name in models_named(node.options))
+                lines.append(f'    {node.name}["{node.name}{models}"]')
+        lines += [] if fragment is None else ["    end"]
     for node in graph.nodes:
-        models = "".join(f"<br/>{name}" for name in models_named(node.options))
-        lines.append(f'    {node.name}["{node.name}{models}"]')
-    for node in graph.nodes:
-        arrow = "-.->" if node.on_full and node.on_full != "block" else "-->"
-        lines += [f"    {name} {arrow} {node.name}" for name in node.after]
+        inside = "-.->" if node.on_full and node.on_full != "block" else "-->"
+        for name in node.after:
+            arrow = inside if graph.node(name).fragment == node.fragment else "==>"
+            lines.append(f"    {name} {arrow} {node.name}")
     return "\n".join(lines)

@@ -1,16 +1,20 @@
-"""What a run shows: a live line a source, and the table at the end."""
+"""What a run shows: a live line a source or a camera, and the table at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.metrics import RunStats, StreamStats
+from tools.attached import Now
 
 
 class Progress:
@@ -34,6 +38,11 @@ class Progress:
         """Bring the view up to date; figures are only asked for where they are shown."""
         if self._live:
             self._live.update(_lines(stats()))
+
+    def show_cameras(self, cameras: Callable[[], Sequence[Now]]) -> None:
+        """The same for a live run: a line a camera."""
+        if self._live:
+            self._live.update(_cameras(cameras()))
 
 
 def _lines(stats: RunStats) -> Table:
@@ -66,6 +75,61 @@ def _eta(stream: StreamStats, rate: float) -> str:
         return ""
     left = max(stream.expected - stream.finished, 0) / rate
     return f"{int(left // 60)}:{int(left % 60):02} left"
+
+
+def _cameras(cameras: Sequence[Now]) -> Table | str:
+    attached = [camera for camera in cameras if camera.state != "ended"]
+    if not attached:
+        return "no camera is attached; POST /streams attaches one, Ctrl-C ends"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    for _ in range(5):
+        table.add_column(no_wrap=True, justify="right")
+    for camera in attached:
+        age = f"age {camera.age_p50_ms:.0f}, 99 % below {camera.age_p99_ms:.0f} ms" if camera.fps else ""
+        table.add_row(
+            f"[bold]{escape(camera.name)}",
+            f"{camera.fps:.1f} fps",
+            age,
+            f"{camera.instances:.1f} instances",
+            f"{camera.dropped} dropped",
+            Text(_trouble(camera), style="red"),
+        )
+    return table
+
+
+def _trouble(camera: Now) -> str:
+    if camera.state == "waiting":
+        return "waiting for its first frame"
+    if camera.state != "lost":
+        return ""
+    since = f" for {lasting(time.time() - camera.lost_since_ns / 1e9)}" if camera.lost_since_ns else ""
+    return f"lost{since}" + (f": {camera.reason}" if camera.reason else "")
+
+
+def lasting(seconds: float) -> str:
+    """A span of time as it is said: 12 s, 3:05 min, 7:12 h."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+
+
+def in_one_line(cameras: Sequence[Now]) -> str:
+    """All cameras in one line, for a log that is read later."""
+    attached = [camera for camera in cameras if camera.state != "ended"]
+    working = [camera for camera in attached if camera.fps]
+    said = (
+        f"{len(working)} of {len(attached)} cameras give frames, {sum(c.fps for c in working):.1f} frames/s"
+    )
+    if working:
+        said += f", age at most {max(c.age_p99_ms for c in working):.0f} ms (p99 of the worst)"
+    if dropped := sum(camera.dropped_now for camera in attached):
+        said += f", {dropped} dropped lately"
+    lost = [f"{camera.name} {_trouble(camera)}" for camera in attached if camera.state == "lost"]
+    return said + (f"; {', '.join(lost)}" if lost else "")
 
 
 def print_summary(stats: RunStats, console: Console) -> None:

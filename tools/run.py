@@ -25,24 +25,29 @@ from pipeline.graph import Graph
 from pipeline.metrics import RunStats
 from pipeline.run import make_run
 from pipeline.running import Running
+from tools.fragments import run_of, take_part
 from tools.report import Progress, print_summary
 
+OUT = Path("out")
 SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
 
 
 def run(
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SOURCE",
             help="Video files, images or folders of images; NAME=SOURCE names the stream.",
             show_default=False,
         ),
-    ],
+    ] = None,
     graph: Annotated[
         str, typer.Option("--graph", "-g", help="A ready graph (posestream graph list) or a .yaml file.")
     ] = "human-lite",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results.", show_default="out; with --fragment none"),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="NODE.OPTION=VALUE", help="Change an option of the graph."),
@@ -62,12 +67,16 @@ def run(
             show_default="as the graph says; else one a core",
         ),
     ] = None,
+    fragment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Run one part of the graph; topics take the place of the others."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
 ) -> None:
     """Find, track and measure the poses in video files; results go to OUT/STREAM.jsonl.
 
     All sources are processed at once, in one graph. Ctrl-C stops reading, finishes what was read and leaves
-    valid files; a second Ctrl-C stops at once.
+    valid files; a second Ctrl-C stops at once. A fragment that reads a topic runs until it is stopped.
 
     Examples:
     `posestream run walk.mp4 --video`
@@ -75,11 +84,21 @@ def run(
     `posestream run left=cam01.mp4 right=cam02.mp4 --out results --parquet`
 
     `posestream run zoo.mp4 --graph animal-boxes --set detect.min_score=0.4`
+
+    `posestream run --graph human-kafka --fragment pose`
     """  # fmt: skip
     wanted = {"video": video, "coco": coco, "parquet": parquet}
     extra = [sink for name, sink in SINKS.items() if wanted[name]]
     checked = load_graph(graph, parse_changes(changes or []))
-    process(checked, name_sources(sources), out, extra, processes=processes, quiet=quiet)
+    named = name_sources(sources or [])
+    if fragment is not None:
+        part = take_part(checked, fragment, named, _sinks(out or OUT, extra) if out or extra else {})
+        check_weights(part.graph)
+        show_run(run_of(part, named, processes), quiet=quiet)
+    elif named:
+        process(checked, named, out or OUT, extra, processes=processes, quiet=quiet)
+    else:
+        raise ConfigError("no SOURCE is given: expected video files, images or folders of images")
 
 
 def process(
@@ -99,10 +118,24 @@ def process(
         typer.Exit: with code 130, it was interrupted.
     """
     check_weights(graph)
-    sinks: dict[str, dict[str, Any]] = {sink: {"dir": str(out)} for sink in ["jsonl_sink", *extra_sinks]}
+    with_files = with_sinks(graph, _sinks(out, extra_sinks))
+    return show_run(make_run(with_files, sources, processes=processes), quiet=quiet)
+
+
+def _sinks(out: Path, extra: Iterable[str]) -> dict[str, dict[str, Any]]:
+    sinks: dict[str, dict[str, Any]] = {sink: {"dir": str(out)} for sink in ["jsonl_sink", *extra]}
     if "video_sink" in sinks:  # encoding is work: a worker a stream, as far as there are processors
         sinks["video_sink"]["workers"] = "auto"
-    running = make_run(with_sinks(graph, sinks), sources, processes=processes)
+    return sinks
+
+
+def show_run(running: Running, *, quiet: bool) -> RunStats:
+    """Carry out a run with progress, a summary and Ctrl-C.
+
+    Raises:
+        PipelineError, EngineError: the run failed.
+        typer.Exit: with code 130, it was interrupted.
+    """
     console = Console(stderr=True)
     interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal))
     if not quiet and running.stats().finished:
@@ -118,40 +151,40 @@ def process(
 
 def watch(running: Running, progress: Progress) -> bool:
     """Start a run and wait for its end, showing progress; whether it was interrupted by Ctrl-C."""
-    with interrupts(running) as interrupted, progress:
+    with interrupts(running) as told, progress:
         running.start()
         while not running.wait(0.2):
             progress.show(running.stats)
         progress.show(running.stats)
-    return interrupted.is_set()
+    return bool(told)
 
 
 @contextmanager
-def interrupts(running: Running) -> Iterator[threading.Event]:
-    """In here, a first Ctrl-C stops the run and a second one aborts it; the event tells whether one came."""
-    signals: SimpleQueue[bool] = SimpleQueue()
-    interrupted = threading.Event()
+def interrupts(running: Running) -> Iterator[list[int]]:
+    """In here, a first Ctrl-C or SIGTERM stops the run, a second one aborts it; the list tells which came."""
+    signals: SimpleQueue[int | None] = SimpleQueue()
+    told: list[int] = []
 
     # Not in the handler: that breaks into the main thread, which may hold a lock that stopping needs.
     def obey() -> None:
         for stop in (running.stop, running.abort):
-            if not signals.get():
+            if (number := signals.get()) is None:
                 return
-            interrupted.set()
+            told.append(number)
             stop()
 
     def note(signal_number: int, frame: FrameType | None) -> None:
-        signals.put(True)
+        signals.put(signal_number)
 
     thread = threading.Thread(target=obey, name="interrupts", daemon=True)
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         thread.start()
-        yield interrupted
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        signals.put(False)
+        signals.put(None)
         thread.join()
 
 

@@ -6,7 +6,7 @@ from engines.bench import bench_model
 
 
 def test_each_size_of_batch_is_measured(small_home):
-    bench = bench_model(small_home.contract, batches=[4, 1], seconds=0.05)
+    bench = bench_model(small_home.contract, batches=[4, 1], seconds=0.3)
     told = json.loads(json.dumps(bench.as_dict()))
     assert (told["model"], told["backend"], told["threads"]) == ("small-rtmpose", "onnxruntime", 1)
     assert "no CUDA device" in told["why"]
@@ -16,7 +16,7 @@ def test_each_size_of_batch_is_measured(small_home):
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         # The median run takes no longer than twice the mean one.
         assert row["items_per_s"] <= 2000 * row["batch"] / row["p50_ms"]
-        assert row["memory_mb"] is None or 0 < row["memory_mb"] < 2000
+        assert row["memory_mb"] is None or 0 <= row["memory_mb"] < 2000
 
 
 def test_sizes_that_would_take_too_long_are_left_out(small_home):

@@ -195,6 +195,13 @@ def test_a_forgotten_stream_starts_from_boxes(pose, forget):
     assert packet.instances.rois[0, 0] == 110
 
 
+def test_another_picture_size_starts_from_boxes(pose):
+    pose.process([frame(0, [(100, 80)], boxes=[(100, 80)])])
+    packet = frame(1, [(100, 80)], boxes=[(110, 80)], detected=False)
+    (found,) = pose.process([packet.replace(size=(1, 1))])
+    assert found.instances.rois[0, 0] == 110
+
+
 def test_the_region_is_steadied(pose):
     """A jump of 2 px, noise for a person at rest, moves the next region by less."""
     pose.process([frame(k, [(100, 80)], boxes=[(100, 80)]) for k in range(20)])

@@ -67,7 +67,7 @@ def test_a_last_line_that_is_cut_off_costs_only_itself(tmp_path, caplog):
     path.write_bytes(HEADER + LINE + LINE.replace(b'"seq":0', b'"seq":1') + LINE[:50])
     with caplog.at_level(logging.WARNING):
         assert read(path).seq.tolist() == [0, 1]
-    assert "line 4 is cut off; the 2 frames before it are whole" in caplog.text
+    assert "line 4 is cut off; the 3 lines before it are whole" in caplog.text
 
 
 @pytest.mark.parametrize(

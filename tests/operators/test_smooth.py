@@ -168,7 +168,7 @@ def test_nan_keypoints_do_not_poison_a_track():
 
 
 @pytest.mark.parametrize(
-    "how", ["end_stream", "reset", "clock jumps back", "unseen for long", "other skeleton"]
+    "how", ["end_stream", "reset", "clock jumps back", "unseen for long", "other skeleton", "other size"]
 )
 def test_state_is_dropped(how):
     operator, motion = Smooth(forget_s=2.0), walk(2, 1)
@@ -178,6 +178,8 @@ def test_state_is_dropped(how):
         getattr(operator, how)("a")
     elif how == "clock jumps back":
         later = packet(3, [1], motion[1])
+    elif how == "other size":
+        later = later.replace(size=(64, 48))
     elif how == "unseen for long":
         later = packet(12.5, [1], motion[1])
     else:
@@ -195,7 +197,7 @@ def test_streams_share_nothing_and_memory_is_bounded():
     operator.end_stream("a")
     operator.end_stream("b")
     assert not operator.tracks
-    assert not operator.last_ns
+    assert not operator.last
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,18 @@ def test_ids_are_never_used_twice_after_a_reset():
     assert ids(operator, packet(0.1, [box(100), box(500)])) == [[3, 4]]
 
 
+def test_a_stream_that_ends_and_comes_again_gets_new_ids():
+    operator = Track()
+    assert ids(operator, packet(0, [box(100), box(500)])) == [[1, 2]]
+    operator.end_stream("a")
+    assert ids(operator, packet(0, [box(100)])) == [[3]]
+
+
+def test_another_picture_size_begins_new_tracks():
+    operator = Track()
+    assert ids(operator, packet(0, [box(100)]), packet(0.1, [box(100)], size=(640, 360))) == [[1], [2]]
+
+
 def test_memory_is_bounded():
     operator = Track(lost_s=1.0)
     for frame in range(300):  # a new animal in each frame, at 10 Hz

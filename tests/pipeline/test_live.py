@@ -7,6 +7,8 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.edge import Lane
+from pipeline.packet import Event, Packet
 from pipeline.run import Run, run_graph
 
 
@@ -99,3 +101,77 @@ def test_an_event_is_seen_from_outside():
     (event,) = run.events()
     assert (event.stream, event.kind, event.resets) == ("a", "moved", True)
     assert start <= event.at_ns <= time.time_ns()
+
+
+def popped(lane: Lane) -> list[str]:
+    """What a lane hands out, in order."""
+    items = iter(lane.pop, None)
+    return [f"{item.stream}{item.seq if isinstance(item, Packet) else ' ' + item.kind}" for _, item in items]
+
+
+@pytest.mark.parametrize(
+    ("policy", "given"),
+    [
+        ("drop_oldest", ["a3", "b0", "c7", "a4", "c8"]),
+        ("drop_newest", ["a0", "b0", "c5", "a1", "c6"]),
+        ("latest", ["a4", "b0", "c8"]),
+        ("block", ["a0", "b0", "c5", "a1", "c6", "a2", "c7", "a3", "c8", "a4"]),
+    ],
+)
+def test_streams_take_turns_and_lose_only_their_own_packets(policy, given):
+    lane = Lane(2, policy)
+    for stream, seqs in (("a", range(5)), ("b", range(1)), ("c", range(5, 9))):
+        for seq in seqs:
+            lane.append(0, toys.packet(stream, seq))
+    assert popped(lane) == given
+    assert lane.received == 10 == len(given) + lane.dropped.total()
+    assert lane.packets == 0
+
+
+def test_a_full_lane_drops_no_event_and_moves_no_packet_before_one():
+    lane = Lane(1, "drop_oldest")
+    for item in (toys.packet("a", 0), Event("a", "back", 0), toys.packet("a", 1), toys.packet("a", 2)):
+        lane.append(0, item)
+    assert popped(lane) == ["a back", "a2"]
+
+
+def test_cameras_in_step_get_equal_shares():
+    run = Run(toys.graph(slow={"op": "slow", "ms": 10}), dict.fromkeys("abcdefgh", "60@5"), live=True)
+    run.start()
+    stats = run.finish()
+    assert stats.dropped > 200
+    assert min(stream.finished for stream in stats.streams) >= 0.5 * stats.finished / 8
+    assert all(stream.read == stream.finished + stream.dropped for stream in stats.streams)
+
+
+def test_an_error_at_an_event_or_an_end_does_not_end_a_live_run(caplog):
+    graph = toys.graph("script", aside={"op": "fail_aside"}, diary={"op": "diary"})
+    run = Run(graph, {"source": "a0 a! a1 a. b0"}, live=True)
+    run.start()
+    run.finish()
+    assert of("a") == ["a0", "reset a", "a moved", "a1", "a ends"]
+    assert of("b") == ["b0", "b ends"]
+    assert sorted(message for message in caplog.messages if "no room" in message) == [
+        "at an event (moved) of a: no room for events",
+        "at the end of a: no room for the end",
+        "at the end of b: no room for the end",
+    ]
+
+
+def test_packets_set_aside_in_a_row_are_told_of_once(caplog):
+    class Bad(toys.FailAt):
+        def process(self, packets):
+            if 10 <= packets[0].seq < 40:
+                raise ValueError(f"bad frame {packets[0].seq}")
+            return packets
+
+    nodes = {"bad": {"op": "fail_at", "seq": -1, "batch": {"max": 1}, "on_full": "block"}}
+    run = Run(toys.graph(**nodes), {"a": "60"}, live=True)
+    run._stages[0].operators[0].__class__ = Bad
+    run.start()
+    stats = run.finish()
+    assert len(toys.Collect.packets) == 30
+    assert stats.stages[1].dropped == {"error": 30}
+    assert caplog.messages == [
+        "set aside a frame 10: ValueError: bad frame 10", "a goes on; 30 frames were set aside"
+    ]  # fmt: skip
