@@ -11,7 +11,7 @@ Everything here lives elsewhere and is only re-exported.
 
 from engines.errors import AssetError, ContractError, EngineError
 from operators.graphs import load_graph, run
-from operators.read import Recording, read, read_folder
+from operators.records.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
 from pipeline.metrics import RunStats

@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators.kafka_producers import Library, Publishing
+from operators.kafka.producers import Library, Publishing
 from operators.kafka_sink import KafkaSink
 from operators.kafka_source import KafkaSource
-from operators.messages import Message, decode, encode
+from operators.records.messages import Message, decode, encode
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peer import sample_clip
 
 from operators.decode import Decode
-from operators.messages import decode, encode
+from operators.records.messages import decode, encode
 from pipeline.packet import Instances, Packet
 
 RESULTS = Path(__file__).with_name("results") / "blazepose_2_cores.json"

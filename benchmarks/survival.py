@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from operators.kafka_sink import KafkaSink
-from operators.messages import decode
+from operators.records.messages import decode
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
 

@@ -30,7 +30,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from operators.messages import decode  # noqa: E402
+from operators.records.messages import decode  # noqa: E402
 from pipeline.packet import End, Packet  # noqa: E402
 from tests.kafka.broker import Broker  # noqa: E402
 

@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from engines.yuv import YuvImage
-from operators.camera import Camera
-from operators.camera_link import LinkOptions
-from operators.camera_uri import is_camera, resolve_uri, scheme_of
+from operators.cameras.camera import Camera
+from operators.cameras.link import LinkOptions
+from operators.cameras.uri import is_camera, resolve_uri, scheme_of
 from operators.media import IMAGE_FPS, SourceProbe, image_paths, probe, shots
 from operators.video import SECOND_NS
 from pipeline.errors import OptionError, SourceError

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from operators import REGISTRY
 from operators.graphs import free_name
-from operators.kafka_client import VARIABLES, BrokerError, Connection, connect, explain
+from operators.kafka.client import VARIABLES, BrokerError, Connection, connect, explain
 from pipeline.errors import ConfigError
 from pipeline.fragments import producers_of
 from pipeline.graph import Graph, Node, check_graph, nearest, resolve

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from operators.record import event_record, header, record, to_json
+from operators.records.record import event_record, header, record, to_json
 from operators.sink_files import (
     Folder,
     RotateMb,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engines.home import cache_home
-from operators.kafka_client import (
+from operators.kafka.client import (
     BrokersOption,
     CaFileOption,
     CertFileOption,
@@ -24,10 +24,10 @@ from operators.kafka_client import (
     SecurityOption,
     UsernameOption,
 )
-from operators.kafka_producers import Compression, Library, Publishing, make_producer
-from operators.kafka_publisher import Publisher, pack
-from operators.messages import Encoding, ImageCodec, encode
-from operators.spool import Fsync, Spool
+from operators.kafka.producers import Compression, Library, Publishing, make_producer
+from operators.kafka.publisher import Publisher, pack
+from operators.records.messages import Encoding, ImageCodec, encode
+from operators.spool.spool import Fsync, Spool
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import End, Event, Packet

@@ -14,8 +14,7 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from pydantic import Field
 
-from operators.dead_letters import DeadLetters
-from operators.kafka_client import (
+from operators.kafka.client import (
     BrokerError,
     BrokersOption,
     CaFileOption,
@@ -28,9 +27,10 @@ from operators.kafka_client import (
     UsernameOption,
     parse_kafka_uri,
 )
-from operators.kafka_ledger import Ledger
-from operators.kafka_member import Member
-from operators.messages import MessageError, decode, decode_picture
+from operators.kafka.dead_letters import DeadLetters
+from operators.kafka.ledger import Ledger
+from operators.kafka.member import Member
+from operators.records.messages import MessageError, decode, decode_picture
 from pipeline.operator import Ports, RunInfo, Source
 from pipeline.packet import End, Event, Packet
 

@@ -25,7 +25,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
 from engines.yuv import YuvImage, rgb_matrix
-from operators.camera_uri import redact, scheme_of
+from operators.cameras.uri import redact, scheme_of
 from pipeline.errors import SourceError
 
 SECOND_NS = 10**9

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from engines.errors import EngineError
-from operators.camera_uri import resolve_uri
+from operators.cameras.uri import resolve_uri
 from operators.graphs import load_graph, with_sinks
 from pipeline.errors import ConfigError, SourceError
 from pipeline.graph import Graph

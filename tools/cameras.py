@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from operators.camera_uri import redact
+from operators.cameras.uri import redact
 from operators.graphs import name_sources
 from pipeline.errors import ConfigError
 

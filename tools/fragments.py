@@ -12,7 +12,7 @@ from typing import Any
 
 from operators.fragments import Part, cut, make_topics
 from operators.graphs import with_sinks
-from operators.kafka_client import BrokerError
+from operators.kafka.client import BrokerError
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.run import Run, make_run

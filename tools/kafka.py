@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from operators.kafka_client import BrokerError, Connection, connect, explain, partitions, unusable
+from operators.kafka.client import BrokerError, Connection, connect, explain, partitions, unusable
 from pipeline.errors import ConfigError
 from tools.kafka_lag import Lag, lags
 from tools.kafka_view import json_line, line

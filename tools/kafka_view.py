@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from operators.messages import MessageError, decode, encode
+from operators.records.messages import MessageError, decode, encode
 from pipeline.packet import End, Event, Packet
 
 if TYPE_CHECKING:

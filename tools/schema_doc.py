@@ -8,8 +8,8 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from operators.messages import END_KEYS, HEADERS, MESSAGE_KEYS, encode
-from operators.record import (
+from operators.records.messages import END_KEYS, HEADERS, MESSAGE_KEYS, encode
+from operators.records.record import (
     EVENT_KEYS,
     EVENT_KINDS,
     FRAME_KEYS,

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from operators import REGISTRY
 from operators.fragments import cut, topics
-from operators.messages import decode
+from operators.records.messages import decode
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, read_graph
 from pipeline.packet import End, Event, Packet

@@ -13,10 +13,10 @@ import toys
 from sink_frames import RUN, frame, people, varied
 
 from operators import REGISTRY
-from operators.kafka_client import BrokerError
+from operators.kafka.client import BrokerError
 from operators.kafka_sink import KafkaSink
-from operators.messages import decode
-from operators.spool import Spool
+from operators.records.messages import decode
+from operators.spool.spool import Spool
 from pipeline.errors import OptionError
 from pipeline.graph import check_graph
 from pipeline.packet import End, Event
@@ -150,7 +150,7 @@ def test_streams_keep_to_their_partitions_as_other_clients_see_them(kafka, sink)
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_broker_that_is_killed_and_comes_back(own_kafka, sink, client, caplog, monkeypatch):
-    monkeypatch.setattr("operators.kafka_publisher.AWAY_S", 2)
+    monkeypatch.setattr("operators.kafka.publisher.AWAY_S", 2)
     topic = f"test-killed-{client}-{time.time_ns()}"
     own_kafka.create_topic(topic)
     publisher = sink(own_kafka, topic, client=client)
@@ -307,8 +307,8 @@ def test_a_spool_that_cannot_be_written_does_not_stop_the_run(kafka, topic, sink
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_damaged_segment_does_not_stop_the_run(kafka, topic, sink, tmp_path, client):
-    from operators.kafka_publisher import pack
-    from operators.messages import encode
+    from operators.kafka.publisher import pack
+    from operators.records.messages import encode
 
     spool = Spool(tmp_path / "spool", 400_000)
     for seq in range(100):

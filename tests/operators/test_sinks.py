@@ -14,7 +14,7 @@ import sink_frames
 from operators.coco_sink import CocoSink
 from operators.jsonl_sink import JsonlSink
 from operators.parquet_sink import ParquetSink
-from operators.read import read
+from operators.records.read import read
 from operators.sink_files import safe_name
 from operators.video_sink import VideoSink
 from pipeline.errors import SinkError

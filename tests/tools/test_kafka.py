@@ -13,7 +13,7 @@ import orjson
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from operators.messages import encode
+from operators.records.messages import encode
 from pipeline.packet import End, Event, Instances, Packet
 
 

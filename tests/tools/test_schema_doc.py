@@ -1,8 +1,8 @@
 import msgpack
 import numpy as np
 
-from operators.messages import END_KEYS, HEADERS, MESSAGE_KEYS, encode
-from operators.record import EVENT_KEYS, FRAME_KEYS, INSTANCE_KEYS, event_record, record
+from operators.records.messages import END_KEYS, HEADERS, MESSAGE_KEYS, encode
+from operators.records.record import EVENT_KEYS, FRAME_KEYS, INSTANCE_KEYS, event_record, record
 from pipeline.packet import FIELDS, End, Event
 from tools.schema_doc import FIELD_MEANINGS, FILE, FRAME, HORSE, document
 

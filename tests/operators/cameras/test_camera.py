@@ -12,7 +12,7 @@ import cv2
 import pytest
 import toys
 
-from operators.camera import pause_s
+from operators.cameras.camera import pause_s
 from operators.decode import Decode
 from pipeline.errors import SourceError
 from pipeline.graph import check_graph
@@ -167,7 +167,7 @@ def test_another_size_in_mid_stream_and_after_an_outage(rtsp):
 
 @pytest.mark.parametrize("how", ["file", "environment", "none", "wrong"])
 def test_a_password(guarded_rtsp, monkeypatch, caplog, how):
-    from operators.camera_uri import resolve_uri
+    from operators.cameras.uri import resolve_uri
 
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("CAM_PASSWORD", guarded_rtsp.password)

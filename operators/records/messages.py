@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 import orjson
 
-from operators.record import (
+from operators.records.record import (
     SCHEMA,
     event_of,
     event_record,

@@ -8,7 +8,7 @@ import orjson
 import pytest
 import sink_frames
 
-from operators.record import header, instances_of, packet_of, record, to_json
+from operators.records.record import header, instances_of, packet_of, record, to_json
 from pipeline.packet import Instances, Packet
 
 HORSE = Instances(
@@ -39,7 +39,7 @@ def test_golden_line():
 
 
 def test_the_document_shows_the_golden_line():
-    document = Path(__file__).resolve().parents[2] / "docs" / "schema.md"
+    document = Path(__file__).resolve().parents[3] / "docs" / "schema.md"
     assert GOLDEN.decode() in document.read_text(encoding="utf-8")
 
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from engines.yuv import YuvImage
-from operators.camera_clock import SECOND_NS, StreamClock, Times
-from operators.camera_decoder import CameraDecoder, Decoded
-from operators.camera_errors import LinkError
-from operators.camera_link import Link, LinkOptions
+from operators.cameras.clock import SECOND_NS, StreamClock, Times
+from operators.cameras.decoder import CameraDecoder, Decoded
+from operators.cameras.errors import LinkError
+from operators.cameras.link import Link, LinkOptions
+from operators.cameras.watchdog import Watchdog
 from operators.video import DisplayMatrix, picture_of
-from operators.watchdog import Watchdog
 from pipeline.errors import SourceError
 from pipeline.packet import Event
 

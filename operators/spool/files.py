@@ -1,6 +1,6 @@
 """Records in files: appended in order, read in order, deleted once acknowledged. One process, one folder.
 
-A folder holds segments, `<index of the first record>.spool`, as `operators/spool_format.py` says, the index
+A folder holds segments, `<index of the first record>.spool`, as `operators/spool/format.py` says, the index
 up to which all is `acknowledged`, and a `lock`. Indices grow by one a record and never start again.
 """
 
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.spool_format import HEADER, RECORD, Damage, crc_of, header, read_header, records_in
+from operators.spool.format import HEADER, RECORD, Damage, crc_of, header, read_header, records_in
 
 ACKNOWLEDGED = struct.Struct("<QI")  # index behind the last acknowledged record, CRC of it
 CHUNK = 1 << 18  # read at once

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.yuv import YuvImage
-from operators.messages import Message, MessageError, decode, encode
-from operators.record import header, packet_of, record, to_json
+from operators.records.messages import Message, MessageError, decode, encode
+from operators.records.record import header, packet_of, record, to_json
 from operators.video import picture_of
 from pipeline.packet import FIELDS, End, Event, Instances, Packet
 

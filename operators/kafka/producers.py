@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from operators.kafka_client import (
+from operators.kafka.client import (
     BrokerError,
     Connection,
     connect,
@@ -22,7 +22,7 @@ from operators.kafka_client import (
     partitions,
     unusable,
 )
-from operators.messages import Message
+from operators.records.messages import Message
 
 Library = Literal["auto", "kafka-python", "confluent"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.spool import Spool
-from operators.spool_format import HEADER, RECORD
+from operators.spool.format import HEADER, RECORD
+from operators.spool.spool import Spool
 
 MB = 1 << 20
 messages = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=40)
@@ -146,7 +146,7 @@ def test_a_killed_process_loses_nothing(root):
     code = """
 import sys
 from pathlib import Path
-from operators.spool import Spool
+from operators.spool.spool import Spool
 spool = Spool(Path(sys.argv[1]), 1 << 30)
 for i in range(10**9):
     spool.append([b"%d" % i])

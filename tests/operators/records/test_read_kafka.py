@@ -6,7 +6,7 @@ import sink_frames
 from kafka import KafkaProducer
 
 import posestream
-from operators.messages import encode
+from operators.records.messages import encode
 from pipeline.errors import SourceError
 from pipeline.packet import End, Event, Packet
 

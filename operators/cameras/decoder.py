@@ -9,7 +9,7 @@ import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from operators.camera_link import Arrival, Video
+from operators.cameras.link import Arrival, Video
 from operators.video import to_ns
 
 PACKETS_KNOWN = 64  # frames come out of the decoder fewer packets later than that

@@ -11,10 +11,10 @@ from functools import lru_cache
 
 import msgpack
 
-from operators.kafka_client import BrokerError, Connection, unusable
-from operators.kafka_producers import Failure, Producer
-from operators.messages import Message
-from operators.spool import Spool
+from operators.kafka.client import BrokerError, Connection, unusable
+from operators.kafka.producers import Failure, Producer
+from operators.records.messages import Message
+from operators.spool.spool import Spool
 
 AHEAD_BYTES, AHEAD_MESSAGES = 8 << 20, 20_000  # given to the producer and not acknowledged
 CHUNK_BYTES = 256 << 10  # read from the spool at once

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import av
 
-from operators.camera_uri import is_device, redact, scheme_of
+from operators.cameras.uri import is_device, redact, scheme_of
 from pipeline.errors import SourceError
 
 

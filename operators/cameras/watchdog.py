@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from operators.camera_errors import LinkError
+from operators.cameras.errors import LinkError
 
 FIRST_PICTURE_S = 15.0  # a key frame may be that far away
 

@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
-from operators.kafka_client import (
+from operators.kafka.client import (
     PASSWORD,
     BrokerError,
     Connection,

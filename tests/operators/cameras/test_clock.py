@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 
-from operators.camera_clock import StreamClock
-from operators.camera_errors import LinkError
-from operators.watchdog import Watchdog
+from operators.cameras.clock import StreamClock
+from operators.cameras.errors import LinkError
+from operators.cameras.watchdog import Watchdog
 
 S = 10**9
 

@@ -1,0 +1,1 @@
+"""Cameras: connecting, reconnecting, their clocks and addresses. The operator that reads them is `decode`."""
