@@ -70,6 +70,7 @@ class Detect(WorksOnWholeFrames):
 
     def open(self, run: RunInfo) -> None:
         """Load the model."""
+        super().open(run)
         contract, path = model_for("detect", self.model)
         engine = load_engine(contract, threads=self.threads, path=path, backend=self.backend)
         self.detector = Detector(contract, engine)

@@ -60,6 +60,7 @@ class PoseOnestage(WorksOnWholeFrames):
 
     def open(self, run: RunInfo) -> None:
         """Load the model."""
+        super().open(run)
         contract, path = model_for("pose_onestage", self.model)
         threads = self.threads or run.cores
         engine = load_engine(contract, threads=threads, path=path, backend=self.backend)

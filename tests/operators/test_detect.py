@@ -77,6 +77,16 @@ def test_frames_of_all_streams_share_one_run_and_keep_their_order(engine):
     assert [(r.stream, r.seq, len(r.instances)) for r in results] == [(p.stream, p.seq, 3) for p in packets]
 
 
+def test_live_one_of_n_frames_is_looked_at_although_some_are_missing(engine):
+    operator = opened(every=3)
+    operator.open(RUN._replace(live=True))
+    results = operator.process([packet(seq) for seq in (1, 2, 5, 8, 10, 11)] + [packet(10, "b")])
+    looked = [(p.stream, p.seq) for p in results if p.instances is not None]
+    assert looked == [("a", 1), ("a", 5), ("a", 8), ("a", 10), ("b", 10)]
+    operator.reset("a")
+    assert operator.process([packet(11)])[0].instances is not None
+
+
 @pytest.mark.parametrize(("every", "due"), [(1, [0, 1, 2, 3, 4, 5]), (3, [0, 3]), (10, [0])])
 def test_every_nth_frame_of_a_stream(engine, every, due):
     results = opened(every=every).process([packet(seq) for seq in range(6)])
