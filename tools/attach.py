@@ -25,7 +25,7 @@ from tools.attached import Attached
 from tools.cameras import name_cameras, read_credentials
 from tools.fragments import keep_making_topics, take_part
 from tools.report import Progress, in_one_line, print_summary
-from tools.run import check_weights, interrupts, parse_changes
+from tools.run import Changes, Fragment, GraphChoice, check_weights, interrupts, parse_changes
 
 log = logging.getLogger("posestream.attach")
 
@@ -50,13 +50,8 @@ def attach(
             show_default=False,
         ),
     ] = None,
-    graph: Annotated[
-        str, typer.Option("--graph", "-g", help="A ready graph (posestream graph list) or a .yaml file.")
-    ] = "human-lite",
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="NODE.OPTION=VALUE", help="Change an option of the graph."),
-    ] = None,
+    graph: GraphChoice = "human-lite",
+    changes: Changes = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write STREAM.jsonl to this folder.", show_default="no files"),
@@ -69,10 +64,7 @@ def attach(
         str | None,
         typer.Option(metavar="BROKERS/TOPIC", help="Publish to this topic, as in localhost:9092/poses."),
     ] = None,
-    fragment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Run one part of the graph; topics take the place of the others."),
-    ] = None,
+    fragment: Fragment = None,
     max_age: Annotated[
         float | None,
         typer.Option(

@@ -6,6 +6,7 @@ import heapq
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -167,9 +168,19 @@ def _messages(consumer: KafkaConsumer, connection: Connection, told: Console) ->
 
 
 def _print_lags(rows: list[Lag]) -> None:
-    table = Table()
-    for name, justify in zip(Lag._fields, ("left", "left", *["right"] * 4, "left"), strict=True):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row))
-    Console(highlight=False).print(table)
+    """A table for each group and topic; partitions that have never held anything are only counted."""
+    console = Console(highlight=False)
+    for (group, topic), found in groupby(rows, key=lambda row: (row.group, row.topic)):
+        parts = list(found)
+        used = [row for row in parts if row.end or row.committed]
+        behind = sum(row.lag or 0 for row in parts)
+        empty = f"; {len(parts) - len(used)} empty partitions" if len(used) < len(parts) else ""
+        console.print(f"group {group}, topic {topic}: {behind} behind{empty}", markup=False, soft_wrap=True)
+        if not used:
+            continue
+        table = Table()
+        for name in Lag._fields[2:]:
+            table.add_column(name, justify="left" if name == "member" else "right", overflow="fold")
+        for row in used:
+            table.add_row(*("-" if value is None else str(value) for value in row[2:]))
+        console.print(table)

@@ -31,6 +31,19 @@ from tools.report import Progress, print_summary
 OUT = Path("out")
 SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
 
+# Options that `attach` has, too.
+GraphChoice = Annotated[
+    str, typer.Option("--graph", "-g", help="A ready graph (posestream graph list) or a .yaml file.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NODE.OPTION=VALUE", help="Change an option of the graph."),
+]
+Fragment = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Run one part of the graph; topics take the place of the others."),
+]
+
 
 def run(
     sources: Annotated[
@@ -41,17 +54,12 @@ def run(
             show_default=False,
         ),
     ] = None,
-    graph: Annotated[
-        str, typer.Option("--graph", "-g", help="A ready graph (posestream graph list) or a .yaml file.")
-    ] = "human-lite",
+    graph: GraphChoice = "human-lite",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the results.", show_default="out; with --fragment none"),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="NODE.OPTION=VALUE", help="Change an option of the graph."),
-    ] = None,
+    changes: Changes = None,
     video: Annotated[
         bool, typer.Option("--video", help="Also write STREAM.mp4 with the poses drawn in.")
     ] = False,
@@ -67,10 +75,7 @@ def run(
             show_default="as the graph says; else one a core",
         ),
     ] = None,
-    fragment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Run one part of the graph; topics take the place of the others."),
-    ] = None,
+    fragment: Fragment = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
 ) -> None:
     """Find, track and measure the poses in video files; results go to OUT/STREAM.jsonl.
