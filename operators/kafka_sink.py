@@ -24,7 +24,7 @@ from operators.kafka.client import (
     SecurityOption,
     UsernameOption,
 )
-from operators.kafka.producers import Compression, Library, Publishing, make_producer
+from operators.kafka.producers import Compression, Library, Publishing, check_compression, make_producer
 from operators.kafka.publisher import Publisher, pack
 from operators.records.messages import Encoding, ImageCodec, encode
 from operators.spool.spool import Fsync, Spool
@@ -121,6 +121,7 @@ class KafkaSink(Operator):
                 "image", "JSON messages carry no picture; set encoding: msgpack, or image: none"
             )
         Connection.of(**{name: options.get(name) for name in CONNECTION})
+        check_compression(options.get("client", "auto"), options.get("compression", "none"))
         ports = super().ports(options)
         return ports._replace(needs=frozenset({"image"})) if options.get("image", "none") != "none" else ports
 

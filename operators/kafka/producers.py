@@ -23,6 +23,7 @@ from operators.kafka.client import (
     unusable,
 )
 from operators.records.messages import Message
+from pipeline.errors import OptionError
 
 Library = Literal["auto", "kafka-python", "confluent"]
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
@@ -74,9 +75,32 @@ def make_producer(library: Library, connection: Connection, how: Publishing) -> 
         BrokerError: one line that says why not.
         OptionError: a password or a file is missing.
     """
-    if library == "auto":
-        library = "confluent" if importlib.util.find_spec("confluent_kafka") else "kafka-python"
-    return (Confluent if library == "confluent" else KafkaPython)(connection, how)
+    return (Confluent if _chosen(library) == "confluent" else KafkaPython)(connection, how)
+
+
+def check_compression(library: Library, compression: Compression) -> None:
+    """See that messages can be compressed so.
+
+    Raises:
+        OptionError: kafka-python needs a package for it that is not installed.
+    """
+    if compression in ("none", "gzip") or _chosen(library) == "confluent":
+        return
+    from kafka import codec
+
+    if not getattr(codec, f"has_{compression}")():
+        packages = {"snappy": "python-snappy", "lz4": "lz4", "zstd": "zstandard"}
+        raise OptionError(
+            "compression",
+            f"{compression} needs a package with kafka-python; run: pip install {packages[compression]} "
+            "(or confluent-kafka, which has it), or set gzip",
+        )
+
+
+def _chosen(library: Library) -> Library:
+    if library != "auto":
+        return library
+    return "confluent" if importlib.util.find_spec("confluent_kafka") else "kafka-python"
 
 
 class KafkaPython:

@@ -15,12 +15,14 @@ from sink_frames import RUN, frame, people, varied
 from operators import REGISTRY
 from operators.kafka.client import BrokerError
 from operators.kafka_sink import KafkaSink
+from operators.kafka_source import KafkaSource
 from operators.records.messages import decode
 from operators.spool.spool import Spool
 from pipeline.errors import OptionError
 from pipeline.graph import check_graph
 from pipeline.packet import End, Event
 from pipeline.run import run_graph
+from tests.kafka.broker import USERS
 from tools.cli import exit_code
 
 LIVE = RUN._replace(live=True)
@@ -192,6 +194,7 @@ WRITER = """
 import sys
 from sink_frames import RUN, frame, people
 from operators.kafka_sink import KafkaSink
+from operators.kafka_source import KafkaSource
 topic, brokers, spool, told = sys.argv[1:]
 sink = KafkaSink(topic=topic, brokers=brokers, spool_dir=spool, client="kafka-python")
 sink.open(RUN._replace(live=True))
@@ -402,9 +405,31 @@ def test_a_graph_is_refused_without_a_broker(tmp_path):
     assert exit_code(refused.value) == 2
 
 
-def test_options_that_contradict_each_other():
+def test_options_that_contradict_each_other(monkeypatch):
     with pytest.raises(OptionError, match="JSON messages carry no picture"):
         KafkaSink.ports({"topic": "poses", "encoding": "json", "image": "jpeg"})
     assert "image" in KafkaSink.ports({"topic": "poses", "image": "jpeg"}).needs
+    monkeypatch.setattr("kafka.codec.has_zstd", lambda: False)
+    with pytest.raises(OptionError, match=r"zstd needs a package with kafka-python.*pip install zstandard"):
+        KafkaSink.ports({"topic": "poses", "compression": "zstd", "client": "kafka-python"})
     with pytest.raises(OptionError, match="needs a username"):
         KafkaSink.ports({"topic": "poses", "security": "sasl_ssl"})
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_encrypted_compressed_and_with_a_password_there_and_back(own_kafka, sink, client, monkeypatch):
+    monkeypatch.setenv("POSESTREAM_KAFKA_PASSWORD", USERS["admin"])
+    safe = {"security": "sasl_ssl", "username": "admin", "ca_file": str(own_kafka.ca_file)}
+    topic, address = own_kafka.new_topic(), own_kafka.address("SASL_SSL")
+    publisher = sink(address, topic, client=client, compression="gzip", **safe)
+    publisher.process([frame(seq, people(2, seq)) for seq in range(20)])
+    publisher.end_stream("yard")
+    publisher.close()
+    assert publisher.counters["published"] == 21
+    source, got = KafkaSource(group=topic, **safe), []
+    source.open(RUN)
+    for item in source.read("topic", f"kafka://{address}/{topic}"):
+        got.append(item)
+        if isinstance(item, End):
+            source.stop()
+    assert [packet.seq for packet in got if not isinstance(packet, End | Event)] == [*range(20)]
