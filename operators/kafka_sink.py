@@ -33,16 +33,6 @@ from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import End, Event, Packet
 
 HELD_MAX = 1000  # packets whose arrival is waited for
-CONNECTION = (
-    "brokers",
-    "security",
-    "sasl_mechanism",
-    "username",
-    "password_file",
-    "ca_file",
-    "cert_file",
-    "key_file",
-)
 
 log = logging.getLogger("posestream.kafka_sink")
 
@@ -120,7 +110,7 @@ class KafkaSink(Operator):
             raise OptionError(
                 "image", "JSON messages carry no picture; set encoding: msgpack, or image: none"
             )
-        Connection.of(**{name: options.get(name) for name in CONNECTION})
+        Connection.of(**options)
         check_compression(options.get("client", "auto"), options.get("compression", "none"))
         ports = super().ports(options)
         return ports._replace(needs=frozenset({"image"})) if options.get("image", "none") != "none" else ports

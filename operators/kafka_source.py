@@ -115,8 +115,7 @@ class KafkaSource(Source):
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:
         """What the topic carries, only its writer knows. Refuse options that contradict each other."""
-        names = Connection.__dataclass_fields__
-        Connection.of(**{name: value for name, value in options.items() if name in names})
+        Connection.of(**options)
         return Ports(frozenset(), frozenset(options.get("provides", ["image"])))
 
     def open(self, run: RunInfo) -> None:

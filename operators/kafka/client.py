@@ -85,8 +85,10 @@ class Connection:
     key_file: str | None = None
 
     @classmethod
-    def of(cls, **options: str | None) -> Connection:
+    def of(cls, **options: Any) -> Connection:
         """From options of an operator or a command; those that are None come from the environment.
+
+        Options that say nothing of the connection are left alone.
 
         Raises:
             OptionError: they cannot work together, or name a file that is not there.
