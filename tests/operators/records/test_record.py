@@ -10,17 +10,7 @@ import sink_frames
 
 from operators.records.record import header, instances_of, packet_of, record, to_json
 from pipeline.packet import Instances, Packet
-
-HORSE = Instances(
-    skeleton="ap10k",
-    boxes=np.array([[10.123, 20, 110.456, 220.789]], np.float32),
-    scores=np.array([0.94119], np.float32),
-    labels=np.array(["horse"], np.object_),
-    track_ids=np.array([3]),
-    keypoints=np.array([[[100.126, 1919.999], [np.nan, np.nan], [7, 8]]], np.float32),
-    keypoint_scores=np.array([[0.98767, 0.1, 1]], np.float32),
-    keypoints_3d=np.array([[[0.12345, -1.5, 2], [np.nan] * 3, [0, 0, 0]]], np.float32),
-)
+from tools.schema_doc import HORSE  # the example of the document, which the golden line stands in
 
 GOLDEN = (
     b'{"stream":"yard","seq":17,"pts_ns":283333333,"captured_ns":1790000000000000000,"size":[1920,1080],'
