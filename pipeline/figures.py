@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pipeline.metrics import (
@@ -46,6 +46,12 @@ class StageFigures:
             _total(part.counters for part in parts),
         )
 
+    def since(self, before: StageFigures) -> StageFigures:
+        """What was done after `before`."""
+        return StageFigures(
+            self.name, self.workers, self.work.since(before.work), self.counters - before.counters
+        )
+
     def stats(self, run_ns: int) -> StageStats:
         """The summary of a stage in a run of `run_ns`."""
         work, calls = self.work, self.work.batches.total()
@@ -56,10 +62,13 @@ class StageFigures:
             packets_in=work.packets_in,
             packets_out=work.packets_out,
             busy=work.busy_ns / max(run_ns, 1),
+            cpu=work.cpu_ns / max(run_ns, 1),
+            blocked=work.blocked_ns / max(run_ns, 1),
             mean_batch=packets / calls if calls else 0.0,
             batches=dict(sorted(work.batches.items())),
             wait_p50_ms=work.wait.percentile_ms(50),
             wait_p95_ms=work.wait.percentile_ms(95),
+            wait_p99_ms=work.wait.percentile_ms(99),
             latency_p50_ms=work.latency.percentile_ms(50),
             latency_p95_ms=work.latency.percentile_ms(95),
             latency_p99_ms=work.latency.percentile_ms(99),
@@ -89,6 +98,16 @@ class EdgeFigures:
             _total(part.dropped for part in parts),
         )
 
+    def since(self, before: EdgeFigures) -> EdgeFigures:
+        """What passed after `before`. What was in flight then adds to what is received or dropped since."""
+        return EdgeFigures(
+            self.name,
+            self.received - before.received,
+            self.delivered - before.delivered,
+            self.in_flight,
+            self.dropped - before.dropped,
+        )
+
     def stats(self) -> EdgeStats:
         """The summary of an edge."""
         return EdgeStats(self.name, self.received, self.delivered, self.in_flight, _by_reason(self.dropped))
@@ -108,6 +127,17 @@ class StreamFigures:
     lost: bool
     counters: Counter[str]
     age: Histogram  # from when it entered the graph to the last stage's end
+
+    def since(self, before: StreamFigures) -> StreamFigures:
+        """What came and finished after `before`."""
+        return replace(
+            self,
+            read=self.read - before.read,
+            finished=self.finished - before.finished,
+            instances=self.instances - before.instances,
+            counters=self.counters - before.counters,
+            age=self.age.since(before.age),
+        )
 
     def stats(self, dropped: int) -> StreamStats:
         """The summary of a stream that has lost so many packets."""
@@ -141,6 +171,11 @@ class RunFigures:
     streams: list[StreamFigures]
 
     @classmethod
+    def none(cls, run_id: str, graph: str) -> RunFigures:
+        """Those of a run that has not begun."""
+        return cls(run_id, graph, run_ns=0, cpu_ns=0, stages=[], edges=[], streams=[])
+
+    @classmethod
     def add(cls, parts: Sequence[RunFigures]) -> RunFigures:
         """The figures of one run in several processes, which began to read together."""
         return cls(
@@ -151,6 +186,22 @@ class RunFigures:
             stages=[StageFigures.add(same) for same in zip(*(part.stages for part in parts), strict=True)],
             edges=[EdgeFigures.add(same) for same in zip(*(part.edges for part in parts), strict=True)],
             streams=[stream for part in parts for stream in part.streams],
+        )
+
+    def since(self, before: RunFigures) -> RunFigures:
+        """What was done after `before`, in figures of the same run."""
+        known = {stream.name: stream for stream in before.streams}
+        return RunFigures(
+            run_id=self.run_id,
+            graph=self.graph,
+            run_ns=self.run_ns - before.run_ns,
+            cpu_ns=self.cpu_ns - before.cpu_ns,
+            stages=[now.since(then) for now, then in zip(self.stages, before.stages, strict=True)],
+            edges=[now.since(then) for now, then in zip(self.edges, before.edges, strict=True)],
+            streams=[
+                stream.since(known[stream.name]) if stream.name in known else stream
+                for stream in self.streams
+            ],
         )
 
     def stats(self) -> RunStats:

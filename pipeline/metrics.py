@@ -81,12 +81,17 @@ def _bucket(ns: int) -> int:
 class WorkerMetrics:
     """What one worker of a stage did; only its thread writes here."""
 
-    __slots__ = ("batches", "busy_ns", "dropped", "latency", "packets_in", "packets_out", "wait")
+    __slots__ = (
+        "batches", "blocked_ns", "busy_ns", "cpu_ns", "dropped", "latency", "packets_in", "packets_out",
+        "wait",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.packets_in = 0
         self.packets_out = 0
-        self.busy_ns = 0
+        self.busy_ns = 0  # at work, whether it computes or waits for something
+        self.cpu_ns = 0  # processor time of its own thread in that time; engines may have more threads
+        self.blocked_ns = 0  # until its results were on the edges behind it
         self.batches: Counter[int] = Counter()
         self.dropped: Losses = Counter()
         self.wait = Histogram()  # in the queue
@@ -97,10 +102,23 @@ class WorkerMetrics:
         self.packets_in += other.packets_in
         self.packets_out += other.packets_out
         self.busy_ns += other.busy_ns
+        self.cpu_ns += other.cpu_ns
+        self.blocked_ns += other.blocked_ns
         self.batches.update(other.batches.copy())  # copied in one go, so that it does not grow meanwhile
         self.dropped.update(other.dropped.copy())
         self.wait.merge(other.wait)
         self.latency.merge(other.latency)
+
+    def since(self, before: WorkerMetrics) -> WorkerMetrics:
+        """What was done after `before`, an earlier copy."""
+        done = WorkerMetrics()
+        for name in ("packets_in", "packets_out", "busy_ns", "cpu_ns", "blocked_ns"):
+            setattr(done, name, getattr(self, name) - getattr(before, name))
+        done.batches = self.batches - before.batches
+        done.dropped = self.dropped - before.dropped
+        done.wait = self.wait.since(before.wait)
+        done.latency = self.latency.since(before.latency)
+        return done
 
 
 @dataclass(frozen=True)
@@ -112,10 +130,13 @@ class StageStats:
     packets_in: int
     packets_out: int
     busy: float  # share of the run's time, 0..workers
+    cpu: float  # of it, what its own threads computed
+    blocked: float  # share of the run's time in which it waited for room behind it, 0..workers
     mean_batch: float
     batches: dict[int, int]  # batch size: how often
     wait_p50_ms: float
     wait_p95_ms: float
+    wait_p99_ms: float
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float

@@ -12,6 +12,7 @@ from pipeline.metrics import WorkerMetrics
 from pipeline.operator import RunInfo, Source
 from pipeline.pace import Paced
 from pipeline.packet import End, Event, Packet
+from pipeline.tracing import Span, Tracer
 
 EVENTS_KEPT = 100  # for whoever asks what happened to a source
 
@@ -33,6 +34,8 @@ class Reader:
         *,
         failed: Callable[[Reader, Exception], None],
         ended: Callable[[], None],
+        stage: str = "",
+        tracer: Tracer | None = None,
     ):
         self.stream, self.uri, self.operator, self.expected = stream, uri, operator, expected
         self.first_seq = self.first_epoch = 0
@@ -42,6 +45,7 @@ class Reader:
         self.lost = False  # gives nothing for now
         self._edges = edges
         self._failed, self._ended = failed, ended
+        self._stage, self._tracer = stage, tracer
         self._open: set[str] = set()  # streams that have begun and not ended
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -70,20 +74,26 @@ class Reader:
         self.operator.stop()
 
     def _read(self, info: RunInfo) -> None:
-        metrics = self.metrics
+        metrics, tracer = self.metrics, self._tracer
         try:
             self.operator.open(info)
-            start = time.monotonic_ns()
+            start, cpu_start = self._enter()
             for item in self.operator.read(self.stream, self.uri):
-                took = time.monotonic_ns() - start
+                now, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_start
                 if isinstance(item, Packet):
-                    metrics.busy_ns += took
-                    metrics.latency.record(took)
+                    metrics.busy_ns += now - start
+                    metrics.cpu_ns += cpu_ns
+                    metrics.latency.record(now - start)
                     metrics.packets_out += 1
+                if tracer:
+                    tracer.left(Span(self._stage, self.stream, start, now, cpu_ns, (), (item,)))
                 self._take_in(item)
+                metrics.blocked_ns += time.monotonic_ns() - now
+                if tracer:
+                    tracer.handed_on(self._stage, self.stream, now)
                 if self._stopped.is_set():
                     break
-                start = time.monotonic_ns()
+                start, cpu_start = self._enter()
         except Exception as error:
             self._failed(self, error)
         finally:
@@ -92,6 +102,12 @@ class Reader:
                 self._take_in(End(stream, self.packets[stream]))
             self.operator.close()
             self._ended()
+
+    def _enter(self) -> tuple[int, int]:
+        """Monotonic and processor time at which the source is asked for its next item."""
+        if self._tracer:
+            self._tracer.enter(self._stage, self.stream)
+        return time.monotonic_ns(), time.thread_time_ns()
 
     def _take_in(self, item: Item) -> None:
         """Send what the source gave into the graph."""

@@ -22,6 +22,7 @@ from pipeline.reader import Reader
 from pipeline.running import Running
 from pipeline.split import SplitRun, processes_for
 from pipeline.stage import Stage
+from pipeline.tracing import Tracer
 
 _log = logging.getLogger("posestream.run")
 
@@ -59,7 +60,7 @@ class Run(Running):
     operator that raises sets the packet aside. No stage begins to work on a packet that entered the graph
     more than `max_age_s` ago. `keep_open` keeps the run going when no source is left, so that others can be
     added. `cores` is how many processors it may use, all unless told; `info` says which
-    run it is, where it is only a share of one.
+    run it is, where it is only a share of one. `tracer` is told what the stages do.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Run(Running):
         keep_open: bool = False,
         cores: int | None = None,
         info: RunInfo | None = None,
+        tracer: Tracer | None = None,
     ):
         super().__init__(
             graph, (info or RunInfo.new(graph.name))._replace(live=live, sources=tuple(sources or ()))
@@ -79,6 +81,7 @@ class Run(Running):
         self._live = live
         self._max_age_ns = None if max_age_s is None else round(max_age_s * 1e9)
         self._keep_open = keep_open
+        self._tracer = tracer
         self._cores = cores or os.cpu_count() or 1
         self._started: _Clocks | None = None  # when reading began
         self._ended: _Clocks | None = None
@@ -130,6 +133,7 @@ class Run(Running):
                     on_error=node.on_error or ("skip" if self._live else "fail"),
                     finished=lambda items, name=node.name: self._note_finished(name, items),  # type: ignore[misc]
                     failed=self._note_failure,
+                    tracer=self._tracer,
                 )
             )
         self._edges.reverse()
@@ -165,6 +169,8 @@ class Run(Running):
             [self._pace.join(stream), *self._source_edges] if self._pace else self._source_edges,
             failed=self._note_source_failure,
             ended=self._note_source_end,
+            stage=self._source_node.name,
+            tracer=self._tracer,
         )
 
     def add_source(self, stream: str, uri: str) -> None:
@@ -237,11 +243,17 @@ class Run(Running):
         self.read()
 
     def open(self) -> None:
-        """Open all operators."""
+        """Open all operators; one stage behind the other where a tracer wants to know what each takes."""
+        if self._tracer:
+            self._tracer.begin(self.info)
         for stage in self._stages:
             stage.start(self._info_for(len(stage.operators)))
-        for stage in self._stages:
-            stage.opened.wait()
+            if self._tracer:
+                stage.opened.wait()
+                self._tracer.opened(stage.name)
+        if not self._tracer:
+            for stage in self._stages:
+                stage.opened.wait()
 
     def read(self) -> None:
         """Start to read; all operators are open."""
@@ -278,8 +290,10 @@ class Run(Running):
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the run's end; False if it goes on behind the time-out."""
         ended = super().wait(timeout_s)
-        if ended:
-            self._ended = self._ended or _Clocks.now()
+        if ended and not self._ended:
+            self._ended = _Clocks.now()
+            if self._tracer:
+                self._tracer.end()
         return ended
 
     def _threads(self) -> Iterable[threading.Thread]:
@@ -287,6 +301,8 @@ class Run(Running):
 
     def _note_finished(self, stage: str, items: Sequence[Item]) -> None:
         now = time.time_ns()
+        if self._tracer:
+            self._tracer.finished(stage, items)
         oldest: dict[str, Packet] = {}  # of each stream, what has left all last stages
         with self._lock:
             streams = self._finished[stage]
@@ -321,12 +337,8 @@ class Run(Running):
 
     # Figures
 
-    def stats(self) -> RunStats:
-        """All figures, of this moment or of the end."""
-        return self.figures().stats()
-
     def figures(self) -> RunFigures:
-        """The same before they are summed up, so that those of several processes can be added."""
+        """All figures, of this moment or of the end, not summed up yet."""
         now = self._ended or _Clocks.now()
         started = self._started or now
         with self._lock:
@@ -383,7 +395,12 @@ def _workers(node: Node, streams: int | None, cores: int) -> int:
 
 
 def make_run(
-    graph: Graph, sources: Mapping[str, str], *, live: bool = False, processes: int | None = 1
+    graph: Graph,
+    sources: Mapping[str, str],
+    *,
+    live: bool = False,
+    processes: int | None = 1,
+    tracer: Tracer | None = None,
 ) -> Running:
     """A run in so many processes, at most one a source; None takes as many as the graph says.
 
@@ -396,8 +413,8 @@ def make_run(
         processes = graph.processes
     processes = processes_for(graph, len(sources), processes, cores)
     if processes > 1:
-        return SplitRun(graph, sources, processes, live=live, cores=cores)
-    return Run(graph, sources, live=live, cores=cores)
+        return SplitRun(graph, sources, processes, live=live, cores=cores, tracer=tracer)
+    return Run(graph, sources, live=live, cores=cores, tracer=tracer)
 
 
 def run_graph(

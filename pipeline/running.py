@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from pipeline.errors import PipelineError
+from pipeline.figures import RunFigures
 from pipeline.graph import Graph
 from pipeline.metrics import RunStats
 from pipeline.operator import RunInfo
@@ -34,8 +35,12 @@ class Running(ABC):
         """Stop at once: what waits in the queues is thrown away, and counted."""
 
     @abstractmethod
+    def figures(self) -> RunFigures:
+        """All figures, of this moment or of the end, not summed up yet; `since` compares two moments."""
+
     def stats(self) -> RunStats:
         """All figures, of this moment or of the end."""
+        return self.figures().stats()
 
     @abstractmethod
     def _threads(self) -> Iterable[threading.Thread]:

@@ -27,7 +27,9 @@ def work(handle: int) -> None:
     starter = Starter(Connection(handle))
     try:
         task = starter.task()
-        run = Run(task.graph, task.sources, live=task.live, cores=task.cores, info=task.info)
+        run = Run(
+            task.graph, task.sources, live=task.live, cores=task.cores, info=task.info, tracer=task.tracer
+        )
     except Exception as error:
         starter.report(None, error, done=True)
         return
@@ -71,6 +73,8 @@ class Starter:
                     run.stop()
                 case "abort":
                     run.abort()
+                case "report":
+                    self.report(run, run.failure)
         _end_at_once()
 
     def report(self, run: Run | None, error: Exception | None, *, done: bool = False) -> None:

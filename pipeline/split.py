@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,13 +25,14 @@ from typing import Any
 from pipeline.errors import ConfigError, PipelineError, RunError
 from pipeline.figures import RunFigures
 from pipeline.graph import Graph
-from pipeline.metrics import RunStats
 from pipeline.operator import RunInfo
 from pipeline.running import Running
+from pipeline.tracing import Tracer
 
 # A fresh interpreter, not a fork: threads do not survive one. It knows nothing of the caller's main module,
 # so scripts need no `if __name__ == "__main__"`.
 PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.share import work; work({handle})"
+ANSWER_S = 1.0  # a process is given so long to say how far it is
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,6 +46,7 @@ class Task:
     cores: int
     info: RunInfo
     log_levels: dict[str, int]  # logger: level, of those that have one
+    tracer: Tracer | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class SplitRun(Running):
         *,
         live: bool = False,
         cores: int | None = None,
+        tracer: Tracer | None = None,
     ):
         super().__init__(graph, RunInfo.new(graph.name))
         for uri in sources.values():  # as in a `Run`, a source that is not there is refused at once
@@ -101,7 +105,8 @@ class SplitRun(Running):
         own_cores = max(1, (cores or os.cpu_count() or 1) // processes)
         levels = _log_levels()
         self._tasks = [
-            Task(graph, share, live, own_cores, self.info, levels) for share in shares(sources, processes)
+            Task(graph, share, live, own_cores, self.info, levels, tracer)
+            for share in shares(sources, processes)
         ]
         self._told: str | None = None
         self._children: list[_Child] = []
@@ -145,12 +150,16 @@ class SplitRun(Running):
     def _threads(self) -> Iterable[threading.Thread]:
         return (child.listener for child in self._children)
 
-    def stats(self) -> RunStats:
-        """All figures, added up: of the end, or of a moment ago."""
+    def figures(self) -> RunFigures:
+        """All figures, added up, of now or of the end; of before where a process is slow to answer."""
+        before = {child: child.report for child in self._children}
+        self._tell("report")
+        deadline = time.monotonic() + ANSWER_S
+        for child, report in before.items():
+            while child.report is report and child.listener.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.002)
         known = [child.report.figures for child in self._children if child.report.figures]
-        if not known:
-            return RunStats(self.info.id, self.graph.name, seconds=0.0)
-        return RunFigures.add(known).stats()
+        return RunFigures.add(known) if known else RunFigures.none(self.info.id, self.graph.name)
 
 
 class _Child:

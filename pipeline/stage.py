@@ -16,6 +16,7 @@ from pipeline.join import merge
 from pipeline.metrics import WorkerMetrics
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import End, Event, Packet
+from pipeline.tracing import Span, Tracer
 
 OnError = Literal["fail", "skip"]
 
@@ -76,6 +77,7 @@ class Stage:
         on_error: OnError,
         finished: Callable[[Sequence[Item]], None],
         failed: Callable[[PipelineError], None],
+        tracer: Tracer | None = None,
     ):
         self.name = name
         self.operators = list(operators)
@@ -86,6 +88,7 @@ class Stage:
         self.metrics = [WorkerMetrics() for _ in operators]
         self._finished = finished  # told what leaves the graph here
         self._failed = failed
+        self._tracer = tracer
         self._discarding = False  # after a failure: inputs are emptied, nothing more is made of them
         self._log = logging.getLogger(f"posestream.{name}")
         self._running = len(operators)
@@ -115,7 +118,7 @@ class Stage:
         opened = self._open(operator)
         self.opened.wait()
         try:
-            self._work_through(inbox, operator, self.metrics[worker])
+            self._work_through(inbox, operator, worker)
         except Exception as error:  # an error of the runtime itself must end the run, not hang it
             self._fail(error, "inside the runtime")
             inbox.abort()
@@ -130,15 +133,20 @@ class Stage:
             for edge in self.edges:
                 edge.close()
 
-    def _work_through(self, inbox: Inbox, operator: Operator, metrics: WorkerMetrics) -> None:
+    def _work_through(self, inbox: Inbox, operator: Operator, worker: int) -> None:
         wait_s = self.batching.wait_ms / 1e3
+        metrics, tracer = self.metrics[worker], self._tracer
         while (taken := inbox.take(self.batching.max, wait_s)) is not None:
             ticket, batch = taken
-            results = self._run_batch(operator, metrics, batch)
+            results = self._run_batch(operator, worker, batch)
+            done = time.monotonic_ns()
             if self._outlet:
                 self._outlet.send(ticket, results)
             elif results:
                 self._send(results)
+            metrics.blocked_ns += time.monotonic_ns() - done
+            if tracer:
+                tracer.handed_on(self.name, worker, done)
 
     def _open(self, operator: Operator) -> bool:
         try:
@@ -154,11 +162,14 @@ class Stage:
         except Exception as error:
             self._fail(error, "while it was being closed")
 
-    def _run_batch(self, operator: Operator, metrics: WorkerMetrics, batch: list[Taken]) -> list[Item]:
+    def _run_batch(self, operator: Operator, worker: int, batch: list[Taken]) -> list[Item]:
         """Process a batch in runs of packets; events and ends stay in their places between them."""
         results: list[Item] = []
         packets: list[Packet] = []
-        start = time.monotonic_ns()
+        metrics, tracer = self.metrics[worker], self._tracer
+        if tracer:
+            tracer.enter(self.name, worker)
+        start, cpu_start = time.monotonic_ns(), time.thread_time_ns()
         for queued_ns, item in batch:
             metrics.wait.record(start - queued_ns)
             if isinstance(item, Event | End):
@@ -170,10 +181,13 @@ class Stage:
             else:
                 packets.append(item)
         results += self._process(operator, metrics, packets)
-        now = time.monotonic_ns()
+        now, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_start
         metrics.busy_ns += now - start
+        metrics.cpu_ns += cpu_ns
         for queued_ns, _ in batch:
             metrics.latency.record(now - queued_ns)
+        if tracer:
+            tracer.left(Span(self.name, worker, start, now, cpu_ns, batch, results))
         return results
 
     def _process(self, operator: Operator, metrics: WorkerMetrics, packets: list[Packet]) -> Sequence[Item]:
