@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError
 
-SCHEMA = "posestream-profile/1"
-
 
 class Part(BaseModel):
     """Base of all parts."""
@@ -202,7 +200,7 @@ class Verdict(Part):
 class Profile(Part):
     """A measured run."""
 
-    schema_: Literal["posestream-profile/1"] = SCHEMA
+    document: Literal["posestream-profile/1"] = "posestream-profile/1"
     command: str
     at: str  # UTC, ISO 8601
     graph: str
