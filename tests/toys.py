@@ -114,6 +114,19 @@ class Slow(Operator):
         return packets
 
 
+class Burn(Operator):
+    """Computes for `ms` of processor time a packet."""
+
+    def __init__(self, ms: float):
+        self.ms = ms
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        until = time.thread_time() + len(packets) * self.ms / 1e3
+        while time.thread_time() < until:
+            pass
+        return packets
+
+
 class FailAt(Operator):
     """Raises at one frame of every stream."""
 
@@ -296,7 +309,7 @@ class Across(Operator):
 
 
 REGISTRY = {
-    "numbers": Numbers, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "fail_at": FailAt,
+    "numbers": Numbers, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "burn": Burn, "fail_at": FailAt,
     "fail_aside": FailAside,
     "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
     "collect": Collect, "write": Write, "diary": Diary, "at": At, "across": Across,
