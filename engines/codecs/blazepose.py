@@ -25,3 +25,8 @@ def rois_from_alignment(points: np.ndarray, scale: float) -> np.ndarray:
 def alignment_diameters(points: np.ndarray) -> np.ndarray:
     """(N,): the diameters of the body circles, in px, of alignment points (N, 2, 2)."""
     return 2 * np.hypot(*(points[:, 1] - points[:, 0]).T)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), element by element; for this alone, importing SciPy's takes a quarter of a second."""
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy.special import expit
 
 from engines.boxes import iou
-from engines.codecs.blazepose import rois_from_alignment
+from engines.codecs.blazepose import rois_from_alignment, sigmoid
 from engines.contract import BlazePoseDetectorCodec, Contract
 from engines.detections import Detections
 
@@ -35,7 +34,7 @@ def decode(
     codec = contract.codec
     assert isinstance(codec, BlazePoseDetectorCodec)  # the registry dispatches on it
     centres = anchors(contract.input.size, tuple(codec.strides), tuple(codec.anchors_per_cell))
-    scores = expit(outputs["scores"][..., 0])  # (B, A)
+    scores = sigmoid(outputs["scores"][..., 0])  # (B, A)
     detections = []
     for item, kept in enumerate(scores >= min_score):
         raw = outputs["boxes"][item, kept]

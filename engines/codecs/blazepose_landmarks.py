@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
+from engines.codecs.blazepose import sigmoid
 from engines.contract import BlazePoseLandmarksCodec, Contract
 
 
@@ -43,7 +43,7 @@ def decode(outputs: dict[str, np.ndarray], contract: Contract) -> Landmarks:
     ) * np.array(contract.input.size, np.float32)
     return Landmarks(
         points=points[:, :keypoints],
-        visibility=expit(raw[:, :keypoints, 3]),
+        visibility=sigmoid(raw[:, :keypoints, 3]),
         world=outputs["world_landmarks"].reshape(-1, codec.landmarks, 3)[:, :keypoints],
         presence=outputs["presence"][:, 0],
         alignment=points[:, list(codec.auxiliary)],
@@ -65,7 +65,7 @@ def refine(points: np.ndarray, heatmaps: np.ndarray, kernel: int, min_score: flo
     index = (first[..., None] * width + columns[..., None, :]) * landmarks  # (N, P, kernel, kernel)
     index += np.arange(points.shape[1])[:, None, None]
     # Cells outside of the map read some other cell, and then weigh nothing.
-    weights = expit(heatmaps.take(index, mode="clip")) if count else np.zeros(index.shape, np.float32)
+    weights = sigmoid(heatmaps.take(index, mode="clip")) if count else np.zeros(index.shape, np.float32)
     weights *= on_row[..., :, None] & on_column[..., None, :]
     by_row = weights.sum(axis=3)  # (N, P, kernel)
     total = by_row.sum(axis=2)
