@@ -61,6 +61,7 @@ class Use(Part):
     cores_all: float | None  # … by all processes: far above `cores`, somebody else was measured, too
     memory_mb: float  # resident, of all its processes together, most
     memory_before_mb: float  # before the operators were opened
+    starved: float | None = None  # threads that were ready to run and had no processor, mean
     lock_wait_ms: float | None = None  # how long a thread that wants to run Python waits for it, mean
     gpus: list[GpuUse] = []
     moments: list[Moment] = []
@@ -143,12 +144,15 @@ class Stream(Part):
 
 
 class Flow(Part):
-    """All packets of the whole run, warm-up and draining included: read = finished + dropped + in_flight."""
+    """All packets of the whole run, warm-up and draining included, on the way to the last stage that finished
+    fewest: read = finished + dropped + in_flight + left_out.
+    """
 
     read: int
     finished: int
     dropped: dict[str, int]  # reason: packets
     in_flight: int  # counted on the edges, not calculated
+    left_out: int = 0  # by stages that give fewer packets than they take, as joins of cameras do
     closed: bool  # whether it comes out even
 
 
@@ -221,6 +225,7 @@ class Profile(Part):
     engines: list[Engine]
     edges: list[Edge]
     streams: list[Stream]
+    notes: list[str] = []  # what else is to be known of the measurement: that it ended early …
     stacks: dict[str, float] = {}  # "stage;function (file:line);…", innermost last: ms of processor time
 
 
