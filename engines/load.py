@@ -14,6 +14,7 @@ from engines.configs import nearest
 from engines.contract import Contract
 from engines.errors import ContractError, EngineError
 from engines.prepared import runnable
+from engines.watch import Loaded, watched
 
 __all__ = ["BACKENDS", "Backend", "find_engine", "load_engine"]
 
@@ -60,7 +61,7 @@ def _checked(contract: Contract, path: Path, threads: int, backend: Backend) -> 
     except ContractError:
         engine.close()
         raise
-    return engine
+    return watched(engine, Loaded(contract.name, path.name, backend, threads))
 
 
 def find_engine(contract: Contract, path: Path | None, backend: str) -> tuple[Path, Backend, str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from engines.errors import EngineError
 from engines.gpu import runtime
+
+ANCHOR_EVERY_NS = 5_000_000_000  # CUDA tells times in float32 ms, which after 8 s are right to 1 µs only
+ANCHOR_TRIES = 5
 
 
 def call(name: str, *arguments: Any) -> Any:
@@ -69,3 +74,53 @@ class Buffer:
         """Give it back; no stream may use it any more."""
         call("cudaFree", self.device)
         call("cudaFreeHost", self._address)
+
+
+class DeviceClock:
+    """Tells when work on a stream began and ended, in ns of the host's monotonic clock.
+
+    CUDA only tells how much later one event was than another. One whose moment the host knows, since it
+    waited for it on an idle stream, anchors all others; it is taken anew now and then, since clocks drift.
+    """
+
+    def __init__(self, stream: Stream, clock: Callable[[], int] = time.monotonic_ns):
+        self._stream, self._clock = stream, clock
+        self._begin, self._end, self._anchor, self._spare = (call("cudaEventCreate") for _ in range(4))
+        self._take_anchor()
+
+    def begin(self) -> None:
+        """What is given to the stream from now on is measured."""
+        call("cudaEventRecord", self._begin, self._stream.handle)
+
+    def end(self) -> None:
+        """… until here."""
+        call("cudaEventRecord", self._end, self._stream.handle)
+
+    def measured(self) -> tuple[int, int]:
+        """Begin and end of what was measured last; the stream must have been waited for."""
+        times = (self._time(self._begin), self._time(self._end))
+        if self._clock() - self._anchored_ns > ANCHOR_EVERY_NS:
+            self._take_anchor()
+        return times
+
+    def close(self) -> None:
+        """Give back the events."""
+        for event in (self._begin, self._end, self._anchor, self._spare):
+            call("cudaEventDestroy", event)
+
+    def _time(self, event: Any) -> int:
+        return self._anchored_ns + round(call("cudaEventElapsedTime", self._anchor, event) * 1e6)
+
+    def _take_anchor(self) -> None:
+        """Of several tries the one whose moment is known best; what lies between was seen by both clocks."""
+        self._stream.synchronise()
+        best = None
+        for _ in range(ANCHOR_TRIES):
+            before = self._clock()
+            call("cudaEventRecord", self._spare, self._stream.handle)
+            call("cudaEventSynchronize", self._spare)
+            took = self._clock() - before
+            if best is None or took < best:
+                best = took
+                self._anchored_ns = before + took // 2
+                self._anchor, self._spare = self._spare, self._anchor

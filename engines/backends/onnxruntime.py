@@ -56,6 +56,7 @@ class OnnxEngine:
         """
         session = _session(path, _options(threads, optimised=optimised), device)
         self._session: onnxruntime.InferenceSession | None = session
+        self.device = device
         self.inputs = {node.name: _spec(node) for node in session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in session.get_outputs()}
         if outputs is not None and self.outputs.keys() >= set(outputs):

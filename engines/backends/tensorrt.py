@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.backends.base import TensorSpec
-from engines.backends.cuda import Buffer, Stream
+from engines.backends.cuda import Buffer, DeviceClock, Stream
 from engines.errors import EngineError
 from engines.gpu import this_gpu
 from engines.tensorrt.flavours import TensorRT
@@ -59,6 +59,12 @@ class TensorrtEngine:
         self._sizing = {name: _allocator(trt, self._buffers[name]) for name in self._unsized()}
         for name, allocator in self._sizing.items():
             self._context.set_output_allocator(name, allocator)
+        self._clock: DeviceClock | None = None
+        self.device_ns: tuple[int, int] | None = None  # of the last `run`, see `time_device`
+
+    def time_device(self) -> None:
+        """From now on, `device_ns` tells when the device began and ended the last `run`, copies included."""
+        self._clock = self._clock or DeviceClock(self._open_stream())
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a batch: arrays (B, …) by input name to arrays (B, …) by output name.
@@ -68,6 +74,7 @@ class TensorrtEngine:
         """
         stream = self._open_stream()
         count = check_arrays(inputs, self.inputs)
+        self.device_ns = None
         parts = [
             self._run_part({name: array[start:stop] for name, array in inputs.items()}, stop - start, stream)
             for start, stop in split(count, self._largest)
@@ -129,6 +136,8 @@ class TensorrtEngine:
         self._flavour.keep_kernels(self._config, self._kernels)
         # The order matters: each of these uses the next.
         self._context = self._config = self._engine = self._runtime = None
+        if self._clock:
+            self._clock.close()
         for buffer in self._buffers.values():
             buffer.close()
         self._stream.close()
@@ -164,6 +173,8 @@ class TensorrtEngine:
 
     def _run_part(self, arrays: dict[str, np.ndarray], count: int, stream: Stream) -> dict[str, np.ndarray]:
         rows = max(count, self._smallest)  # those beyond the batch hold what was there before
+        if self._clock:
+            self._clock.begin()
         for name, array in arrays.items():
             self._buffers[name].upload(array, stream)
             self._bind(name, self._buffers[name].device, (rows, *array.shape[1:]))
@@ -176,7 +187,12 @@ class TensorrtEngine:
             shape = sizing.shape if sizing else tuple(self._context.get_tensor_shape(name))
             found[name] = self._buffers[name].host(shape, spec.dtype)
             self._buffers[name].download(found[name].nbytes, stream)
+        if self._clock:
+            self._clock.end()
         stream.synchronise()
+        if self._clock:
+            begin_ns, end_ns = self._clock.measured()
+            self.device_ns = (self.device_ns[0] if self.device_ns else begin_ns, end_ns)
         return {name: array[:count].copy() for name, array in found.items()}
 
     def _run_part_on_device(

@@ -1,5 +1,6 @@
 import signal
 import threading
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -285,3 +286,18 @@ def test_a_closed_engine_says_so(engine):
     tensorrt.close()
     with pytest.raises(EngineError, match="was closed"):
         tensorrt.run({"input": images(1)})
+
+
+@pytest.mark.gpu
+def test_the_device_tells_when_it_ran(engine):
+    tensorrt, _ = engine
+    tensorrt.time_device()
+    for count in (4, 9):  # in one part, and in three
+        tensorrt.run({"input": images(count)})
+        before = time.monotonic_ns()
+        tensorrt.run({"input": images(count)})
+        after = time.monotonic_ns()
+        begin, end = tensorrt.device_ns
+        assert before - 100_000 < begin < end < after + 100_000
+    tensorrt.run({"input": images(0)})
+    assert tensorrt.device_ns is None

@@ -1,0 +1,105 @@
+import threading
+import time
+
+import pytest
+from recording_toys import graph
+
+from pipeline.run import make_run
+from tools.profiling.flame import collapsed
+from tools.profiling.lane import Lane
+from tools.profiling.recorded import read_recorded
+from tools.profiling.recorder import Recorder
+
+
+def record(folder, checked, frames):
+    run = make_run(checked, {"a": frames}, tracer=Recorder(folder, sample_hz=200))
+    run.start()
+    return run.finish(), read_recorded(folder)
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A stage that computes, one that sleeps, one that waits by way of the library, one with next to nothing."""
+    checked = graph(compute={"op": "compute", "ms": 4}, sleeps={"op": "slow", "ms": 4}, waits={"op": "waits", "ms": 4},
+                    same={"op": "same"})  # fmt: skip
+    return record(tmp_path_factory.mktemp("rec"), checked, "300")
+
+
+def test_stacks_are_of_processor_time(sampled):
+    stats, found = sampled
+    compute = {stack: ms for stack, ms in found.stacks.items() if stack.startswith("compute;")}
+    assert sum(compute.values()) == pytest.approx(stats.stages[1].cpu * stats.seconds * 1e3, rel=0.2)
+    inside = sum(ms for stack, ms in compute.items() if "Compute.process (tests/recording_toys.py:" in stack)
+    assert inside > 0.9 * sum(compute.values())
+    most = max(compute, key=lambda stack: compute[stack]).split(";")
+    assert most[1].startswith("Thread._bootstrap (threading.py:")
+    assert sum("Stage._work_through (pipeline/stage.py:" in frame for frame in most) == 1
+
+
+def test_those_that_wait_are_not_in_it(sampled):
+    _, found = sampled
+    computed = sum(ms for stack, ms in found.stacks.items() if stack.startswith("compute;"))
+    for stage in ("sleeps", "waits", "same", "numbers"):
+        assert sum(ms for stack, ms in found.stacks.items() if stack.startswith(f"{stage};")) < 0.3 * computed
+    assert not any("wait (threading.py" in stack for stack in found.stacks)
+
+
+@pytest.mark.parametrize(
+    ("stage", "function", "line"),
+    [
+        ("sleeps", "Slow.process", "time.sleep(self.ms / 1e3)"),
+        ("waits", "Waits.process", "self.never.wait(self.ms / 1e3)"),
+    ],
+)
+def test_where_a_stage_stands_still(sampled, stage, function, line):
+    stats, found = sampled
+    places = {place: ms for place, ms in found.standing.items() if place.stage == stage}
+    place = max(places, key=lambda place: places[place])
+    assert place.where.startswith("tests/")
+    assert place.where.endswith(f" in {function}")
+    assert place.line == line
+    busy_ms = next(s.busy for s in stats.stages if s.name == stage) * stats.seconds * 1e3
+    assert 0.4 * 300 * 4 < places[place] < 1.2 * busy_ms  # a machine that is busy otherwise makes them less
+
+
+def test_stages_that_compute_or_do_nothing_stand_nowhere(sampled):
+    stats, found = sampled
+    for stage in ("compute", "same", "numbers"):
+        still = sum(ms for place, ms in found.standing.items() if place.stage == stage)
+        assert still < 0.15 * stats.seconds * 1e3
+
+
+def test_the_wait_for_the_interpreter_lock(tmp_path):
+    _, free = record(tmp_path / "free", graph(slow={"op": "slow", "ms": 300}), "3")
+    _, taken = record(tmp_path / "taken", graph(burns={"op": "compute", "ms": 300}), "3")
+    assert taken.lock_wait_ms > 2  # a thread that computes in Python gives it away every 5 ms
+    assert free.lock_wait_ms < taken.lock_wait_ms / 2
+
+
+def test_collapsed_text():
+    assert (
+        collapsed({"pose;run (a.py:3);b": 1.5, "detect;x": 0.25})
+        == "detect;x 250\npose;run (a.py:3);b 1500\n"
+    )
+
+
+def test_the_processor_time_of_another_thread():
+    go, lanes = threading.Event(), []
+    thread = threading.Thread(target=lambda: (lanes.append(Lane.of_this_thread("s", 0)), go.wait(60)))
+    thread.start()
+    while not lanes:
+        time.sleep(0.001)
+    try:
+        if Lane.of(thread).clock is None:
+            pytest.skip("only told on Linux")
+        assert Lane.of(thread).clock == lanes[0].clock  # made by us, and by the C library
+        deadline = time.monotonic() + 20
+        while lanes[0].ready and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert not lanes[0].ready  # but waits
+    finally:
+        go.set()
+        thread.join()
+    assert Lane.of(None).clock is None
+    with pytest.raises(OSError, match=r"."):
+        time.clock_gettime_ns(lanes[0].clock)

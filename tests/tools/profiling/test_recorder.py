@@ -1,0 +1,191 @@
+import pickle
+import shutil
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from recording_toys import graph
+from toy_models import contract, save
+
+from engines.yuv import YuvImage
+from pipeline.errors import ConfigError
+from pipeline.packet import Instances, Packet
+from pipeline.run import make_run
+from tools.profiling import log
+from tools.profiling.recorded import read_recorded
+from tools.profiling.recorder import Recorder, payload_bytes
+
+PICTURE = 40 * 30 * 3
+
+
+def record(folder, checked, sources, *, processes=1, **options):
+    run = make_run(checked, sources, tracer=Recorder(folder, **options), processes=processes)
+    run.start()
+    stats = run.finish()
+    return read_recorded(folder), stats
+
+
+@pytest.fixture
+def model(tmp_path):
+    return str(save(contract("simcc"), tmp_path / "toy.onnx"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_engine_calls_by_stage_and_model(tmp_path, model, processes):
+    twice = graph(first={"op": "infer", "file": model, "batch": {"max": 4, "wait_ms": 100}},
+                  second={"op": "infer", "file": model, "batch": {"max": 1}})  # fmt: skip
+    found, stats = record(tmp_path / "rec", twice, {"a": "20", "b": "20"}, processes=processes)
+    assert {key[:4] for key in found.engines} == {
+        (stage, "toy", "toy.onnx", "onnxruntime") for stage in ("first", "second")
+    }
+    calls = {key.stage: calls for key, calls in found.engines.items()}
+    for stage in stats.stages[1:]:
+        batches = sum(stage.batches.values())
+        # The one call of each operator while it was opened is no work of the stage.
+        assert (calls[stage.name].calls, calls[stage.name].items) == (batches, 40)
+    assert calls["first"].calls < calls["second"].calls == 40
+    assert calls["second"].bytes_in == 40 * 3 * 48 * 64 * 4
+    assert calls["second"].ms > 0
+    assert (calls["second"].device_ms, calls["second"].copied) == (None, None)
+
+
+def test_calls_of_a_window(tmp_path, model):
+    whole, _ = record(tmp_path / "rec", graph("pictures", infer={"op": "infer", "file": model}), {"a": "50"})
+    everything = 0, time.monotonic_ns()
+    starts = sorted(row[3] for row in log.logs(whole.folder)[0].rows() if row[0] == log.Kind.ENGINE)
+    parts = [whole.between(everything[0], starts[20]), whole.between(starts[20], everything[1])]
+    assert [sum(c.calls for c in part.engines.values()) for part in parts] == [20, 30]
+    assert sum(part.payload["infer"] for part in parts) == whole.payload["infer"] == 50 * PICTURE
+    assert not whole.between(everything[1], everything[1] + 1).engines
+
+
+def test_bytes_that_are_handed_to_each_stage(tmp_path):
+    two = graph("pictures", boxes={"op": "two_boxes"}, left={"op": "same", "after": "boxes"},
+                right={"op": "same", "after": "boxes"}, both={"op": "same", "after": ["left", "right"]})  # fmt: skip
+    found, _ = record(tmp_path, two, {"a": "10"})
+    rows = 2 * 4 * 4
+    assert {stage: nbytes / 10 for stage, nbytes in found.payload.items()} == {
+        "pictures": PICTURE,  # of a source, what it gives
+        "boxes": PICTURE,
+        "left": PICTURE + rows,
+        "right": PICTURE + rows,
+        "both": PICTURE + rows,  # the picture and the rows came by both ways, but they are the same
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "nbytes"),
+    [
+        ({}, 0),
+        ({"picture": np.zeros((4, 6, 3), np.uint8)}, 72),
+        ({"picture": YuvImage(*(np.zeros(size, np.uint8) for size in ((4, 6), (2, 3), (2, 3))),
+                              np.eye(3, 4), lambda: None)}, 36),
+        ({"instances": Instances(boxes=np.zeros((3, 4), np.float32), scores=np.zeros(3, np.float32))}, 60),
+    ],
+)  # fmt: skip
+def test_bytes_of_a_packet(fields, nbytes):
+    assert payload_bytes(Packet("a", 0, 0, 0, (6, 4), **fields)) == nbytes
+
+
+def test_memory_that_each_stage_takes_as_it_opens(tmp_path):
+    found, _ = record(
+        tmp_path, graph(a={"op": "same"}, b={"op": "hoard", "mb": 80}, c={"op": "same"}), {"a": "1"}
+    )
+    assert 75 < found.memory_mb["b"] < 120
+    assert found.memory_mb["a"] + found.memory_mb["c"] < 40
+
+
+def test_it_pickles_before_a_run(tmp_path):
+    copied = pickle.loads(pickle.dumps(Recorder(tmp_path, trace=True, sample_hz=50)))
+    assert (copied.folder, copied.trace, copied.sample_hz, copied.active) == (tmp_path, True, 50, True)
+
+
+def test_it_is_turned_off_and_on_while_a_run_goes_on(tmp_path, model):
+    recorder = Recorder(tmp_path / "rec", trace=True, sample_hz=200)
+    checked = graph(infer={"op": "infer", "file": model}, same={"op": "same"})
+    run = make_run(checked, {"a": "1000000@1"}, tracer=recorder)
+    run.start()
+    moments = [time.monotonic_ns()]
+    for active in (True, False, True):
+        recorder.active = active
+        time.sleep(0.2)  # in which what has begun ends
+        moments.append(time.monotonic_ns())
+        time.sleep(0.2)
+        moments.append(time.monotonic_ns())
+    run.stop()
+    run.finish()
+    kinds = {log.Kind.CALL: 2, log.Kind.ENGINE: 3, log.Kind.LATE: 1, log.Kind.FINISHED: 2}
+    rows = [row for row in log.logs(recorder.folder)[0].rows() if row[0] in kinds]
+    for kind, place in kinds.items():
+        times = [row[place] for row in rows if row[0] == kind]
+        seen = [any(a < at < b for at in times) for a, b in pairwise(moments)]
+        assert (seen[1], seen[3], seen[5]) == (True, False, True), kind
+
+
+def test_two_runs_at_once_do_not_mix(tmp_path, model):
+    both = {}
+
+    def one(name):
+        both[name] = record(tmp_path / name, graph(**{name: {"op": "infer", "file": model}}), {"a": "30@1"})[
+            0
+        ]
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in ("left", "right")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, found in both.items():
+        assert [(key.stage, calls.calls) for key, calls in found.engines.items()] == [(name, 30)]
+
+
+def test_what_is_beyond_the_limit_is_counted(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(log, "LIMIT_BYTES", 4000)
+    found, _ = record(tmp_path, graph(same={"op": "same"}), {"a": "500"})
+    kept = sum(1 for file in log.logs(tmp_path) for row in file.rows() if row[0] == log.Kind.CALL)
+    assert 0 < kept < 100
+    assert found.missed == 500 + 501 - kept  # the source does not give the end
+    assert "rows were not recorded" in caplog.text
+
+
+def test_a_disk_that_fails_does_not_end_the_run(tmp_path, caplog):
+    folder = tmp_path / "rec"
+    run = make_run(graph(same={"op": "same"}), {"a": "200@5"}, tracer=Recorder(folder, trace=True))
+    run.start()
+    shutil.rmtree(folder)
+    assert run.finish().finished == 200
+    assert "cannot record any more" in caplog.text
+
+
+def test_a_folder_without_records(tmp_path):
+    with pytest.raises(ConfigError, match="nothing was recorded in"):
+        read_recorded(tmp_path)
+
+
+def test_ranges_for_nsight(tmp_path, model, monkeypatch):
+    nvtx = pytest.importorskip("nvtx")
+    told = []
+
+    class Domain:
+        def get_event_attributes(self, message):
+            return message
+
+        def push_range(self, attributes):
+            told.append((threading.get_ident(), attributes))
+
+        def pop_range(self):
+            told.append((threading.get_ident(), None))
+
+    monkeypatch.setattr(nvtx, "get_domain", lambda name: Domain())
+    record(tmp_path / "rec", graph(infer={"op": "infer", "file": model}), {"a": "3"}, trace=True)
+    stage = next(thread for thread, name in told if name == "infer")
+    assert [name for thread, name in told if thread == stage] == [
+        *["infer", "toy", None, None] * 3,
+        "infer",
+        None,
+    ]
+    told.clear()
+    record(tmp_path / "rec", graph(infer={"op": "infer", "file": model}), {"a": "3"})
+    assert not told
