@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 import yaml
@@ -164,8 +164,18 @@ def watch(running: Running, progress: Progress) -> bool:
     return bool(told)
 
 
+class Stoppable(Protocol):
+    """A run, or what stands for one."""
+
+    def stop(self) -> None:
+        """Go on with nothing new."""
+
+    def abort(self) -> None:
+        """Nor finish what was begun."""
+
+
 @contextmanager
-def interrupts(running: Running) -> Iterator[list[int]]:
+def interrupts(running: Stoppable) -> Iterator[list[int]]:
     """In here, a first Ctrl-C or SIGTERM stops the run, a second one aborts it; the list tells which came."""
     signals: SimpleQueue[int | None] = SimpleQueue()
     told: list[int] = []

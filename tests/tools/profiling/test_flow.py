@@ -1,0 +1,85 @@
+"""What became of every packet: the sum is closed, and says so when it is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import toys
+
+from pipeline.run import Run
+from tools.profiling.flow import flow_of
+
+
+def run(graph, sources, **options):
+    running = Run(graph, sources, **options)
+    running.start()
+    running.finish()
+    return running.figures()
+
+
+GRAPHS = {
+    "a chain": (
+        lambda: toys.graph(a={"op": "same", "workers": 3, "batch": {"max": 4}}, b={"op": "hold"}),
+        {"read": 80, "finished": 80, "dropped": {}, "left_out": 0},
+    ),
+    "a stage that lets half of them pass": (
+        lambda: toys.graph(odd={"op": "odd"}, same={"op": "same"}),
+        {"read": 80, "finished": 40, "dropped": {}, "left_out": 40},
+    ),
+    "a join": (
+        lambda: toys.graph(
+            a={"op": "same"}, b={"op": "add_field", "after": "numbers"}, collect={"op": "collect", "after": ["a", "b"]}
+        ),
+        {"read": 80, "finished": 80, "dropped": {}, "left_out": 0},
+    ),
+    "packets that are set aside": (
+        lambda: toys.graph(fails={"op": "fail_at", "seq": 7, "on_error": "skip"}),
+        {"read": 80, "finished": 78, "dropped": {"error": 2}, "left_out": 0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("graph", "expected"), GRAPHS.values(), ids=GRAPHS)
+def test_every_packet_is_accounted_for(graph, expected):
+    checked = graph()
+    flow = flow_of(checked, run(checked, {"a": "40", "b": "40"}))
+    assert flow.model_dump() == {**expected, "in_flight": 0, "closed": True}
+
+
+def test_losses_count_on_the_way_to_the_end_that_finished_fewest():
+    checked = toys.graph(
+        slow={"op": "slow", "ms": 5, "on_full": "drop_oldest"},
+        slower={"op": "slow", "ms": 25, "on_full": "drop_oldest", "after": "numbers"},
+        first={"op": "same", "after": "slow"},
+        second={"op": "same", "after": "slower"},
+        collect={"op": "collect", "after": "first"},
+    )
+    flow = flow_of(checked, run(checked, {"a": "60@1"}))
+    assert flow.closed
+    assert flow.read == 60
+    assert flow.dropped["full"] == 60 - flow.finished > 20
+
+
+def lose_on_an_edge(figures):
+    edges = [replace(edge, delivered=edge.delivered - 1) for edge in figures.edges]
+    return replace(figures, edges=edges)
+
+
+def lose_between(figures):
+    streams = [replace(stream, read=stream.read + 1) for stream in figures.streams]
+    return replace(figures, streams=streams)
+
+
+def count_a_loss_twice(figures):
+    edges = [replace(edge, dropped=Counter({("a", "full"): 1})) for edge in figures.edges]
+    return replace(figures, edges=edges)
+
+
+@pytest.mark.parametrize("wrong", [lose_on_an_edge, lose_between, count_a_loss_twice])
+def test_a_sum_that_does_not_come_out_even_is_not_closed(wrong):
+    checked = toys.graph(same={"op": "same"})
+    figures = run(checked, {"a": "20"})
+    assert flow_of(checked, figures).closed
+    assert not flow_of(checked, wrong(figures)).closed

@@ -1,0 +1,57 @@
+"""The closed sum: what became of every packet that was read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from pipeline.figures import EdgeFigures, RunFigures
+from pipeline.graph import Graph, Node
+from tools.profiling.profile import Flow
+
+
+def flow_of(graph: Graph, figures: RunFigures) -> Flow:
+    """Of a whole run, from its beginning, on one way through the graph.
+
+    It is the way to the last stage that finished fewest packets; where a stage joins several inputs, the
+    first of them. Each edge is also looked at by itself, those beside the way as well.
+    """
+    stages = {stage.name: stage for stage in figures.stages}
+    edges = {edge.name: edge for edge in figures.edges}
+    ends = [node for node in graph.nodes if not graph.consumers(node)]
+    end = min(ends, key=lambda node: stages[node.name].work.packets_out)
+    read = sum(stream.read for stream in figures.streams) + figures.past.read
+    finished = stages[end.name].work.packets_out
+    dropped: Counter[str] = Counter()
+    in_flight = left_out = 0
+    for node in _way(graph, end):
+        stage, edge = stages[node.name].work, edges[f"{node.after[0]} → {node.name}"]
+        for losses in (stage.dropped, edge.dropped):
+            for (_, reason), packets in losses.items():
+                dropped[reason] += packets
+        in_flight += edge.in_flight
+        # Of several inputs, what could not be merged was lost before it came in.
+        taken = stage.packets_in if len(node.after) == 1 else edge.delivered
+        left_out += taken - stage.packets_out - stage.dropped.total()
+    even = read == finished + dropped.total() + in_flight + left_out and all(map(_even, edges.values()))
+    left = sum(stream.finished for stream in figures.streams) + figures.past.finished
+    return Flow(
+        read=read,
+        finished=finished,
+        dropped=dict(dropped),
+        in_flight=in_flight,
+        left_out=left_out,
+        closed=even and (len(ends) > 1 or left == finished),
+    )
+
+
+def _way(graph: Graph, end: Node) -> Iterator[Node]:
+    """From a last stage back to the source, without it."""
+    node = end
+    while node.after:
+        yield node
+        node = graph.node(node.after[0])
+
+
+def _even(edge: EdgeFigures) -> bool:
+    return edge.received == edge.delivered + edge.dropped.total() + edge.in_flight
