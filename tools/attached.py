@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.figures import RunFigures, StreamFigures
 from pipeline.packet import Event
 from pipeline.run import Run
+from tools.attached_stages import RunNow, run_now
 from tools.cameras import Credentials
 
 WINDOW_S = 10  # rates and ages are those of so many seconds
@@ -59,12 +60,17 @@ class Now:
 class _Sample:
     at_s: float
     figures: RunFigures
-    dropped: dict[str, int]
+    dropped: Counter[str]  # by stream
 
     @classmethod
     def of(cls, run: Run) -> _Sample:
         figures = run.figures()
-        dropped = {stream.name: stream.dropped for stream in figures.stats().streams}
+        dropped: Counter[str] = Counter()
+        for losses in [part.dropped for part in figures.edges] + [
+            part.work.dropped for part in figures.stages
+        ]:
+            for (stream, _), packets in losses.items():
+                dropped[stream] += packets
         return cls(time.monotonic(), figures, dropped)
 
 
@@ -83,6 +89,7 @@ class Attached:
         """Open the operators and begin to read; only now sources can be added."""
         self.run.start()
         self._open = self.run.failure is None
+        self.sample()  # else the first figures would be those of an arbitrarily short time
 
     def add(self, name: str, uri: str) -> None:
         """Attach a source.
@@ -140,9 +147,7 @@ class Attached:
 
     def streams(self) -> list[Now]:
         """All streams that have been attached in this run, those that have ended included."""
-        now = _Sample.of(self.run)
-        with self._sampling:
-            before = self._samples[0] if self._samples else None
+        now, before = self._now_and_before()
         uris = self.run.sources()
         outages = {event.stream: event for event in self.run.events() if event.kind == "lost"}
         then = {stream.name: stream for stream in before.figures.streams} if before else {}
@@ -150,6 +155,25 @@ class Attached:
             _now(stream, then.get(stream.name), now, before, uris.get(stream.source), outages)
             for stream in now.figures.streams
         ]
+
+    def stages(self) -> RunNow:
+        """The run, its stages and its edges."""
+        now, before = self._now_and_before()
+        figures = now.figures
+        return run_now(
+            self.run.graph,
+            figures,
+            before.figures if before else None,
+            room=self.run.room(sum(not stream.ended for stream in figures.streams)),
+            sources=len(self.run.sources()),
+            problems=self.problems(),
+        )
+
+    def _now_and_before(self) -> tuple[_Sample, _Sample | None]:
+        """This moment, and the one up to WINDOW_S ago that it is compared with."""
+        with self._sampling:
+            before = self._samples[0] if self._samples else None
+        return _Sample.of(self.run), before
 
     def events(self, stream: str | None = None) -> list[Event]:
         """What happened lately, to one stream or to all, the oldest first."""
@@ -185,7 +209,7 @@ def _now(
         read=stream.read,
         finished=stream.finished,
         dropped=dropped,
-        dropped_now=max(dropped - (before.dropped.get(stream.name, 0) if before else 0), 0),
+        dropped_now=max(dropped - (before.dropped[stream.name] if before else 0), 0),
         counters=dict(stream.counters),
         lost_since_ns=lost.at_ns if lost else None,
         reason=lost.details.get("reason") if lost else None,

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from engines.errors import EngineError
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from tools import attach, demo, engine, evaluate, graph, kafka, models, run
+from tools import attach, demo, engine, evaluate, graph, kafka, models, profile, run, top
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("attach")(attach.attach)
+app.command("profile")(profile.profile)
+app.command("top")(top.top)
 app.command("demo")(demo.demo)
 app.add_typer(kafka.app, name="kafka")
 app.add_typer(graph.app, name="graph")

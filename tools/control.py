@@ -94,6 +94,10 @@ def make_app(attached: Attached, token: str | None = None, *, local: bool = True
             raise HTTPException(404, f"no stream named {name!r} has been attached")
         return {"events": [_told(event) for event in attached.events(name)]}
 
+    @app.get("/stages")
+    def stages() -> dict[str, Any]:
+        return asdict(attached.stages())
+
     @app.get("/graph", response_model=None)
     def graph(format: Literal["json", "mermaid"] = "json") -> Response | dict[str, Any]:
         graph = attached.run.graph

@@ -248,7 +248,7 @@ def _one(
 ) -> tuple[bool, bool]:
     """Measure, show and write; whether it was interrupted, and whether it is worse than the baseline."""
     from tools.profiling.compare import compare, print_comparison
-    from tools.profiling.flame import collapsed
+    from tools.profiling.recording.flame import collapsed
     from tools.profiling.session import NothingMeasuredError, measure
     from tools.profiling.table import print_profile
 
@@ -268,7 +268,7 @@ def _one(
     if comparison:
         print_comparison(comparison, watched.console)
     if files.html:
-        from tools.profiling.html import write_html
+        from tools.profiling.report.html import write_html
 
         write_html(measured, files.html, comparison)
     return watched.ending.stopped.is_set(), bool(comparison and comparison.worse)
@@ -293,7 +293,7 @@ def _sweep(settings: Settings, points: list[dict[str, str]], watched: _Watched, 
                 f"{at} failed: {result.error}", style="red", markup=False, highlight=False, soft_wrap=True
             )
     if files.html and profiles:
-        from tools.profiling.html import write_html
+        from tools.profiling.report.html import write_html
 
         write_html(profiles, files.html)
     return watched.ending.stopped.is_set()

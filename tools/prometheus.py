@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
-from pipeline.metrics import Histogram
+from pipeline.metrics import Histogram, PastStreams
 from pipeline.run import Run
 
 BOUNDS_NS = [step << octave for octave in range(17, 33) for step in (2, 3)]  # 0.26 ms … 12.9 s
@@ -141,7 +141,7 @@ def _edges(edges: list[EdgeFigures]) -> Iterator[Metric]:
 def _streams(figures: RunFigures, attached: set[str]) -> Iterator[Metric]:
     streams = figures.streams
 
-    def counter(name: str, text: str, value: Callable[[StreamFigures], float]) -> Metric:
+    def counter(name: str, text: str, value: Callable[[StreamFigures], float]) -> CounterMetricFamily:
         family = CounterMetricFamily(f"posestream_stream_{name}", text, labels=["stream"])
         for stream in streams:
             family.add_metric([stream.name], value(stream))
@@ -153,9 +153,15 @@ def _streams(figures: RunFigures, attached: set[str]) -> Iterator[Metric]:
             family.add_metric([stream.name], value(stream))
         return family
 
-    yield counter("read_frames", "Frames that its source gave.", lambda stream: stream.read)
-    yield counter("finished_frames", "Frames that have left all last stages.", lambda stream: stream.finished)
-    yield counter("instances", "Animals and persons in the finished frames.", lambda stream: stream.instances)
+    def summed(name: str, text: str, value: Callable[[StreamFigures | PastStreams], float]) -> Metric:
+        family = counter(name, text, value)
+        if figures.past.streams:  # else sums over all streams would fall when one is forgotten
+            family.add_metric([""], value(figures.past))
+        return family
+
+    yield summed("read_frames", "Frames that its source gave.", lambda stream: stream.read)
+    yield summed("finished_frames", "Frames that have left all last stages.", lambda stream: stream.finished)
+    yield summed("instances", "Animals and persons in the finished frames.", lambda stream: stream.instances)
     yield gauge("attached", "1 while its source is being read.", lambda stream: stream.source in attached)
     yield gauge("lost", "1 while its source gives nothing.", lambda stream: stream.lost)
     yield counter("outages", "How often its source was lost.", lambda stream: stream.counters[OUTAGES])

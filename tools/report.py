@@ -134,9 +134,10 @@ def in_one_line(cameras: Sequence[Now]) -> str:
 
 def print_summary(stats: RunStats, console: Console) -> None:
     """What went through end to end, a row a stage, a line for whatever was noted or dropped on the way."""
+    streams = len(stats.streams) + stats.past.streams
     console.print(
-        f"{stats.graph}: {stats.finished} frames of {len(stats.streams)} "
-        f"{'source' if len(stats.streams) == 1 else 'sources'} in {stats.seconds:.1f} s, "
+        f"{stats.graph}: {stats.finished} frames of {streams} "
+        f"{'source' if streams == 1 else 'sources'} in {stats.seconds:.1f} s, "
         f"{stats.fps:.1f} frames/s, {stats.dropped} dropped",
         style="bold",
         highlight=False,

@@ -60,9 +60,14 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 @contextmanager
 def serving(
-    sources: dict[str, str], *, token: str | None = None, start: bool = True, **credentials: dict[str, str]
+    sources: dict[str, str],
+    *,
+    token: str | None = None,
+    start: bool = True,
+    slow_ms: float = 1,
+    **credentials: dict[str, str],
 ) -> Iterator[tuple[Client, Attached]]:
-    attached = Attached(Run(camera_graph(), sources, live=True, keep_open=True), credentials)
+    attached = Attached(Run(camera_graph(slow_ms), sources, live=True, keep_open=True), credentials)
     with ControlServer(attached, listen("127.0.0.1:0", token), token) as server:
         if start:
             attached.start()
@@ -123,7 +128,7 @@ def test_credentials_are_used_and_never_shown():
         status, added = call("POST", "/streams", {"name": "yard", "uri": "rtsp://cam/1?token=hush"})
         assert status == 201
         assert attached.run.sources()["yard"] == "rtsp://me:hush@cam/1?token=hush"
-        paths = ("/streams", "/metrics", "/streams/yard/events", "/graph")
+        paths = ("/streams", "/stages", "/metrics", "/streams/yard/events", "/graph")
         assert "hush" not in json.dumps([added, *(call("GET", path) for path in paths)])
         assert "cam/1" in added["uri"]
 
@@ -145,6 +150,75 @@ def test_an_outage_is_told(tmp_path):
         assert said["events"][1]["away_s"] > 0
         assert call("GET", "/streams/barn/events") == (200, {"events": []})
         assert call("GET", "/streams/nobody/events")[0] == 404
+
+
+def drained(call: Client, packets: int) -> list[dict[str, Any]]:
+    """The streams, once all of so many packets have left the graph or were dropped."""
+
+    def done() -> Any:
+        streams = call("GET", "/streams")[1]["streams"]
+        return sum(s["finished"] + s["dropped"] for s in streams) == packets and streams
+
+    return until(done)
+
+
+def test_the_stage_that_cannot_keep_up_is_seen():
+    with serving({"yard": "100", "barn": "100"}, slow_ms=20) as (call, _):
+        said = until(
+            lambda: (s := call("GET", "/stages")[1])["stages"][2]["busy"] > 0.9 and s["window_s"] > 1 and s
+        )
+    camera, two, slow = said["stages"]
+    assert [(stage["name"], stage["op"]) for stage in said["stages"]] == [
+        ("camera", "camera"), ("two", "two"), ("slow", "slow")
+    ]  # fmt: skip
+    assert [stage["workers"] for stage in said["stages"]] == [2, 1, 1]
+    assert [stage["capacity"] for stage in said["stages"]] == [None, 4, 1]  # live: 2 a camera, 1 a call
+    assert two["blocked"] > 0.5 > two["busy"]
+    assert slow["computing"] < 0.5  # it sleeps
+    assert 0 < two["waiting"] <= 4
+    assert 0 < two["dropped_now"]["full"] <= two["dropped"]["full"]
+    assert (camera["dropped"], slow["dropped"]) == ({}, {})
+    assert slow["packets_in_per_s"] < camera["packets_out_per_s"] / 2
+
+
+def test_the_figures_of_stages_add_up():
+    with serving({"yard": "200@60", "barn": "200@60"}, slow_ms=20) as (call, _):
+        streams = drained(call, 120)
+        said = call("GET", "/stages")[1]
+    assert (said["graph"], said["problems"]) == ("toy", [])
+    camera, two, slow = said["stages"]
+    finished, dropped = (sum(stream[what] for stream in streams) for what in ("finished", "dropped"))
+    assert two["dropped"] == two["dropped_now"] == {"full": dropped}
+    for edge in said["edges"]:
+        assert edge["received"] == edge["delivered"] + sum(edge["dropped"].values())
+    assert [(edge["producer"], edge["consumer"], edge["received"]) for edge in said["edges"]] == [
+        ("camera", "two", 120), ("two", "slow", finished)
+    ]  # fmt: skip
+    # All of it happened in the last seconds, so rates are counts over these.
+    seconds = said["window_s"]
+    assert said["uptime_s"] == pytest.approx(seconds, abs=0.1)
+    rates = {(camera["packets_out_per_s"], 120), (two["packets_in_per_s"], finished), (said["fps"], finished)}
+    for rate, packets in rates:
+        assert rate * seconds == pytest.approx(packets, rel=0.02)
+    assert slow["busy"] * seconds >= finished * 0.02 * 0.95
+    for stage in said["stages"]:
+        assert stage["busy"] + stage["blocked"] + stage["idle"] == pytest.approx(1, abs=0.002)
+        assert 0 <= stage["computing"] <= stage["busy"]
+    assert slow["wait_p50_ms"] <= slow["latency_p50_ms"] <= slow["latency_p99_ms"]
+    assert slow["latency_p50_ms"] > 18
+    assert 18 < said["age_p50_ms"] <= said["age_p99_ms"]
+    assert 0 < said["cores"] <= said["processors"]
+
+
+def test_the_last_seconds_forget_what_was_before(monkeypatch):
+    with serving({"yard": "200@20"}, slow_ms=20) as (call, attached):
+        drained(call, 20)
+        monkeypatch.setattr("tools.attached.WINDOW_S", 0)
+        attached.sample()
+        said = call("GET", "/stages")[1]
+    assert (said["fps"], said["age_p99_ms"], said["stages"][2]["busy"]) == (0, 0, 0)
+    assert said["stages"][1]["dropped"]
+    assert not said["stages"][1]["dropped_now"]
 
 
 def test_the_graph_is_shown():
@@ -176,7 +250,7 @@ def test_a_token_is_asked_for_where_there_is_one():
         assert call("GET", "/streams")[0] == 200
         for wrong in (None, "sesame", "öpen"):
             call.token = wrong and wrong.encode().decode("latin-1")
-            for path in ("/streams", "/graph", "/metrics", "/readyz", "/openapi.json", "/nothing"):
+            for path in ("/streams", "/stages", "/graph", "/metrics", "/readyz", "/openapi.json", "/nothing"):
                 assert call("GET", path)[0] == 401
             assert call("GET", "/healthz")[0] == 200
 

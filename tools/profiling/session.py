@@ -23,7 +23,7 @@ from pipeline.running import Running
 from tools.profiling.bounds import Lone
 from tools.profiling.gpus import load_nvml
 from tools.profiling.profile import Profile
-from tools.profiling.recorder import Recorder
+from tools.profiling.recording.recorder import Recorder
 from tools.profiling.summary import Window, write_up
 from tools.profiling.use import UseSampler
 from tools.run import check_weights
@@ -115,7 +115,7 @@ def measure(
         if running.failure:
             raise _cause(running.failure)
         if settings.trace:
-            from tools.profiling.trace import write_trace
+            from tools.profiling.recording.trace import write_trace
 
             said("writing the trace", None)
             write_trace(Path(folder), settings.trace, (window.start_ns, window.end_ns))

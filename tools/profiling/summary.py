@@ -14,10 +14,10 @@ from pipeline.graph import Graph
 from pipeline.metrics import RunStats, StageStats
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.flow import flow_of
-from tools.profiling.log import logs
 from tools.profiling.machine import this_machine
 from tools.profiling.profile import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
-from tools.profiling.recorded import Recorded, read_recorded
+from tools.profiling.recording.log import logs
+from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.verdict import Measured, judge
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tools.profiling import charts
-from tools.profiling.markup import Html, tag
+from tools.profiling.report import charts
+from tools.profiling.report.markup import Html, tag
 from tools.profiling.words import figure, percent
 
 

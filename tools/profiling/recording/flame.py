@@ -21,15 +21,15 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Protocol
 
-from tools.profiling.lane import Lane, TaskFile
-from tools.profiling.log import Kind, Log
+from tools.profiling.recording.lane import Lane, TaskFile
+from tools.profiling.recording.log import Kind, Log
 
 DEEPEST = 64  # frames of a stack, from the innermost
 STILL = 0.05  # of the time within its call; one that was less on a processor stands still
 ENTERING_NS = 100_000  # of processor time, before that can be told
 WAITING = {module.__file__ for module in (threading, queue, selectors, multiprocessing.connection)}
 STDLIB = sysconfig.get_paths()["stdlib"]
-ROOT = str(Path(__file__).resolve().parent.parent.parent)
+ROOT = str(Path(__file__).resolve().parents[3])
 
 
 class Active(Protocol):

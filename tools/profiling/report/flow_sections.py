@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tools.profiling import charts
-from tools.profiling.blocks import Part, card, grid, table
-from tools.profiling.flame_view import draw_flame
-from tools.profiling.markup import Child, tag
 from tools.profiling.profile import Profile
+from tools.profiling.report import charts
+from tools.profiling.report.blocks import Part, card, grid, table
+from tools.profiling.report.flame_view import draw_flame
+from tools.profiling.report.markup import Child, tag
 from tools.profiling.words import closed_sum, figure, percent
 
 STREAMS_DRAWN = 24  # of more, those with the oldest frames; the table has all

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tools.profiling import charts
-from tools.profiling.blocks import Part, card, grid, legend, scrolling, table
-from tools.profiling.drawing import draw_graph
-from tools.profiling.markup import Child, Html, tag
 from tools.profiling.profile import Engine, Profile
+from tools.profiling.report import charts
+from tools.profiling.report.blocks import Part, card, grid, legend, scrolling, table
+from tools.profiling.report.drawing import draw_graph
+from tools.profiling.report.markup import Child, Html, tag
 from tools.profiling.table import lost_at
 from tools.profiling.words import cpu_ms, figure, percent, shares, work_ms
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tools.profiling.charts import share_bar
-from tools.profiling.markup import Html, fitting, svg, tag, text
 from tools.profiling.profile import Edge, Profile, Stage
+from tools.profiling.report.charts import share_bar
+from tools.profiling.report.markup import Html, fitting, svg, tag, text
 from tools.profiling.words import count, figure, percent, shares
 
 HIGH, BETWEEN, GAP = 84.0, 34.0, 70.0  # a stage's height, room between stages of a layer and between layers

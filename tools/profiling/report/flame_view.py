@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tools.profiling.markup import Html, tag
+from tools.profiling.report.markup import Html, tag
 from tools.profiling.words import figure, percent
 
 LEAST = 0.002  # of the whole: what is less is not drawn

@@ -13,9 +13,9 @@ from engines.yuv import YuvImage
 from pipeline.errors import ConfigError
 from pipeline.packet import Instances, Packet
 from pipeline.run import make_run
-from tools.profiling import log
-from tools.profiling.recorded import read_recorded
-from tools.profiling.recorder import Recorder, payload_bytes
+from tools.profiling.recording import log
+from tools.profiling.recording.recorded import read_recorded
+from tools.profiling.recording.recorder import Recorder, payload_bytes
 
 PICTURE = 40 * 30 * 3
 

@@ -7,9 +7,9 @@ from trace_checker import Trace, TraceError
 
 from pipeline.errors import ConfigError
 from pipeline.run import make_run
-from tools.profiling.log import Kind, Log
-from tools.profiling.recorder import Recorder
-from tools.profiling.trace import write_trace
+from tools.profiling.recording.log import Kind, Log
+from tools.profiling.recording.recorder import Recorder
+from tools.profiling.recording.trace import write_trace
 
 SECOND = 1_000_000_000
 

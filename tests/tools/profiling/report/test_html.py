@@ -12,9 +12,9 @@ from profile_example import ODD_NAME, profile, stage, swept
 
 from pipeline.errors import ConfigError
 from tools.profiling.compare import compare
-from tools.profiling.flame_view import tree
-from tools.profiling.html import write_html
 from tools.profiling.profile import Profile
+from tools.profiling.report.flame_view import tree
+from tools.profiling.report.html import write_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from tools.profiling import charts
-from tools.profiling.blocks import card, grid, section, table
 from tools.profiling.compare import Comparison
-from tools.profiling.markup import Child, Html, svg, tag
 from tools.profiling.profile import Profile
-from tools.profiling.sections import sections
+from tools.profiling.report import charts
+from tools.profiling.report.blocks import card, grid, section, table
+from tools.profiling.report.markup import Child, Html, svg, tag
+from tools.profiling.report.sections import sections
 from tools.profiling.table import limited_by
 from tools.profiling.words import (
     age_p99_ms,

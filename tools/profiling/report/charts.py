@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from tools.profiling.markup import Html, fitting, svg, tag, text
+from tools.profiling.report.markup import Html, fitting, svg, tag, text
 from tools.profiling.words import figure, figures, percent
 
 WIDTH = 560.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.profiling.markup import Child, Html, svg, tag
+from tools.profiling.report.markup import Child, Html, svg, tag
 from tools.profiling.words import STATES
 
 WORDS = {"why", "held back", "limited by", ""}  # columns that hold them wherever they stand

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tools.profiling import charts
-from tools.profiling.blocks import Part, card, grid, section, table
 from tools.profiling.compare import Comparison, cells
-from tools.profiling.flow_sections import flame, gpus, over_time, packets, streams
-from tools.profiling.markup import Child, Html, tag
 from tools.profiling.profile import Bound, Profile
-from tools.profiling.stage_sections import batches, engines, graph, stages
+from tools.profiling.report import charts
+from tools.profiling.report.blocks import Part, card, grid, section, table
+from tools.profiling.report.flow_sections import flame, gpus, over_time, packets, streams
+from tools.profiling.report.markup import Child, Html, tag
+from tools.profiling.report.stage_sections import batches, engines, graph, stages
 from tools.profiling.table import bound_said
 from tools.profiling.words import (
     age_p99_ms,

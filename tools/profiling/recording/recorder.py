@@ -23,10 +23,10 @@ from pipeline.edge import Item
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
 from pipeline.tracing import Span, Tracer
-from tools.profiling.flame import Sampler
-from tools.profiling.lane import Lane
-from tools.profiling.log import Kind, Log
-from tools.profiling.ranges import Ranges, ranges
+from tools.profiling.recording.flame import Sampler
+from tools.profiling.recording.lane import Lane
+from tools.profiling.recording.log import Kind, Log
+from tools.profiling.recording.ranges import Ranges, ranges
 
 BLOCKED_NS = 100_000  # shorter waits for room are not worth a span
 
