@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from contests.environment import PROGRAMS
+from contests.mediapipe import PEER, mediapipe_python
+from harness import sample_clip
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).parent))
-from peer import PEER, peer_python, sample_clip
 
 from operators.decode import Decode
 from operators.detect import Detect
@@ -32,7 +31,7 @@ from operators.track import Track
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
 
-PEER_PROGRAM = Path(__file__).with_name("mediapipe_peer.py")
+PEER_PROGRAM = PROGRAMS / "mediapipe_frames.py"
 # The original counts 33.333 ms a frame, whatever the clip says, and its filter depends on it.
 PEER_FRAME_NS = 33_333_000
 COLUMNS = (
@@ -46,7 +45,7 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", type=Path, help="the sample clip unless given")
     parser.add_argument("--every", type=int, default=5, help="detect on every n-th frame")
     arguments = parser.parse_args()
-    python = peer_python()
+    python = mediapipe_python()
     table = Table(*COLUMNS, title=f"posestream and {PEER}, blazepose-full")
     for clip in arguments.clips or [sample_clip()]:
         ours, original = run_both(clip, arguments.every, python)

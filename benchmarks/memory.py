@@ -1,21 +1,18 @@
 """Memory over a long run: the sample clip played over and over; growth after the first 1,000 frames.
 
-    python benchmarks/memory.py [--frames 10000] [CLIP]
+    python benchmarks/memory.py [--frames 10000] [--json FILE] [CLIP]
 
 Linux only: it reads /proc. The target is less than 20 MB of growth.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
+import harness
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-from peer import sample_clip
 
 from operators.graphs import load_graph, with_sinks
 from pipeline.run import Run
@@ -28,31 +25,38 @@ def resident_mb() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("clip", nargs="?", type=Path)
-    parser.add_argument("--frames", type=int, default=10_000)
-    arguments = parser.parse_args()
+def main() -> int:
+    parser = harness.parser(__doc__ or "")
+    parser.add_argument("clip", nargs="?", type=Path, help="the sample clip unless given")
+    parser.add_argument("--frames", type=int, default=10_000, help="10,000 unless given")
+    given = parser.parse_args()
+    clip = given.clip or harness.sample_clip()
     with tempfile.TemporaryDirectory() as folder:
-        changes = {"decode.loop": 0, "decode.max_frames": arguments.frames}
+        changes = {"decode.loop": 0, "decode.max_frames": given.frames}
         graph = with_sinks(load_graph("human-lite", changes), {"jsonl_sink": {"dir": folder}})
-        run = Run(graph, {"clip": str(arguments.clip or sample_clip())})
+        run = Run(graph, {"clip": str(clip)})
         run.start()
         samples: list[tuple[int, float]] = []  # frames done, MB
         while not run.wait(0.5):
             samples.append((run.stats().finished, resident_mb()))
         stats = run.finish()
     samples.append((stats.finished, resident_mb()))
-    warm = [mb for done, mb in samples if done >= WARM_FRAMES]
-    for step in range(WARM_FRAMES, arguments.frames + 1, max(arguments.frames // 10, 1)):
+    warm = [mb for done, mb in samples if done >= min(WARM_FRAMES, stats.finished)]
+    rows = []
+    for step in range(WARM_FRAMES, given.frames + 1, max(given.frames // 10, 1)):
         done, mb = next(sample for sample in samples if sample[0] >= min(step, stats.finished))
+        rows.append({"frames": done, "memory_mb": round(mb, 1)})
         print(f"{done:7} frames {mb:8.1f} MB")
     growth = max(warm) - warm[0]
     tenth = max(len(warm) // 10, 1)
     drift = float(np.median(warm[-tenth:]) - np.median(warm[:tenth]))
+    met = growth < TARGET_MB
     print(f"{stats.finished} frames: at most {growth:.1f} MB above frame {WARM_FRAMES}, last tenth against "
-          f"first {drift:+.1f} MB; target: less than {TARGET_MB} MB")  # fmt: skip
+          f"first {drift:+.1f} MB; {'met' if met else 'MISSED'}: less than {TARGET_MB} MB")  # fmt: skip
+    told = {"growth_mb": round(growth, 1), "drift_mb": round(drift, 1), "target_mb": TARGET_MB, "met": met}
+    harness.write(given.json, harness.result(rows, clip=clip.name, **told))
+    return 0 if met else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,20 +1,25 @@
 """What the runtime costs: six stages that pass packets on, beside a bare chain of `queue.Queue`s.
 
-    python benchmarks/runtime.py [--packets 20000]
+    python benchmarks/runtime.py [--packets 20000] [--repeat 5] [--json FILE]
 
 The chain of queues does nothing but hand objects from thread to thread: it is the bound. The runtime on
 top of it times, counts, batches, keeps order and handles errors. Its target is 50 µs a packet and stage.
+
+The last line is of the clocks alone that every call of a stage looks at, whether or not anybody takes a
+profile: how long it worked, computed, and waited for room behind it.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import queue
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+import harness
 
 from pipeline.graph import check_graph
 from pipeline.operator import Operator, Source
@@ -78,31 +83,57 @@ def through_queues(packets: int) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packets", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=5)
-    args = parser.parse_args()
+def clocks(calls: int) -> float:
+    """Seconds for what so many calls of a stage spend on looking at clocks."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        time.monotonic_ns(), time.thread_time_ns()  # it begins …
+        time.monotonic_ns(), time.thread_time_ns()  # … ends …
+        time.monotonic_ns(), time.monotonic_ns()  # … and has handed on what it gives
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = harness.parser(__doc__ or "", repeat=5)
+    parser.add_argument("--packets", type=int, default=20_000, help="20,000 unless given")
+    given = parser.parse_args()
+    bare = f"queue.Queue, {STAGES} threads"
     cases: dict[str, Callable[[], float]] = {
-        f"queue.Queue, {STAGES} threads": lambda: through_queues(args.packets),
-        "posestream, 1 packet a call": lambda: through_runtime(args.packets),
-        "posestream, up to 8 a call": lambda: through_runtime(args.packets, batch=8),
-        "posestream, 2 workers a stage": lambda: through_runtime(args.packets, workers=2),
-        "posestream, 8 streams": lambda: through_runtime(args.packets, streams=8),
+        bare: lambda: through_queues(given.packets),
+        "posestream, 1 packet a call": lambda: through_runtime(given.packets),
+        "posestream, up to 8 a call": lambda: through_runtime(given.packets, batch=8),
+        "posestream, 2 workers a stage": lambda: through_runtime(given.packets, workers=2),
+        "posestream, 8 streams": lambda: through_runtime(given.packets, streams=8),
+        "of it, clocks": lambda: clocks(given.packets * STAGES),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(args.repeat):  # in turn, so that a slow moment of the machine meets all alike
-        for name, case in cases.items():
-            seconds[name].append(case())
-    print(f"{STAGES} stages, edges of {CAPACITY}, {args.packets} packets, median of {args.repeat} runs")
-    print(f"{'':34}{'packets/s':>12}{'µs a packet and stage':>24}{'× the queues':>14}")
-    bare = statistics.median(seconds[next(iter(cases))])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        cost_us = median / args.packets / STAGES * 1e6
-        print(f"{name:34}{args.packets / median:12.0f}{cost_us:24.1f}{median / bare:14.1f}")
-    print(f"target: at most {TARGET_US} µs a packet and stage")
+    seconds = harness.in_turn(cases, given.repeat)
+    rows = [
+        {
+            "case": name,
+            "packets_per_s": round(given.packets / statistics.median(times), 1),
+            "us_a_packet_and_stage": round(statistics.median(times) / given.packets / STAGES * 1e6, 2),
+            "over_queues": round(harness.ratios(times, seconds[bare]).median, 3),
+        }
+        for name, times in seconds.items()
+    ]
+    harness.show(
+        f"{STAGES} stages, edges of {CAPACITY}, {given.packets} packets, median of {given.repeat} runs",
+        ("", "packets/s", "µs a packet and stage", "× the queues"),
+        [
+            [
+                row["case"],
+                f"{row['packets_per_s']:.0f}",
+                f"{row['us_a_packet_and_stage']:.1f}",
+                f"{row['over_queues']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+    met = all(row["us_a_packet_and_stage"] <= TARGET_US for row in rows)
+    print(f"  {'met   ' if met else 'MISSED'}  at most {TARGET_US} µs a packet and stage")
+    harness.write(given.json, harness.result(rows, packets=given.packets, target_us=TARGET_US, met=met))
+    return 0 if met else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

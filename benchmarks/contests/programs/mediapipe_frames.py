@@ -1,6 +1,6 @@
 """Runs in the peer's own environment: raw RGB frames from stdin through the original, landmarks to a file.
 
-    python mediapipe_peer.py WIDTH HEIGHT OUT.npz < frames
+    python mediapipe_frames.py WIDTH HEIGHT OUT.npz < frames
 
 Writes landmarks (F, 33, 3) x px, y px, visibility, and world (F, 33, 3) m; NaN in frames without a pose.
 """

@@ -1,0 +1,45 @@
+"""Runs in the peer's environment: clips through rtmlib, one after another, as its examples do.
+
+    python rtmlib_video.py DETECTOR.onnx WIDTH HEIGHT POSE.onnx WIDTH HEIGHT THREADS SPINNING LOOPS CLIP ...
+
+THREADS of each of its two sessions, 0: as shipped, one a core; SPINNING while they wait, 1: as shipped. The
+detector is RTMDet with its suppression in the graph. A detection on every frame, no tracking, no drawing.
+"""
+
+import sys
+
+import onnxruntime
+import rtmlib
+from measured import frames_of, measure
+
+detector, det_width, det_height, pose, pose_width, pose_height, threads, spinning, loops, *clips = sys.argv[
+    1:
+]
+
+if (threads, spinning) != ("0", "1"):  # it hands no options on
+    session = onnxruntime.InferenceSession
+
+    def tuned(*args, **kwargs):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(threads)
+        options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+        return session(*args, sess_options=options, **kwargs)
+
+    onnxruntime.InferenceSession = tuned
+
+find = rtmlib.RTMDet(detector, (int(det_width), int(det_height)))
+estimate = rtmlib.RTMPose(pose, (int(pose_width), int(pose_height)))
+
+
+def work():
+    frames = persons = 0
+    for clip in clips:
+        for frame in frames_of(clip, int(loops)):
+            boxes = find(frame)
+            if len(boxes):  # without boxes, rtmlib takes the whole picture for a person
+                estimate(frame, bboxes=boxes)
+            frames, persons = frames + 1, persons + len(boxes)
+    return frames, persons
+
+
+measure(work)

@@ -1,0 +1,127 @@
+"""What the benchmarks share: measuring in turn, tables, and JSON that tells where it was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from engines.assets import fetch
+from engines.clips import available_clips, load_clip
+from tools.profiling.machine import this_machine
+
+T = TypeVar("T")
+
+
+def parser(doc: str, repeat: int | None = None) -> argparse.ArgumentParser:
+    """The command line of a benchmark, with `--json`, and with `--repeat` where it measures in turn."""
+    summary, _, more = doc.partition("\n")
+    made = argparse.ArgumentParser(
+        description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    if repeat:
+        made.add_argument("--repeat", type=int, default=repeat, help=f"rounds; {repeat} unless given")
+    return made
+
+
+def result(
+    rows: Sequence[Mapping[str, Any]], *, versions: Mapping[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """The document of a benchmark: the command on top, the time, the machine, `more`, and the rows.
+
+    Args:
+        rows: what was measured, one a line of the table; anything that JSON can hold.
+        versions: of the peers, as the machine's own know nothing of them.
+        more: what holds for all rows.
+    """
+    machine = this_machine().model_dump(exclude_none=True)
+    machine["versions"] |= versions or {}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": command(), "at": now, "machine": machine, **more, "rows": list(rows)}
+
+
+def write(path: Path | None, document: Mapping[str, Any]) -> None:
+    """Keep a document as JSON; without a path, nothing."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def command() -> str:
+    """What was typed; of files elsewhere only the names, since where they lie is nobody's business."""
+    words = [_inside(word) for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def _inside(word: str) -> str:
+    path = Path(word)
+    return path.name if path.is_absolute() or ".." in path.parts else word
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; all columns but the first are figures."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some figures: their median, and the lowest and highest of them."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Self:
+        return cls(statistics.median(figures), min(figures), max(figures))
+
+    def told(self, form: str = "{:.3g}", scale: float = 1.0) -> str:
+        """The median, and in brackets the two others where they differ from it."""
+        median, low, high = (form.format(scale * value) for value in (self.median, self.low, self.high))
+        return median if low == high else f"{median} ({low} to {high})"
+
+    def __str__(self) -> str:
+        return self.told()
+
+
+def in_turn(cases: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Measure all cases once, then all again: a slow moment of the machine meets them alike.
+
+    Every second round goes backwards, so that none always comes right behind the same other.
+    """
+    found: dict[str, list[T]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name in list(cases)[:: -1 if number % 2 else 1]:
+            found[name].append(cases[name]())
+    return found
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours over theirs, round by round; the median of those, not of either side's figures."""
+    return Spread.of([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
+def sample_clip(name: str = "single-person") -> Path:
+    """A sample clip, fetched on first use."""
+    return fetch(load_clip(name).asset)
+
+
+def sample_clips() -> list[Path]:
+    """All sample clips, fetched on first use."""
+    return [sample_clip(name) for name in available_clips()]
