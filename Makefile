@@ -38,7 +38,7 @@ check: test lint types
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/runtime.py
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/peers.py --only mediapipe --streams 1,4 --repeat 1
 
 # The stamps make every second call start at once, and work without a network.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python

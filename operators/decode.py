@@ -135,7 +135,8 @@ class Decode(Source):
             self._topic.finished(packet)
 
     def close(self) -> None:
-        """Give back what a topic has opened."""
+        """Give back what a topic has opened, and the decoder with its pictures."""
+        self._camera = None
         if self._topic:
             self._topic.close()
 

@@ -293,11 +293,17 @@ def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
     saves a scaler's set-up for each; its threads would only take cores from the decoder's. 0.8 ms for
     1080x1920 on one core, where cv2.cvtColor on the planes takes 1.4 and knows nothing but BT.601.
     """
-    if not hasattr(_scalers, "reformatter"):
-        _scalers.reformatter = VideoReformatter()
-    image = _scalers.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    image = _scaler().reformat(frame, format="rgb24", threads=1).to_ndarray()
     # FFmpeg pads rows to 64 bytes: widths such as 1080 need a copy here; 1920, 1280 and 640 do not.
     return np.ascontiguousarray(_upright(image, matrix))
+
+
+def _scaler() -> VideoReformatter:
+    """This thread's own. One that a frame makes for itself has a thread a core, for as long as it lives."""
+    if not hasattr(_scalers, "reformatter"):
+        _scalers.reformatter = VideoReformatter()
+    scaler: VideoReformatter = _scalers.reformatter
+    return scaler
 
 
 class DisplayMatrix:
@@ -316,7 +322,7 @@ class DisplayMatrix:
         """The matrix (9,) int32 of this frame."""
         if frame.rotation != self._rotation:
             self._rotation = frame.rotation
-            side_data: Any = frame.reformat(width=16, height=16).side_data
+            side_data: Any = _scaler().reformat(frame, width=16, height=16, threads=1).side_data
             found = side_data.get("DISPLAYMATRIX")
             self._matrix = None if found is None else np.frombuffer(found, np.int32).copy()
         return self._matrix

@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from pipeline.join import Joiner
-from pipeline.metrics import Losses
+from pipeline.metrics import Losses, forget_losses
 from pipeline.packet import End, Event, Packet
 
 Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
@@ -210,6 +210,11 @@ class Inbox:
         empty = all(lane.closed and not lane.turns for lane in self.lanes) and not self._joined
         return empty or (self._aborted and all(lane.closed for lane in self.lanes))
 
+    @property
+    def joins(self) -> bool:
+        """Whether packets of several inputs wait here for each other."""
+        return self._joiner is not None
+
     def close(self, lane: Lane) -> None:
         """No more items will come on this lane."""
         with self._lock:
@@ -224,6 +229,12 @@ class Inbox:
                 lane.discard("aborted")
             self._not_full.notify_all()
             self._not_empty.notify_all()
+
+    def forget(self, streams: Collection[str]) -> None:
+        """These streams have ended long ago; what was lost of them is no longer told by stream."""
+        with self._lock:
+            for lane in self.lanes:
+                forget_losses(lane.dropped, streams)
 
     def counts(self, lane_index: int) -> tuple[int, int, int, Losses]:
         """(received, delivered, in flight, dropped) of a lane, all of one moment."""
@@ -265,6 +276,13 @@ class Edge:
                 used = Counter(id(lane) for _, lane in self._lane_of.values())
                 self._lane_of[stream] = min(self._lanes, key=lambda entry: used[id(entry[1])])
             return self._lane_of[stream]
+
+    def room(self, streams: int) -> int | None:
+        """How many packets of so many streams it holds when full; None where more wait to be joined."""
+        if any(inbox.joins for inbox, _ in self._lanes):
+            return None
+        lane = self._lanes[0][1]  # all are alike
+        return lane.capacity * (min(streams, len(self._lanes)) if lane.policy == "block" else streams)
 
     def close(self) -> None:
         """The producer has finished."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pipeline.metrics import (
     EdgeStats,
     Histogram,
     Losses,
+    PastStreams,
     RunStats,
     StageStats,
     StreamStats,
     WorkerMetrics,
+    losses_since,
 )
 
 T = TypeVar("T")
@@ -105,7 +107,7 @@ class EdgeFigures:
             self.received - before.received,
             self.delivered - before.delivered,
             self.in_flight,
-            self.dropped - before.dropped,
+            losses_since(self.dropped, before.dropped),
         )
 
     def stats(self) -> EdgeStats:
@@ -158,6 +160,16 @@ class StreamFigures:
         )
 
 
+def together(streams: Sequence[StreamFigures]) -> PastStreams:
+    """The sums of these streams."""
+    return PastStreams(
+        len(streams),
+        sum(stream.read for stream in streams),
+        sum(stream.finished for stream in streams),
+        sum(stream.instances for stream in streams),
+    )
+
+
 @dataclass(frozen=True)
 class RunFigures:
     """A run, or the share of it that is in one process."""
@@ -169,6 +181,7 @@ class RunFigures:
     stages: list[StageFigures]
     edges: list[EdgeFigures]
     streams: list[StreamFigures]
+    past: PastStreams = field(default_factory=PastStreams)
 
     @classmethod
     def none(cls, run_id: str, graph: str) -> RunFigures:
@@ -186,11 +199,14 @@ class RunFigures:
             stages=[StageFigures.add(same) for same in zip(*(part.stages for part in parts), strict=True)],
             edges=[EdgeFigures.add(same) for same in zip(*(part.edges for part in parts), strict=True)],
             streams=[stream for part in parts for stream in part.streams],
+            past=sum((part.past for part in parts), PastStreams()),
         )
 
     def since(self, before: RunFigures) -> RunFigures:
         """What was done after `before`, in figures of the same run."""
         known = {stream.name: stream for stream in before.streams}
+        same = {s.name for s in self.streams if s.name in known and s.read >= known[s.name].read}
+        gone = [stream for stream in before.streams if stream.name not in same]  # ended, and forgotten
         return RunFigures(
             run_id=self.run_id,
             graph=self.graph,
@@ -199,9 +215,9 @@ class RunFigures:
             stages=[now.since(then) for now, then in zip(self.stages, before.stages, strict=True)],
             edges=[now.since(then) for now, then in zip(self.edges, before.edges, strict=True)],
             streams=[
-                stream.since(known[stream.name]) if stream.name in known else stream
-                for stream in self.streams
+                stream.since(known[stream.name]) if stream.name in same else stream for stream in self.streams
             ],
+            past=self.past - before.past - together(gone),
         )
 
     def stats(self) -> RunStats:
@@ -218,6 +234,7 @@ class RunFigures:
             stages=[stage.stats(self.run_ns) for stage in self.stages],
             edges=[edge.stats() for edge in self.edges],
             streams=[stream.stats(lost[stream.name]) for stream in self.streams],
+            past=self.past,
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import astuple, dataclass, field
 from itertools import accumulate
 
-Losses = Counter[tuple[str, str]]  # (stream, reason): packets
+Losses = Counter[tuple[str, str]]  # (stream, reason): packets; "" for all streams of the past
 
 _SUB_BITS = 3  # eight buckets an octave: percentiles are right to within 6 %
 _BUCKETS = 64 << _SUB_BITS
@@ -32,14 +32,15 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Add all durations of another histogram."""
-        self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
-        self.count += other.count
-        self.total_ns += other.total_ns
+        if other.count:
+            self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
+            self.count += other.count
+            self.total_ns += other.total_ns
 
     def copy(self) -> Histogram:
         """The same durations, in a histogram of their own."""
         copied = Histogram()
-        copied.merge(self)
+        copied._counts, copied.count, copied.total_ns = self._counts.copy(), self.count, self.total_ns
         return copied
 
     def since(self, before: Histogram) -> Histogram:
@@ -76,6 +77,19 @@ class Histogram:
 def _bucket(ns: int) -> int:
     shift = max(ns.bit_length() - _SUB_BITS - 1, 0)
     return (shift << _SUB_BITS) + (ns >> shift)
+
+
+def forget_losses(losses: Losses, streams: Collection[str]) -> None:
+    """Count the losses of these streams among those of the past."""
+    for stream, reason in [key for key in losses.copy() if key[0] in streams]:
+        losses["", reason] += losses.pop((stream, reason))
+
+
+def losses_since(now: Losses, before: Losses) -> Losses:
+    """What was lost after `before`; below 0 for a stream whose losses count among those of the past since."""
+    lost = now.copy()
+    lost.subtract(before)
+    return Counter({key: packets for key, packets in lost.items() if packets})
 
 
 class WorkerMetrics:
@@ -115,7 +129,7 @@ class WorkerMetrics:
         for name in ("packets_in", "packets_out", "busy_ns", "cpu_ns", "blocked_ns"):
             setattr(done, name, getattr(self, name) - getattr(before, name))
         done.batches = self.batches - before.batches
-        done.dropped = self.dropped - before.dropped
+        done.dropped = losses_since(self.dropped, before.dropped)
         done.wait = self.wait.since(before.wait)
         done.latency = self.latency.since(before.latency)
         return done
@@ -175,6 +189,22 @@ class StreamStats:
 
 
 @dataclass(frozen=True)
+class PastStreams:
+    """All streams together that ended too long ago to be told of one by one."""
+
+    streams: int = 0
+    read: int = 0
+    finished: int = 0
+    instances: int = 0
+
+    def __add__(self, other: PastStreams) -> PastStreams:
+        return PastStreams(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: PastStreams) -> PastStreams:
+        return PastStreams(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
 class RunStats:
     """A whole run, at one moment or at its end."""
 
@@ -185,11 +215,12 @@ class RunStats:
     stages: list[StageStats] = field(default_factory=list)
     edges: list[EdgeStats] = field(default_factory=list)
     streams: list[StreamStats] = field(default_factory=list)
+    past: PastStreams = field(default_factory=PastStreams)
 
     @property
     def finished(self) -> int:
         """Packets of all streams that have left every last stage."""
-        return sum(stream.finished for stream in self.streams)
+        return sum(stream.finished for stream in self.streams) + self.past.finished
 
     @property
     def fps(self) -> float:

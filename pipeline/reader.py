@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from pipeline.edge import Edge, Item
 from pipeline.metrics import WorkerMetrics
@@ -15,6 +16,13 @@ from pipeline.packet import End, Event, Packet
 from pipeline.tracing import Span, Tracer
 
 EVENTS_KEPT = 100  # for whoever asks what happened to a source
+
+
+class Numbers(NamedTuple):
+    """With which the packets of a source begin."""
+
+    seq: int
+    epoch: int
 
 
 class Reader:
@@ -39,6 +47,7 @@ class Reader:
     ):
         self.stream, self.uri, self.operator, self.expected = stream, uri, operator, expected
         self.first_seq = self.first_epoch = 0
+        self.read_before = 0  # packets, of its own stream
         self.metrics = WorkerMetrics()
         self.packets: Counter[str] = Counter()  # stream: packets; one stream as a rule
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -50,10 +59,19 @@ class Reader:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def next(self) -> Numbers:
+        """Where the next reader of this name goes on."""
+        return Numbers(self.first_seq + self.packets[self.stream], self.first_epoch + 1)
+
+    def go_on_at(self, numbers: Numbers) -> None:
+        """Go on with the numbers of a reader that had this name before, of which nothing else is known."""
+        self.first_seq, self.first_epoch = numbers
+
     def go_on_from(self, before: Reader) -> None:
         """Go on from the reader that had this name before: its numbers and what it counted only ever grow."""
-        self.first_seq = before.first_seq + before.packets[self.stream]
-        self.first_epoch = before.first_epoch + 1
+        self.go_on_at(before.next)
+        self.read_before = before.read_before + before.packets[self.stream]
         self.metrics = before.metrics
         self.events.extend(before.events)
         self.operator.counters.update(before.operator.counters)
@@ -67,6 +85,16 @@ class Reader:
     def reading(self) -> bool:
         """Whether it is at work."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def over(self) -> bool:
+        """Whether it was at work, and will not be again."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    @property
+    def streams(self) -> list[str]:
+        """Those it has given packets of; before the first, and as a rule, the one of its own name."""
+        return sorted(self.packets) or [self.stream]
 
     def stop(self) -> None:
         """Read no more; what was read is finished."""
@@ -91,6 +119,7 @@ class Reader:
                 metrics.blocked_ns += time.monotonic_ns() - now
                 if tracer:
                     tracer.handed_on(self._stage, self.stream, now)
+                del item  # else its picture would stay in memory until the next has come
                 if self._stopped.is_set():
                     break
                 start, cpu_start = self._enter()

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pipeline.edge import Edge, Inbox, Item, Lane, Policy
@@ -18,6 +18,7 @@ from pipeline.metrics import Histogram, RunStats
 from pipeline.operator import RunInfo, Source
 from pipeline.pace import Pace
 from pipeline.packet import End, Event, Packet
+from pipeline.past import Past
 from pipeline.reader import Reader
 from pipeline.running import Running
 from pipeline.split import SplitRun, processes_for
@@ -28,6 +29,7 @@ _log = logging.getLogger("posestream.run")
 
 CAPACITY = 4  # packets on an edge, unless the graph says otherwise
 JOIN_MAX = 64  # live: frames of a stream that wait for their other parts; files wait for each other instead
+OVER_KEPT = 100  # sources that are over whose streams are still told of one by one
 CAPACITY_BEHIND_CAMERA = 2  # of each stream: a frame that comes early, or two at once, costs none
 
 
@@ -95,6 +97,7 @@ class Run(Running):
         self._edges: list[Edge] = []
         self._stages: list[Stage] = []
         self._finished: dict[str, dict[str, _Finished]] = {}  # last stage: stream: what has left
+        self._past = Past()
         self._wire(streams=None if keep_open else len(sources or {}))
         for stream, uri in (sources or {}).items():
             self._readers[stream] = self._reader(stream, uri)
@@ -189,9 +192,34 @@ class Run(Running):
                 raise ConfigError(f"a source named {stream!r} is already being read")
             if known:
                 reader.go_on_from(known)
+                del self._readers[stream]  # so that the newest is the last
+            elif numbers := self._past.numbers.get(stream):
+                reader.go_on_at(numbers)
             self._readers[stream] = reader
             self._reading += 1
+            self._forget()
         reader.start(self._info_for(self._reading))
+
+    def _forget(self) -> None:
+        """Keep only sums of what is over for longest, else a run of years would fill the memory."""
+        over = [reader for reader in self._readers.values() if self._is_over(reader)]
+        for reader in over[:-OVER_KEPT]:
+            del self._readers[reader.stream]
+            streams = reader.streams
+            self._past.add(reader, [self._stream_figures(reader, stream) for stream in streams])
+            for ends in self._finished.values():
+                for stream in streams:
+                    ends.pop(stream, None)
+            for stage in self._stages:
+                stage.forget(streams)
+
+    def _is_over(self, reader: Reader) -> bool:
+        """Whether a source will give nothing any more, and all that it gave has left the graph."""
+        return reader.over and all(self._has_ended(stream) for stream in reader.streams)
+
+    def _has_ended(self, stream: str) -> bool:
+        """Whether a stream is over at every last stage."""
+        return all(stream in ends and ends[stream].ended for ends in self._finished.values())
 
     def remove_source(self, stream: str) -> None:
         """Detach a source: what was read of it is finished, then its stream ends.
@@ -314,10 +342,14 @@ class Run(Running):
                 done = streams[item.stream]
                 done.ended = isinstance(item, End)
                 if isinstance(item, End):
+                    self._let_go(item.stream)
                     continue
                 done.packets += 1
                 done.instances += len(item.instances) if item.instances is not None else 0
                 done.age.record(now - item.entered_ns)
+                if len(self._finished) == 1:  # so that no picture has to be kept
+                    oldest[item.stream] = item
+                    continue
                 done.newest = item
                 if (packet := self._left_all(item.stream)) is not None:
                     oldest[item.stream] = packet
@@ -326,6 +358,12 @@ class Run(Running):
             for reader in readers:
                 if stream in reader.packets:
                     reader.operator.finished(packet)
+
+    def _let_go(self, stream: str) -> None:
+        """Keep no packet of a stream that is over at every last stage."""
+        if self._has_ended(stream):
+            for ends in self._finished.values():
+                ends[stream].newest = None
 
     def _left_all(self, stream: str) -> Packet | None:
         """The newest packet of a stream that has left every last stage."""
@@ -343,15 +381,16 @@ class Run(Running):
         started = self._started or now
         with self._lock:
             readers = list(self._readers.values())
-        decoding = StageFigures.of(
-            self._source_node.name, [r.metrics for r in readers], [r.operator.counters for r in readers]
-        )
-        with self._lock:
+            past, work, counters = self._past.streams, self._past.work, self._past.counters
             streams = [
-                self._stream_figures(reader, stream)
-                for reader in readers
-                for stream in sorted(reader.packets) or [reader.stream]
+                self._stream_figures(reader, stream) for reader in readers for stream in reader.streams
             ]
+        decoding = StageFigures.of(
+            self._source_node.name,
+            [work, *(reader.metrics for reader in readers)],
+            [counters, *(reader.operator.counters for reader in readers)],
+        )
+        decoding = replace(decoding, workers=len(readers))
         return RunFigures(
             run_id=self.info.id,
             graph=self.graph.name,
@@ -360,7 +399,12 @@ class Run(Running):
             stages=[decoding, *(stage.figures() for stage in self._stages)],
             edges=[EdgeFigures(f"{edge.producer} → {edge.consumer}", *edge.counts()) for edge in self._edges],
             streams=streams,
+            past=past,
         )
+
+    def room(self, streams: int) -> list[int | None]:
+        """How many packets of so many streams each edge holds when full, in the order of `figures`."""
+        return [edge.room(streams) for edge in self._edges]
 
     def _stream_figures(self, reader: Reader, stream: str) -> StreamFigures:
         ends = [streams.get(stream, _Finished()) for streams in self._finished.values()]
@@ -368,7 +412,7 @@ class Run(Running):
         return StreamFigures(
             name=stream,
             source=reader.stream,
-            read=reader.first_seq + reader.packets[stream],
+            read=reader.packets[stream] + (reader.read_before if stream == reader.stream else 0),
             expected=reader.expected,
             finished=slowest.packets,
             instances=slowest.instances,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from pipeline.edge import Edge, Inbox, Item, Taken
 from pipeline.errors import PipelineError, RunError
 from pipeline.figures import StageFigures
 from pipeline.join import merge
-from pipeline.metrics import WorkerMetrics
+from pipeline.metrics import WorkerMetrics, forget_losses
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import End, Event, Packet
 from pipeline.tracing import Span, Tracer
@@ -112,6 +112,13 @@ class Stage:
         """What this stage has done so far."""
         return StageFigures.of(self.name, self.metrics, [operator.counters for operator in self.operators])
 
+    def forget(self, streams: Collection[str]) -> None:
+        """These streams have ended long ago; what was lost of them is no longer told by stream."""
+        for inbox in self.inboxes:
+            inbox.forget(streams)
+        for metrics in self.metrics:  # their own threads count other streams meanwhile
+            forget_losses(metrics.dropped, streams)
+
     def _work(self, worker: int) -> None:
         operator = self.operators[worker]
         inbox = self.inboxes[worker % len(self.inboxes)]
@@ -147,6 +154,7 @@ class Stage:
             metrics.blocked_ns += time.monotonic_ns() - done
             if tracer:
                 tracer.handed_on(self.name, worker, done)
+            del taken, batch, results  # else their pictures would stay in memory until more has come
 
     def _open(self, operator: Operator) -> bool:
         try:

@@ -6,6 +6,7 @@ import random
 import threading
 from fractions import Fraction
 from itertools import islice, pairwise
+from pathlib import Path
 
 import av
 import cv2
@@ -15,6 +16,7 @@ import pytest
 from operators.decode import Decode, probe
 from pipeline.errors import OptionError, SourceError
 
+TASKS = Path("/proc/self/task")
 WIDTH, HEIGHT, FPS = 64, 48, 30
 MS = Fraction(1, 1000)
 # Corners of a picture: red, green / blue, white, in RGB.
@@ -406,6 +408,15 @@ def test_two_streams_of_one_operator_at_once(videos):
         thread.join(30)
     for kind in KINDS[:2]:
         assert found[kind] == [(kind[1], i, i % 50) for i in range(200)]
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="threads of libraries are only seen in Linux's /proc")
+def test_one_thread_means_no_other(videos):
+    frames = Decode(threads=1).read("cam", str(next(iter(videos.values()))))
+    before = len(list(TASKS.iterdir()))
+    pictures = [packet.picture for packet in islice(frames, 3)]
+    assert len(pictures) == 3
+    assert len(list(TASKS.iterdir())) <= before
 
 
 def test_frames_do_not_wait_for_the_garbage_collector(videos):

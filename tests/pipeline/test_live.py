@@ -175,3 +175,18 @@ def test_packets_set_aside_in_a_row_are_told_of_once(caplog):
     assert caplog.messages == [
         "set aside a frame 10: ValueError: bad frame 10", "a goes on; 30 frames were set aside"
     ]  # fmt: skip
+
+
+def test_an_edge_tells_how_much_it_holds():
+    by_stream = {"by_stream": {"op": "same_by_stream", "workers": 3, "batch": {"max": 5}, "after": "other"}}
+    live = Run(toys.graph("script", **FORKED, **by_stream), live=True, keep_open=True)
+    names = [edge.name for edge in live.figures().edges]
+    assert dict(zip(names, live.room(4), strict=True)) == {
+        "script → fork": 8,  # 2 of each stream
+        "script → other": 4,  # as it says, 1 of each stream
+        "fork → diary": None,
+        "other → diary": None,
+        "other → by_stream": 15,  # of all streams together, but each worker has its own
+        "by_stream → collect": 1,
+    }
+    assert live.room(1)[names.index("other → by_stream")] == 5  # a stream stays with its worker

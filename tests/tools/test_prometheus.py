@@ -136,6 +136,30 @@ def test_counters_never_fall_when_a_source_comes_again():
     assert run.wait(20)
 
 
+def test_sums_over_all_streams_never_fall(monkeypatch):
+    monkeypatch.setattr("pipeline.run.OVER_KEPT", 1)
+    run = Run(camera_graph(slow_ms=15), live=True, keep_open=True)
+    run.start()
+    try:
+        for number in range(1, 5):
+            run.add_source(f"visitor{number}", "200@30")
+            deadline = time.monotonic() + 20
+            while run.sources() or not run._has_ended(f"visitor{number}"):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            found, stats = samples(run), run.stats()
+            summed = {
+                what: sum(n for key, n in found.items() if key[0] == f"posestream_stream_{what}_frames_total")
+                for what in ("read", "finished", "dropped")
+            }
+            assert summed == {"read": 30 * number, "finished": stats.finished, "dropped": stats.dropped}
+        assert found["posestream_stream_read_frames_total", ""] == 60
+        assert ("posestream_stream_read_frames_total", "visitor1") not in found
+    finally:
+        run.stop()
+    assert run.wait(20)
+
+
 def test_the_dashboard_asks_only_for_what_is_there(ended):
     dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "posestream.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]

@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 import time
+import weakref
 
 import av
 import cv2
@@ -40,6 +41,16 @@ def whole(packets):
     """Whether no frame is missing between these packets of a looped clip."""
     numbers = [number_of(packet.image) for packet in packets]
     return all(b == (a + 1) % FRAMES for a, b in itertools.pairwise(numbers))
+
+
+def test_a_camera_that_is_closed_keeps_no_decoder():
+    with http_server(send_pictures) as url:
+        decode = live_decode()
+        assert next(decode.read("yard", url)).picture is not None
+        camera = weakref.ref(decode._camera)
+        decode.stop()
+        decode.close()
+        until(lambda: gc.collect() and camera() is None, "end of the camera")
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])

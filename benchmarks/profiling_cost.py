@@ -1,0 +1,190 @@
+"""What profiling itself costs: one run in which recording is switched off, on, and on with the trace.
+
+    python benchmarks/profiling_cost.py [CLIP …] [--streams 1,4] [--blocks 60] [--segment 1.5] [--runs 6]
+                                        [--graph human-lite] [--json FILE]
+
+The run plays the clips over and over, in one process, with the recorder of `posestream profile`. Each block
+has a segment of each kind, in an order that changes from block to block; its segments are compared with
+each other alone, so that what drifts (the machine's clock, the scene) meets all alike. Told are the medians
+over the blocks and their 95 % confidence intervals (bootstrap) of what is added to the time a frame takes
+(one over frames/s) and to the processor time a frame takes. Recording is all that `profile` does while it
+measures: calls, engines, stacks of threads, use of the machine.
+
+Beside it, --runs short runs in turn, with a recorder that is switched off and without any: what it costs to
+be there. What a run counts of itself at all times is part of both; benchmarks/runtime.py measures that.
+
+Exit code 1 if recording adds more than 2 % to the time a frame takes, or more than 5 % with the trace.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+
+from operators.graphs import load_graph, with_sinks
+from pipeline.figures import RunFigures
+from pipeline.run import Run
+from pipeline.tracing import Tracer
+from tools.profiling.gpus import load_nvml
+from tools.profiling.recording.recorder import Recorder
+from tools.profiling.session import SAMPLE_HZ
+from tools.profiling.use import UseSampler
+
+OFF, ON, TRACED = "off", "recording", "with trace"
+KINDS = (OFF, ON, TRACED)
+TARGETS = {ON: 0.02, TRACED: 0.05}
+WARM_S, SETTLE_S = 5.0, 0.2
+COLUMNS = ("", "streams", "time a frame", "95 %", "CPU a frame", "95 %", "pairs", "target")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a run."""
+
+    fps: float
+    cpu_ms: float  # of the process, a frame
+
+    @classmethod
+    def of(cls, window: RunFigures) -> Segment:
+        frames = max(sum(stream.finished for stream in window.streams), 1)
+        return cls(frames / window.run_ns * 1e9, window.cpu_ns / frames / 1e6)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A share of what there is without it: the median of the pairs, and where that lies for 95 %."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> Cost:
+        """Of ratios to what there is without it."""
+        costs = np.array(ratios) - 1
+        drawn = np.random.default_rng(0).choice(costs, (2000, len(costs)))
+        low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+        return cls(float(np.median(costs)), float(low), float(high))
+
+    def cells(self) -> list[str]:
+        """For a table."""
+        return [f"{self.median:+.1%}", f"{self.low:+.1%} to {self.high:+.1%}"]
+
+
+def main() -> int:
+    parser = harness.parser(__doc__ or "")
+    parser.add_argument("clips", nargs="*", type=Path, help="the sample clip unless given")
+    parser.add_argument("--streams", default="1,4", help="1,4 unless given")
+    parser.add_argument("--blocks", type=int, default=60, help="60 unless given")
+    parser.add_argument("--segment", type=float, default=1.5, help="seconds; 1.5 unless given")
+    parser.add_argument("--runs", type=int, default=6, help="pairs of runs with and without; 6 unless given")
+    parser.add_argument("--graph", default="human-lite", help="human-lite unless given")
+    given = parser.parse_args()
+    clips = given.clips or [harness.sample_clip()]
+    rows: list[dict[str, Any]] = []
+    for streams in (int(number) for number in given.streams.split(",")):
+        sources = {f"s{number}": str(clip) for number, clip in enumerate(islice(cycle(clips), streams))}
+        blocks = switched(given.graph, sources, given.blocks, given.segment)
+        rows += [row(kind, streams, [(b[kind], b[OFF]) for b in blocks]) for kind in (ON, TRACED)]
+        pairs = apart(given.graph, sources, given.runs, 4 * given.segment)
+        rows.append(row("a recorder that is off", streams, pairs))
+    harness.show(f"{given.graph}: what profiling costs", COLUMNS, [cells(found) for found in rows])
+    harness.write(given.json, harness.result(rows, segment_s=given.segment))
+    return 0 if all(found["met"] is not False for found in rows) else 1
+
+
+def switched(graph: str, sources: dict[str, str], blocks: int, segment_s: float) -> list[dict[str, Segment]]:
+    """One run with so many blocks; of each its segments, by kind."""
+    orders = cycle(itertools.permutations(KINDS))
+    found: list[dict[str, Segment]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder), trace=True, sample_hz=SAMPLE_HZ)
+        with running(graph, sources, recorder) as run:
+            for number, order in enumerate(islice(orders, blocks)):
+                found.append({kind: segment(run, recorder, kind, segment_s) for kind in order})
+                print(f"\r{len(sources)} streams: block {number + 1} of {blocks}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    return found
+
+
+def segment(run: Run, recorder: Recorder, kind: str, seconds: float) -> Segment:
+    """Let the run go on for a while, with the recorder switched like this."""
+    recorder.active, recorder.trace = kind != OFF, kind == TRACED
+    use = UseSampler(lambda: run.stats().finished, load_nvml()) if recorder.active else None
+    run.wait(SETTLE_S)
+    before = run.figures()
+    if use:
+        use.start()
+    run.wait(seconds)
+    window = run.figures().since(before)
+    if use:
+        use.stop()
+    return Segment.of(window)
+
+
+def apart(graph: str, sources: dict[str, str], pairs: int, seconds: float) -> list[tuple[Segment, Segment]]:
+    """Runs with a recorder that is switched off, each beside one without."""
+
+    def once(recorder: Recorder | None) -> Segment:
+        if recorder:
+            recorder.active = False
+        with running(graph, sources, recorder) as run:
+            before = run.figures()
+            run.wait(seconds)
+            return Segment.of(run.figures().since(before))
+
+    with tempfile.TemporaryDirectory() as folder:
+        cases: dict[str, Callable[[], Segment]] = {
+            "with": lambda: once(Recorder(Path(folder), sample_hz=SAMPLE_HZ)),
+            "without": lambda: once(None),
+        }
+        found = harness.in_turn(cases, pairs)
+    return list(zip(found["with"], found["without"], strict=True))
+
+
+@contextmanager
+def running(graph: str, sources: dict[str, str], tracer: Tracer | None) -> Iterator[Run]:
+    """A run that is warm, and ends behind the `with`."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = with_sinks(load_graph(graph, {"decode.loop": 0}), {"jsonl_sink": {"dir": folder}})
+        run = Run(loaded, sources, tracer=tracer)
+        run.start()
+        run.wait(WARM_S)
+        yield run
+        run.stop()
+        run.finish()
+
+
+def row(what: str, streams: int, pairs: Sequence[tuple[Segment, Segment]]) -> dict[str, Any]:
+    """A row of the document: these segments, each beside one without."""
+    slower = Cost.of([without.fps / one.fps for one, without in pairs])
+    dearer = Cost.of([one.cpu_ms / without.cpu_ms for one, without in pairs])
+    target = TARGETS.get(what)
+    return {
+        "what": what, "streams": streams, "pairs": len(pairs), "time_a_frame": asdict(slower),
+        "cpu_a_frame": asdict(dearer), "target": target,
+        "met": None if target is None else slower.median <= target,
+        "fps": float(np.median([one.fps for one, _ in pairs])),
+        "fps_without": float(np.median([without.fps for _, without in pairs])),
+    }  # fmt: skip
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """For the table."""
+    told = "" if row["met"] is None else f"{row['target']:.0%} {'met' if row['met'] else 'MISSED'}"
+    slower, dearer = Cost(**row["time_a_frame"]), Cost(**row["cpu_a_frame"])
+    return [row["what"], str(row["streams"]), *slower.cells(), *dearer.cells(), str(row["pairs"]), told]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
