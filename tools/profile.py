@@ -93,7 +93,7 @@ def profile(
             help="How often to look where the Python of each stage is; 0: no flame graph, no places.",
             rich_help_panel=MEASURE,
         ),
-    ] = 50.0,
+    ] = 20.0,
     out: Annotated[
         Path | None,
         typer.Option(

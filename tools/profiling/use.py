@@ -13,7 +13,7 @@ import psutil  # type: ignore[import-untyped]
 from tools.profiling.gpus import GpuSampler
 from tools.profiling.profile import Moment, Use
 
-EVERY_S = 0.5
+EVERY_S = 1.0
 MB = 1e6
 
 
@@ -21,7 +21,6 @@ class _Sample(NamedTuple):
     at_s: float  # monotonic
     cpu_s: dict[int, float]  # process: its processor time
     all_s: float | None  # processor time of all processes
-    ready_s: dict[str, float] | None  # thread: how long it was ready to run, and had no processor
     memory_mb: float
     frames: int
 
@@ -38,11 +37,13 @@ class UseSampler:
         self._frames, self._every_s = frames, every_s
         self._gpus = GpuSampler(nvml) if nvml else None
         self._samples: list[_Sample] = []
+        self._ready_s: dict[str, float] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="use", daemon=True)
 
     def start(self) -> None:
         """Begin to sample."""
+        self._ready_s = _ready_s(_processes())
         self._take()
         self._thread.start()
 
@@ -57,12 +58,13 @@ class UseSampler:
             for before, now in zip(self._samples, self._samples[1:], strict=False)
         ]
         whole = _moment(first.at_s, first, last)
+        ready_s = _ready_s(_processes())  # of many files, so only at the start and here
         return Use(
             cores=whole.cores,
             cores_all=whole.cores_all,
             memory_mb=max(sample.memory_mb for sample in self._samples),
             memory_before_mb=self.memory_before_mb,
-            starved=_starved(first, last),
+            starved=_starved(self._ready_s, ready_s, last.at_s - first.at_s),
             gpus=self._gpus.use(last.frames - first.frames) if self._gpus else [],
             moments=moments,
         )
@@ -79,7 +81,6 @@ class UseSampler:
                 time.monotonic(),
                 times,
                 _all_cpu_s(),
-                _ready_s(processes),
                 memory_mb(processes),
                 self._frames(),
             )
@@ -102,12 +103,12 @@ def _moment(began_s: float, before: _Sample, now: _Sample) -> Moment:
     )
 
 
-def _starved(before: _Sample, now: _Sample) -> float | None:
+def _starved(before: dict[str, float] | None, now: dict[str, float] | None, seconds: float) -> float | None:
     """How many threads, in the mean, were ready to run and had no processor."""
-    if before.ready_s is None or now.ready_s is None:
+    if before is None or now is None:
         return None
-    waited_s = sum(max(spent - before.ready_s.get(thread, 0.0), 0.0) for thread, spent in now.ready_s.items())
-    return waited_s / max(now.at_s - before.at_s, 1e-9)
+    waited_s = sum(max(spent - before.get(thread, 0.0), 0.0) for thread, spent in now.items())
+    return waited_s / max(seconds, 1e-9)
 
 
 def _processes() -> list[psutil.Process]:
@@ -138,7 +139,7 @@ def _cpu_s(process: psutil.Process) -> float | None:
 
 
 def _ready_s(processes: Iterable[psutil.Process]) -> dict[str, float] | None:
-    """By Linux's scheduler statistics; None where there are none."""
+    """How long each thread was ready to run and had no processor, as Linux tells; None where it does not."""
     waited: dict[str, float] = {}
     for process in processes:
         for task in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):

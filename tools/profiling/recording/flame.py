@@ -29,7 +29,14 @@ STILL = 0.05  # of the time within its call; one that was less on a processor st
 ENTERING_NS = 100_000  # of processor time, before that can be told
 WAITING = {module.__file__ for module in (threading, queue, selectors, multiprocessing.connection)}
 STDLIB = sysconfig.get_paths()["stdlib"]
-ROOT = str(Path(__file__).resolve().parents[3])
+# Where files of Python lie, the innermost first; what is shown of a file is its place below that.
+ROOTS = (
+    str(Path(__file__).resolve().parents[3]),
+    *(sysconfig.get_paths()[name] for name in ("platlib", "purelib")),
+    f"{STDLIB}/site-packages",
+    STDLIB,
+    sys.prefix,
+)
 
 
 class Active(Protocol):
@@ -198,7 +205,7 @@ def _clean(name: str) -> str:
 
 def _short(path: str) -> str:
     """A file as a reader knows it: from the project, from its package, or from Python's library."""
-    for root in (ROOT, f"{STDLIB}/site-packages", STDLIB):
+    for root in ROOTS:
         if path.startswith(f"{root}/"):
             return path[len(root) + 1 :]
     return path
