@@ -19,10 +19,13 @@ def record(folder, checked, frames):
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    """A stage that computes, one that sleeps, one that waits by way of the library, one with next to nothing."""
-    checked = graph(compute={"op": "compute", "ms": 4}, sleeps={"op": "slow", "ms": 4}, waits={"op": "waits", "ms": 4},
+    """A stage that computes, one that sleeps, one that waits by way of the library, one with next to nothing.
+
+    For longer than the 5 ms after which a thread that computes must give away the interpreter lock.
+    """
+    checked = graph(compute={"op": "compute", "ms": 15}, sleeps={"op": "slow", "ms": 15}, waits={"op": "waits", "ms": 15},
                     same={"op": "same"})  # fmt: skip
-    return record(tmp_path_factory.mktemp("rec"), checked, "300")
+    return record(tmp_path_factory.mktemp("rec"), checked, "100")
 
 
 def test_stacks_are_of_processor_time(sampled):
@@ -59,7 +62,7 @@ def test_where_a_stage_stands_still(sampled, stage, function, line):
     assert place.where.endswith(f" in {function}")
     assert place.line == line
     busy_ms = next(s.busy for s in stats.stages if s.name == stage) * stats.seconds * 1e3
-    assert 0.4 * 300 * 4 < places[place] < 1.2 * busy_ms  # a machine that is busy otherwise makes them less
+    assert 0.4 * 100 * 15 < places[place] < 1.2 * busy_ms  # a machine that is busy otherwise makes them less
 
 
 def test_stages_that_compute_or_do_nothing_stand_nowhere(sampled):
