@@ -62,7 +62,7 @@ def test_a_profile_adds_up(toy):
     assert sum(stream.finished for stream in profile.streams) == profile.frames
     assert profile.use.cores > 0
     assert profile.use.memory_mb >= profile.use.memory_before_mb > 10
-    assert len(profile.use.moments) >= 2
+    assert profile.use.moments
     assert profile.bound is None  # neither a model nor a decoder
     assert profile.processes == 1
     assert profile.notes == []
