@@ -16,6 +16,8 @@ from pipeline.metrics import (
     StageStats,
     StreamStats,
     WorkerMetrics,
+    by_reason,
+    by_stream,
     losses_since,
 )
 
@@ -74,7 +76,7 @@ class StageFigures:
             latency_p50_ms=work.latency.percentile_ms(50),
             latency_p95_ms=work.latency.percentile_ms(95),
             latency_p99_ms=work.latency.percentile_ms(99),
-            dropped=_by_reason(work.dropped),
+            dropped=dict(by_reason(work.dropped)),
             counters=dict(self.counters),
         )
 
@@ -83,17 +85,24 @@ class StageFigures:
 class EdgeFigures:
     """An edge; at all times received = delivered + dropped + in_flight."""
 
-    name: str
+    producer: str
+    consumer: str
     received: int
     delivered: int
     in_flight: int
     dropped: Losses
 
+    @property
+    def name(self) -> str:
+        """As it is told."""
+        return f"{self.producer} → {self.consumer}"
+
     @classmethod
     def add(cls, parts: Sequence[EdgeFigures]) -> EdgeFigures:
         """The same edge in several processes."""
         return cls(
-            parts[0].name,
+            parts[0].producer,
+            parts[0].consumer,
             sum(part.received for part in parts),
             sum(part.delivered for part in parts),
             sum(part.in_flight for part in parts),
@@ -103,7 +112,8 @@ class EdgeFigures:
     def since(self, before: EdgeFigures) -> EdgeFigures:
         """What passed after `before`. What was in flight then adds to what is received or dropped since."""
         return EdgeFigures(
-            self.name,
+            self.producer,
+            self.consumer,
             self.received - before.received,
             self.delivered - before.delivered,
             self.in_flight,
@@ -112,7 +122,9 @@ class EdgeFigures:
 
     def stats(self) -> EdgeStats:
         """The summary of an edge."""
-        return EdgeStats(self.name, self.received, self.delivered, self.in_flight, _by_reason(self.dropped))
+        return EdgeStats(
+            self.name, self.received, self.delivered, self.in_flight, dict(by_reason(self.dropped))
+        )
 
 
 @dataclass(frozen=True)
@@ -220,12 +232,13 @@ class RunFigures:
             past=self.past - before.past - together(gone),
         )
 
+    def losses(self) -> Losses:
+        """What was lost anywhere."""
+        return _total([edge.dropped for edge in self.edges] + [stage.work.dropped for stage in self.stages])
+
     def stats(self) -> RunStats:
         """The summary."""
-        losses = _total([edge.dropped for edge in self.edges] + [stage.work.dropped for stage in self.stages])
-        lost: Counter[str] = Counter()
-        for (stream, _), packets in losses.items():
-            lost[stream] += packets
+        lost = by_stream(self.losses())
         return RunStats(
             run_id=self.run_id,
             graph=self.graph,
@@ -250,10 +263,3 @@ def _total(counters: Iterable[Counter[T]]) -> Counter[T]:
     for counter in counters:
         total.update(counter.copy())  # a copy is made in one go, while a worker may still be counting
     return total
-
-
-def _by_reason(losses: Losses) -> dict[str, int]:
-    reasons: Counter[str] = Counter()
-    for (_, reason), packets in losses.items():
-        reasons[reason] += packets
-    return dict(reasons)

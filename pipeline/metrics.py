@@ -79,6 +79,22 @@ def _bucket(ns: int) -> int:
     return (shift << _SUB_BITS) + (ns >> shift)
 
 
+def by_reason(losses: Losses) -> Counter[str]:
+    """The losses of all streams together."""
+    reasons: Counter[str] = Counter()
+    for (_, reason), packets in losses.items():
+        reasons[reason] += packets
+    return reasons
+
+
+def by_stream(losses: Losses) -> Counter[str]:
+    """The losses for whatever reason."""
+    streams: Counter[str] = Counter()
+    for (stream, _), packets in losses.items():
+        streams[stream] += packets
+    return streams
+
+
 def forget_losses(losses: Losses, streams: Collection[str]) -> None:
     """Count the losses of these streams among those of the past."""
     for stream, reason in [key for key in losses.copy() if key[0] in streams]:

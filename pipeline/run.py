@@ -397,7 +397,7 @@ class Run(Running):
             run_ns=now.wall_ns - started.wall_ns,
             cpu_ns=now.cpu_ns - started.cpu_ns,
             stages=[decoding, *(stage.figures() for stage in self._stages)],
-            edges=[EdgeFigures(f"{edge.producer} → {edge.consumer}", *edge.counts()) for edge in self._edges],
+            edges=[EdgeFigures(edge.producer, edge.consumer, *edge.counts()) for edge in self._edges],
             streams=streams,
             past=past,
         )

@@ -12,6 +12,7 @@ from typing import Literal
 from operators.cameras.uri import redact, resolve_uri
 from pipeline.errors import ConfigError, SourceError
 from pipeline.figures import RunFigures, StreamFigures
+from pipeline.metrics import by_stream
 from pipeline.packet import Event
 from pipeline.run import Run
 from tools.attached_stages import RunNow, run_now
@@ -65,13 +66,7 @@ class _Sample:
     @classmethod
     def of(cls, run: Run) -> _Sample:
         figures = run.figures()
-        dropped: Counter[str] = Counter()
-        for losses in [part.dropped for part in figures.edges] + [
-            part.work.dropped for part in figures.stages
-        ]:
-            for (stream, _), packets in losses.items():
-                dropped[stream] += packets
-        return cls(time.monotonic(), figures, dropped)
+        return cls(time.monotonic(), figures, by_stream(figures.losses()))
 
 
 class Attached:

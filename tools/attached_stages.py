@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures
 from pipeline.graph import Graph, Node
-from pipeline.metrics import EdgeStats, Histogram, StageStats
+from pipeline.metrics import Histogram, StageStats, by_reason
 
 STATM = Path("/proc/self/statm")  # Linux; elsewhere the memory is not told
 MB = 1e6
@@ -90,7 +89,7 @@ def run_now(
     """
     window = now.since(before) if before else now
     seconds = window.run_ns / 1e9
-    edges = [_edge(edge.stats(), holds) for edge, holds in zip(now.edges, room, strict=True)]
+    edges = [_edge(edge, holds) for edge, holds in zip(now.edges, room, strict=True)]
     age = Histogram()
     for stream in window.streams:
         age.merge(stream.age)
@@ -163,30 +162,24 @@ def _stage(
     )
 
 
-def _edge(edge: EdgeStats, capacity: int | None) -> EdgeNow:
-    producer, consumer = _ends(edge)
+def _edge(edge: EdgeFigures, capacity: int | None) -> EdgeNow:
     return EdgeNow(
-        producer=producer,
-        consumer=consumer,
+        producer=edge.producer,
+        consumer=edge.consumer,
         received=edge.received,
         delivered=edge.delivered,
         in_flight=edge.in_flight,
         capacity=capacity,
-        dropped=edge.dropped,
+        dropped=dict(by_reason(edge.dropped)),
     )
-
-
-def _ends(edge: EdgeStats | EdgeFigures) -> tuple[str, str]:
-    producer, _, consumer = edge.name.partition(" → ")
-    return producer, consumer
 
 
 def _dropped(figures: RunFigures, stage: StageFigures) -> dict[str, int]:
     """What was lost at a stage, by reason: in its queue, and set aside by itself."""
-    reasons: Counter[str] = Counter()
-    for losses in [stage.work.dropped] + [e.dropped for e in figures.edges if _ends(e)[1] == stage.name]:
-        for (_, reason), packets in losses.items():
-            reasons[reason] += packets
+    reasons = by_reason(stage.work.dropped)
+    for edge in figures.edges:
+        if edge.consumer == stage.name:
+            reasons.update(by_reason(edge.dropped))
     return {reason: packets for reason, packets in reasons.items() if packets}
 
 

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
-from pipeline.metrics import Histogram, PastStreams
+from pipeline.metrics import Histogram, PastStreams, by_reason
 from pipeline.run import Run
 
 BOUNDS_NS = [step << octave for octave in range(17, 33) for step in (2, 3)]  # 0.26 ms … 12.9 s
@@ -109,7 +109,7 @@ def _stages(stages: list[StageFigures]) -> Iterator[Metric]:
         "posestream_operator_events", "What an operator itself counted.", labels=["stage", "event"]
     )
     for stage in stages:
-        for reason, packets in _by_reason(stage.work.dropped).items():
+        for reason, packets in by_reason(stage.work.dropped).items():
             dropped.add_metric([stage.name, reason], packets)
         for event, n in stage.counters.items():
             events.add_metric([stage.name, event], n)
@@ -129,11 +129,11 @@ def _edges(edges: list[EdgeFigures]) -> Iterator[Metric]:
         "posestream_edge_dropped_packets", "Packets lost on an edge.", labels=[*labels, "reason"]
     )
     for edge in edges:
-        producer, _, consumer = edge.name.partition(" → ")
+        producer, consumer = edge.producer, edge.consumer
         received.add_metric([producer, consumer], edge.received)
         delivered.add_metric([producer, consumer], edge.delivered)
         depth.add_metric([producer, consumer], edge.in_flight)
-        for reason, packets in _by_reason(edge.dropped).items():
+        for reason, packets in by_reason(edge.dropped).items():
             dropped.add_metric([producer, consumer, reason], packets)
     yield from (received, delivered, depth, dropped)
 
@@ -181,10 +181,7 @@ def _streams(figures: RunFigures, attached: set[str]) -> Iterator[Metric]:
     )
     for stream in streams:
         age.add_metric([stream.name], _buckets(stream.age), stream.age.total_ns / 1e9)
-    losses: Counter[tuple[str, str]] = Counter()
-    for part in [edge.dropped for edge in figures.edges] + [stage.work.dropped for stage in figures.stages]:
-        losses.update(part)
-    for key, packets in losses.items():
+    for key, packets in figures.losses().items():
         dropped.add_metric(key, packets)
     for source, counters in {stream.source: stream.counters for stream in streams}.items():
         for event, n in counters.items():
@@ -204,10 +201,3 @@ def _batches(batches: Counter[int]) -> tuple[list[tuple[str, float]], float]:
     names = [*(floatToGoString(bound) for bound in BATCHES), "+Inf"]
     packets = sum(size * n for size, n in batches.items())
     return list(zip(names, [*upto, batches.total()], strict=True)), packets
-
-
-def _by_reason(losses: Counter[tuple[str, str]]) -> Counter[str]:
-    reasons: Counter[str] = Counter()
-    for (_, reason), packets in losses.items():
-        reasons[reason] += packets
-    return reasons

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.figures import EdgeFigures, RunFigures
 from pipeline.graph import Graph, Node
+from pipeline.metrics import by_reason
 from tools.profiling.profile import Flow
 
 
@@ -26,9 +27,8 @@ def flow_of(graph: Graph, figures: RunFigures) -> Flow:
     in_flight = left_out = 0
     for node in _way(graph, end):
         stage, edge = stages[node.name].work, edges[f"{node.after[0]} → {node.name}"]
-        for losses in (stage.dropped, edge.dropped):
-            for (_, reason), packets in losses.items():
-                dropped[reason] += packets
+        dropped.update(by_reason(stage.dropped))
+        dropped.update(by_reason(edge.dropped))
         in_flight += edge.in_flight
         # Of several inputs, what could not be merged was lost before it came in.
         taken = stage.packets_in if len(node.after) == 1 else edge.delivered

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.figures import RunFigures, StageFigures
 from pipeline.graph import Graph
-from pipeline.metrics import RunStats, StageStats
+from pipeline.metrics import RunStats, StageStats, by_reason
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.flow import flow_of
 from tools.profiling.machine import this_machine
@@ -230,20 +229,16 @@ def _engines(recorded: Recorded, stages: Sequence[Stage]) -> list[Engine]:
 def _edges(window: Window, graph: Graph) -> list[Edge]:
     edges = []
     for before, after in zip(window.before.edges, window.after.edges, strict=True):
-        producer, _, consumer = after.name.partition(" → ")
         passed = after.since(before)
-        dropped: Counter[str] = Counter()
-        for (_, reason), packets in passed.dropped.items():
-            dropped[reason] += packets
         edges.append(
             Edge(
-                producer=producer,
-                consumer=consumer,
+                producer=passed.producer,
+                consumer=passed.consumer,
                 received=passed.received,
                 delivered=passed.delivered,
                 in_flight_before=before.in_flight,
                 in_flight=after.in_flight,
-                dropped=dict(dropped),
+                dropped=dict(by_reason(passed.dropped)),
             )
         )
     return edges
