@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures
 from pipeline.graph import Graph, Node
 from pipeline.metrics import Histogram, StageStats, by_reason
 
-STATM = Path("/proc/self/statm")  # Linux; elsewhere the memory is not told
 MB = 1e6
 
 
@@ -69,7 +69,7 @@ class RunNow:
     cores: float  # kept busy by this process
     processors: int  # of the machine
     load: float | None  # threads of all programs that ran or wanted to, mean of the last minute
-    memory_mb: float | None  # resident
+    memory_mb: float  # resident
     stages: list[StageNow]  # the source first
     edges: list[EdgeNow]
 
@@ -105,7 +105,7 @@ def run_now(
         cores=round(window.cpu_ns / max(window.run_ns, 1), 2),
         processors=os.cpu_count() or 1,
         load=_load(),
-        memory_mb=_memory_mb(),
+        memory_mb=round(psutil.Process().memory_info().rss / MB, 1),
         stages=[
             _stage(
                 node,
@@ -192,11 +192,3 @@ def _load() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):  # not on every system
         return None
-
-
-def _memory_mb() -> float | None:
-    try:
-        pages = int(STATM.read_text().split()[1])
-    except OSError:
-        return None
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / MB, 1)

@@ -99,10 +99,10 @@ class Picture:
         attached = [stream for stream in self._seen.streams if stream.state != "ended"]
         running = sum(stream.state == "running" for stream in attached)
         age = [f"age {run.age_p50_ms:.0f}, p99 {run.age_p99_ms:.0f} ms"] if run.fps else []
-        memory = [] if run.memory_mb is None else [f"{run.memory_mb:.0f} MB"]
         yield _joined(
             Text(f"{run.fps:.1f} fps", "bold"), f"{running} of {len(attached)} streams", *age,
-            f"{run.cores:.2f} of {run.processors} cores", *memory,
+            f"{run.cores:.2f} of {run.processors} cores",
+            f"{run.memory_mb:.0f} MB",
         )  # fmt: skip
         for problem in run.problems:
             yield Text(printable(problem), "bold yellow")

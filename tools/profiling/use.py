@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from tools.profiling.gpus import GpuSampler
 from tools.profiling.profile import Moment, Use
