@@ -10,9 +10,10 @@ import numpy as np
 from engines.backends.base import Engine
 from engines.codecs import blazepose_detector, rtmdet, yolo, yolo_pose, yolox
 from engines.contract import Contract
+from engines.crops import Crops
 from engines.detections import Detections
 from engines.errors import ContractError
-from engines.geometry import crops, invert_affine, letterbox_matrix, transform_points
+from engines.geometry import invert_affine, letterbox_matrix, transform_points
 from engines.yuv import YuvImage
 
 Decode = Callable[[dict[str, np.ndarray], Contract, float, float], list[Detections]]
@@ -95,13 +96,13 @@ class Detector:
         self.engine.close()
 
 
-def letterboxed(images: Sequence[np.ndarray | YuvImage], contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+def letterboxed(images: Sequence[np.ndarray | YuvImage], contract: Contract) -> tuple[Crops, np.ndarray]:
     """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from their px to its."""
     model_input = contract.input
     sizes = [(image.shape[1], image.shape[0]) for image in images]
     matrices = np.stack([letterbox_matrix(size, model_input) for size in sizes])  # (B, 2, 3)
     sampling = _centred(matrices) if KINDS[contract.codec.kind].centred else matrices
-    return crops(images, np.arange(len(images)), sampling, model_input), matrices
+    return Crops(images, np.arange(len(images)), sampling, model_input), matrices
 
 
 def _centred(matrices: np.ndarray) -> np.ndarray:

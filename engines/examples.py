@@ -10,7 +10,8 @@ import numpy as np
 from engines.assets import cached_path, is_cached
 from engines.clips import available_clips, load_clip
 from engines.contract import Contract
-from engines.geometry import crop_to_frame, crops, invert_affine, letterbox_matrix, normalise
+from engines.crops import Crops
+from engines.geometry import crop_to_frame, invert_affine, letterbox_matrix
 
 
 class Examples(NamedTuple):
@@ -42,9 +43,11 @@ def inputs_of(contract: Contract, picture: np.ndarray) -> np.ndarray:
             invert_affine(crop_to_frame(middle, model_input.size)),
         ]
     )
-    real = crops([picture], np.zeros(2, np.int64), matrices, model_input)
-    noise = np.random.default_rng(0).integers(0, 256, (1, *model_input.size[::-1], 3), np.uint8)
-    return np.concatenate([real, normalise(noise, model_input)])
+    noise = np.random.default_rng(0).integers(0, 256, (*model_input.size[::-1], 3), np.uint8)
+    as_it_is = np.eye(2, 3)[None]
+    return np.asarray(
+        Crops([picture, noise], np.array([0, 0, 1]), np.concatenate([matrices, as_it_is]), model_input)
+    )
 
 
 def _picture() -> tuple[np.ndarray, str]:

@@ -7,7 +7,6 @@ Matrices are float64: single precision would cost a tenth of a pixel on large fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -91,59 +90,20 @@ def warp(
     matrix: np.ndarray,
     size: tuple[int, int],
     pad_value: float | Literal["edge"],
-    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The part of an image, (H, W, 3) uint8 or YUV, that `matrix` maps to `size` (width, height), bilinear.
 
-    What lies outside the image is `pad_value`, or the nearest pixel of its edge. The result is written to
-    `out` (height, width, 3) where it is given.
+    What lies outside the image is `pad_value`, or the nearest pixel of its edge.
     """
     inverse = cv2.invertAffineTransform(matrix)  # OpenCV wants the map from the result to the image
     if isinstance(image, YuvImage):
-        part = image.warp(inverse, size, pad_value)
-        if out is None:
-            return part
-        out[...] = part
-        return out
+        return image.warp(inverse, size, pad_value)
     edge = pad_value == "edge"
     return cv2.warpAffine(
         image,
         inverse,
         size,
-        dst=out,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT,
         borderValue=(0.0, 0.0, 0.0) if edge else (float(pad_value),) * 3,
     )
-
-
-def crops(
-    images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, matrices: np.ndarray, model_input: Input
-) -> np.ndarray:
-    """Crops of many images as one batch for the model: (N, H, W, 3) or (N, 3, H, W) float32.
-
-    Crop n is the part of `images[image_index[n]]` (RGB, uint8, or YUV) that `matrices[n]` maps to the input.
-    """
-    width, height = model_input.size
-    pixels = np.empty((len(matrices), height, width, 3), np.uint8)
-    for crop, index, matrix in zip(pixels, image_index, matrices, strict=True):
-        warp(images[index], matrix, model_input.size, model_input.pad_value, crop)
-        if model_input.colour == "bgr":
-            cv2.cvtColor(crop, cv2.COLOR_RGB2BGR, dst=crop)
-    return normalise(pixels, model_input)
-
-
-def normalise(pixels: np.ndarray, model_input: Input) -> np.ndarray:
-    """(x - mean) / std of pixels (N, H, W, 3) uint8 as one multiply-add, in the model's layout, float32."""
-    scale = np.float32(1) / np.array(model_input.std, np.float32)
-    bias = -np.array(model_input.mean, np.float32) * scale
-    if len({*model_input.mean}) == len({*model_input.std}) == 1:
-        scale, bias = scale[:1], bias[:1]  # one number for all channels is twice as fast
-    if model_input.layout == "nchw":
-        pixels = pixels.transpose(0, 3, 1, 2)
-        scale, bias = scale[:, None, None], bias[:, None, None]
-    normalised = np.empty(pixels.shape, np.float32)
-    np.multiply(pixels, scale, out=normalised)
-    if np.any(bias):
-        normalised += bias
-    return normalised

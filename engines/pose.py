@@ -10,7 +10,8 @@ import numpy as np
 from engines.backends.base import Engine
 from engines.codecs import blazepose_landmarks
 from engines.contract import Contract
-from engines.geometry import crop_to_frame, crops, invert_affine, transform_points
+from engines.crops import Crops
+from engines.geometry import crop_to_frame, invert_affine, transform_points
 from engines.yuv import YuvImage
 
 
@@ -43,7 +44,7 @@ class PoseEstimator:
         """
         model_input = self.contract.input
         to_frame = crop_to_frame(rois, model_input.size)
-        batch = crops(images, image_index, invert_affine(to_frame), model_input)
+        batch = Crops(images, image_index, invert_affine(to_frame), model_input)
         outputs = self.engine.run({model_input.name: batch})
         landmarks = blazepose_landmarks.decode(
             {role: outputs[name] for name, role in self.roles.items()}, self.contract

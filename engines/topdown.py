@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engines.backends.base import Engine
+from engines.backends.base import Engine, Items
 from engines.codecs import heatmap, simcc
 from engines.contract import Contract, HeatmapCodec
+from engines.crops import Crops
 from engines.errors import ContractError
-from engines.geometry import crop_to_frame, crops, invert_affine, transform_points
+from engines.geometry import crop_to_frame, invert_affine, transform_points
 from engines.skeletons import load_skeleton
 from engines.yuv import YuvImage
 
@@ -89,7 +90,7 @@ class TopDown:
         to_frame = crop_to_frame(regions, self.grid)
         for start in range(0, len(regions), RUN_MAX):
             part = slice(start, start + RUN_MAX)
-            batch = crops(images, image_index[part], invert_affine(to_frame[part]), self.contract.input)
+            batch = Crops(images, image_index[part], invert_affine(to_frame[part]), self.contract.input)
             found, scores[part] = self.codec.decode(self._run(batch), self.contract)
             points[part] = transform_points(found, to_frame[part])
         mirrored = np.flatnonzero(regions[:, 2] < 0)
@@ -97,17 +98,18 @@ class TopDown:
         scores[mirrored] = scores[mirrored][:, self.skeleton.mirror]
         return Keypoints(points, scores)
 
-    def _run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def _run(self, batch: Crops) -> dict[str, np.ndarray]:
         """The model's outputs by role."""
-        outputs = self._outputs(batch)
         if not self.flip_test:
-            return outputs
+            return self._outputs(batch)
+        pixels = np.asarray(batch)
+        outputs = self._outputs(pixels)
         columns = 3 if self.contract.input.layout == "nchw" else 2
-        mirrored = self._outputs(np.ascontiguousarray(np.flip(batch, columns)))
+        mirrored = self._outputs(np.ascontiguousarray(np.flip(pixels, columns)))
         mirrored = self.codec.mirror_back(mirrored, self.contract, self.skeleton.mirror)
         return {role: (outputs[role] + mirrored[role]) / 2 for role in outputs}
 
-    def _outputs(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+    def _outputs(self, batch: Items) -> dict[str, np.ndarray]:
         found = self.engine.run({self.contract.input.name: batch})
         return {role: found[output.name] for role, output in self.contract.outputs.items()}
 
@@ -121,7 +123,7 @@ def cut_out(
 ) -> np.ndarray:
     """The model's input for boxes (N, 4), as `TopDown` makes it: a batch of N."""
     to_frame = crop_to_frame(_regions(boxes, contract), _grid(contract))
-    return crops(images, image_index, invert_affine(to_frame), contract.input)
+    return np.asarray(Crops(images, image_index, invert_affine(to_frame), contract.input))
 
 
 def _regions(boxes: np.ndarray, contract: Contract) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from engines.backends.base import Engine
+from engines.backends.base import Engine, Items, MadeInPlace
 
 
 class Loaded(NamedTuple):
@@ -28,6 +28,7 @@ class EngineCall(NamedTuple):
     engine: Loaded
     start_ns: int  # monotonic
     end_ns: int
+    making_ns: int  # of that time, in which the inputs were made in the engine's own memory
     items: int  # in the batch
     bytes_in: int
     bytes_out: int
@@ -95,18 +96,20 @@ class Watched:
         device = getattr(engine, "device", "cpu")  # ONNX Runtime's name, or PyTorch's object
         self._copies = self._timed is not None or getattr(device, "type", device) != "cpu"
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
         """Run a batch, as the engine does, and tell of it."""
         if not (watchers := _watchers):
             return self._engine.run(inputs)
         given, outputs = _nbytes(inputs), {}
+        making = _Making()
+        timed = {name: making.of(items) for name, items in inputs.items()}
         start_ns = self._enter(watchers)
         try:
-            outputs = self._engine.run(inputs)
+            outputs = self._engine.run(timed)
         finally:
             device_ns = self._timed.device_ns if self._timed and outputs else None
             moved = given + _nbytes(outputs) if self._copies else None
-            self._leave(watchers, start_ns, inputs, outputs, device_ns, moved)
+            self._leave(watchers, start_ns, inputs, outputs, device_ns, moved, making.ns)
         return outputs
 
     def close(self) -> None:
@@ -122,16 +125,15 @@ class Watched:
         self,
         watchers: tuple[Watcher, ...],
         start_ns: int,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, Any],
         outputs: dict[str, Any],
         device_ns: tuple[int, int] | None,
         copied: int | None,
+        making_ns: int = 0,
     ) -> None:
         end_ns = time.monotonic_ns()
-        items = len(next(iter(inputs.values()), ()))
-        call = EngineCall(
-            self._loaded, start_ns, end_ns, items, _nbytes(inputs), _nbytes(outputs), device_ns, copied
-        )
+        items, given, found = len(next(iter(inputs.values()), ())), _nbytes(inputs), _nbytes(outputs)
+        call = EngineCall(self._loaded, start_ns, end_ns, making_ns, items, given, found, device_ns, copied)
         for watcher in watchers:
             watcher.engine_left(call)
 
@@ -156,5 +158,41 @@ class WatchedOnDevice(Watched):
         return outputs, done
 
 
-def _nbytes(arrays: dict[str, Any]) -> int:
+class _Making:
+    """How long items took to be made in the engine's memory, while its call went on."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def of(self, items: Items) -> Items:
+        """The same items; the time they take is added up."""
+        return items if isinstance(items, np.ndarray) else _TimedItems(items, self)
+
+
+class _TimedItems:
+    """Items that tell how long they take to be made; for all else like those inside."""
+
+    def __init__(self, items: MadeInPlace, making: _Making):
+        self._items, self._making = items, making
+        self.dtype, self.shape, self.nbytes = items.dtype, items.shape, items.nbytes
+
+    def write(self, out: np.ndarray, first: int = 0) -> None:
+        start = time.monotonic_ns()
+        self._items.write(out, first)
+        self._making.ns += time.monotonic_ns() - start
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, part: slice) -> _TimedItems:
+        return _TimedItems(self._items[part], self._making)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        start = time.monotonic_ns()
+        batch = np.asarray(self._items, dtype)
+        self._making.ns += time.monotonic_ns() - start
+        return batch
+
+
+def _nbytes(arrays: Mapping[str, Any]) -> int:
     return sum(getattr(array, "nbytes", 0) for array in arrays.values())

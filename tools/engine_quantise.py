@@ -90,7 +90,7 @@ def _inputs(
     """(1, …) each: whole frames for a detector, instances for a pose model."""
     kind = contract.codec.kind
     if kind in KINDS:
-        yield from (letterboxed([picture], contract)[0] for picture in pictures)
+        yield from (np.asarray(letterboxed([picture], contract)[0]) for picture in pictures)
         return
     if kind not in CODECS:
         raise ContractError(

@@ -59,11 +59,10 @@ class Buffer:
         """The host's memory, from its start, as an array; valid until the next use."""
         return np.ndarray(shape, dtype, memoryview(self._bytes))
 
-    def upload(self, array: np.ndarray, stream: Stream) -> None:
-        """Copy an array to the device, as part of a stream."""
-        np.copyto(self.host(array.shape, array.dtype), array)
+    def upload(self, size: int, stream: Stream) -> None:
+        """Copy from the host to the device, as part of a stream."""
         kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        call("cudaMemcpyAsync", self.device, self._address, array.nbytes, kind, stream.handle)
+        call("cudaMemcpyAsync", self.device, self._address, size, kind, stream.handle)
 
     def download(self, size: int, stream: Stream) -> None:
         """Copy from the device to the host, as part of a stream."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from engines.backends.base import TensorSpec
+from engines.backends.base import Items, TensorSpec, put
 from engines.backends.litert_prune import prune
 from engines.errors import EngineError
 
@@ -39,8 +39,8 @@ class LitertEngine:
                     "export the model for a batch of one"
                 )
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run B items one by one: arrays (B, …) by input name to arrays (B, …) by output name."""
+    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
+        """Run B items one by one: (B, …) by input name to arrays (B, …) by output name."""
         interpreter = self._interpreter
         if interpreter is None:
             raise EngineError("this engine was closed; load the model again")
@@ -52,7 +52,7 @@ class LitertEngine:
         for item in range(count):
             # A view of the interpreter's memory must not outlive the statement: `invoke` refuses to run then.
             for name, index in self._input_index.items():
-                np.copyto(interpreter.tensor(index)()[0], inputs[name][item])
+                put(inputs[name], interpreter.tensor(index)(), item)
             interpreter.invoke()
             for name, index in self._output_index.items():
                 np.copyto(results[name][item], interpreter.tensor(index)()[0])

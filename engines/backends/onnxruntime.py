@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from engines.backends.base import TensorSpec
+from engines.backends.base import Items, TensorSpec
 from engines.errors import EngineError
 from engines.home import cache_home
 
@@ -63,22 +64,23 @@ class OnnxEngine:
             self.outputs = {name: self.outputs[name] for name in outputs}
         self._one_by_one = any(spec.shape[:1] == (1,) for spec in self.inputs.values())
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a batch: arrays (B, …) by input name to arrays (B, …) by output name.
+    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
+        """Run a batch: items (B, …) by input name to arrays (B, …) by output name.
 
         Raises:
             EngineError: the runtime refuses the arrays.
         """
-        count = len(next(iter(inputs.values())))
+        arrays = {name: np.asarray(items) for name, items in inputs.items()}
+        count = len(next(iter(arrays.values())))
         if count == 0:
             return {
                 name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), spec.dtype)
                 for name, spec in self.outputs.items()
             }
         if count > 1 and self._one_by_one:
-            items = [self._run({name: a[i : i + 1] for name, a in inputs.items()}) for i in range(count)]
+            items = [self._run({name: a[i : i + 1] for name, a in arrays.items()}) for i in range(count)]
             return {name: np.concatenate([item[name] for item in items]) for name in self.outputs}
-        return self._run(inputs)
+        return self._run(arrays)
 
     def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._session is None:

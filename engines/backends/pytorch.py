@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.backends.base import TensorSpec
+from engines.backends.base import Items, TensorSpec
 from engines.contract import Contract
 from engines.errors import EngineError
 
@@ -59,15 +60,15 @@ class TorchEngine:
             name: TensorSpec((-1, *example[role].shape[1:]), float32) for role, name in self._names.items()
         }
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a batch: arrays (B, …) by input name to arrays (B, …) by output name."""
+    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
+        """Run a batch: items (B, …) by input name to arrays (B, …) by output name."""
         import torch
 
         if self._network is None:
             raise EngineError("this engine was closed; load the model again")
         (batch,) = inputs.values()
         with torch.inference_mode():
-            found = self._network(torch.from_numpy(batch).to(self.device))
+            found = self._network(torch.from_numpy(np.asarray(batch)).to(self.device))
         return {name: found[role].float().cpu().numpy() for role, name in self._names.items()}
 
     def close(self) -> None:

@@ -9,13 +9,13 @@ A batch above the plan's largest is run in parts; one below its smallest is fill
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.backends.base import TensorSpec
+from engines.backends.base import Items, TensorSpec, put
 from engines.backends.cuda import Buffer, DeviceClock, Stream
 from engines.errors import EngineError
 from engines.gpu import this_gpu
@@ -66,8 +66,8 @@ class TensorrtEngine:
         """From now on, `device_ns` tells when the device began and ended the last `run`, copies included."""
         self._clock = self._clock or DeviceClock(self._open_stream())
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a batch: arrays (B, …) by input name to arrays (B, …) by output name.
+    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
+        """Run a batch: items (B, …) by input name to arrays (B, …) by output name.
 
         Raises:
             EngineError: an array does not fit the plan, or the device fails.
@@ -76,7 +76,7 @@ class TensorrtEngine:
         count = check_arrays(inputs, self.inputs)
         self.device_ns = None
         parts = [
-            self._run_part({name: array[start:stop] for name, array in inputs.items()}, stop - start, stream)
+            self._run_part({name: items[start:stop] for name, items in inputs.items()}, stop - start, stream)
             for start, stop in split(count, self._largest)
         ]
         return join(parts, self.outputs)
@@ -171,13 +171,15 @@ class TensorrtEngine:
         """Outputs whose shape is not known even when that of the inputs is."""
         return [name for name in self.outputs if -1 in self._context.get_tensor_shape(name)]
 
-    def _run_part(self, arrays: dict[str, np.ndarray], count: int, stream: Stream) -> dict[str, np.ndarray]:
+    def _run_part(self, inputs: dict[str, Items], count: int, stream: Stream) -> dict[str, np.ndarray]:
         rows = max(count, self._smallest)  # those beyond the batch hold what was there before
         if self._clock:
             self._clock.begin()
-        for name, array in arrays.items():
-            self._buffers[name].upload(array, stream)
-            self._bind(name, self._buffers[name].device, (rows, *array.shape[1:]))
+        for name, items in inputs.items():
+            buffer, spec = self._buffers[name], self.inputs[name]
+            put(items, buffer.host(items.shape, spec.dtype))
+            buffer.upload(items.nbytes, stream)
+            self._bind(name, buffer.device, (rows, *items.shape[1:]))
         for name in self.outputs.keys() - self._sizing.keys():
             self._bind(name, self._buffers[name].device)
         self._execute(stream.handle)  # after which sizes that follow from content are known
@@ -246,7 +248,7 @@ def split(count: int, largest: int) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(edges)
 
 
-def check_arrays(arrays: dict[str, Any], inputs: dict[str, TensorSpec]) -> int:
+def check_arrays(arrays: Mapping[str, Any], inputs: dict[str, TensorSpec]) -> int:
     """How many items a batch has.
 
     Raises:

@@ -182,7 +182,7 @@ class CannedEngine:
         self.answer, self.batches = outputs, []
 
     def run(self, inputs):
-        self.batches.append(inputs)
+        self.batches.append({name: np.asarray(items) for name, items in inputs.items()})
         return self.answer
 
     def close(self):

@@ -7,10 +7,8 @@ from hypothesis import strategies as st
 from engines.contract import Input
 from engines.geometry import (
     crop_to_frame,
-    crops,
     invert_affine,
     letterbox_matrix,
-    normalise,
     roi_matrices,
     transform_points,
     warp,
@@ -139,31 +137,3 @@ def test_a_warp_is_bilinear(roi, pad):
     difference = np.abs(warp(image, matrix, (64, 48), pad) - expected)
     assert difference.max() <= 1 + step / 32
     assert np.quantile(difference, 0.95) <= 1
-
-
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-@pytest.mark.parametrize("colour", ["rgb", "bgr"])
-@pytest.mark.parametrize(
-    ("mean", "std"),
-    [((0, 0, 0), (255, 255, 255)), ((127.5,) * 3, (127.5,) * 3), ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4))],
-)
-def test_crops_come_as_the_model_wants_them(layout, colour, mean, std):
-    images = [noise(80, 120, 1), noise(200, 90, 2)]
-    index = np.array([1, 0, 1])
-    matrices = roi_matrices(
-        np.array([(40, 60, 50, 40, 0.2), (60, 30, 64, 48, 0), (0, 0, 30, 30, 1)]), (64, 48)
-    )
-    wanted = model_input(layout=layout, colour=colour, mean=mean, std=std)
-    batch = crops(images, index, matrices, wanted)
-    pixels = np.stack([warp(images[i], m, (64, 48), 0) for i, m in zip(index, matrices, strict=True)])
-    expected = (pixels[..., :: -1 if colour == "bgr" else 1] - np.array(mean)) / np.array(std)
-    if layout == "nchw":
-        expected = expected.transpose(0, 3, 1, 2)
-    assert batch.dtype == np.float32
-    assert batch.flags.c_contiguous
-    np.testing.assert_allclose(batch, expected, atol=1e-5)
-
-
-def test_no_crops():
-    assert crops([], np.zeros(0, int), np.empty((0, 2, 3)), model_input()).shape == (0, 48, 64, 3)
-    assert normalise(np.empty((0, 48, 64, 3), np.uint8), model_input(layout="nchw")).shape == (0, 3, 48, 64)

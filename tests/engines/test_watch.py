@@ -1,4 +1,5 @@
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from toy_models import contract, save
 
 from engines.backends import cuda
-from engines.backends.base import TensorSpec
+from engines.backends.base import TensorSpec, put
 from engines.backends.cuda import DeviceClock, Stream
 from engines.errors import EngineError
 from engines.load import load_engine
@@ -79,7 +80,7 @@ def test_a_call_is_told_with_all_that_it_was():
     assert told.entered == [LOADED] == [call.engine]
     assert told.threads == {thread}
     assert 0 < call.start_ns <= call.end_ns
-    assert call[3:] == (3, 48, 96, None, None)
+    assert call[3:] == (0, 3, 48, 96, None, None)
     found.run(BATCH)
     assert len(told.calls) == 1  # nobody watches any more
     found.close()
@@ -102,7 +103,7 @@ def test_a_call_that_fails_ends_too():
         found = watched(Doubles(), LOADED)
         with pytest.raises(EngineError, match="does not fit"):
             found.run({"x": np.zeros((2, 5), np.float32)})
-    assert [call[3:] for call in told.calls] == [(2, 40, 0, None, None)]
+    assert [call[3:] for call in told.calls] == [(0, 2, 40, 0, None, None)]
 
 
 def test_what_a_device_did():
@@ -112,8 +113,40 @@ def test_what_a_device_did():
         assert engine.timed
         found.run(BATCH)
         assert found.run_device(BATCH, "that") == (BATCH, "after that")
-    assert [call[3:] for call in told.calls] == [(3, 48, 96, (17, 42), 144), (3, 48, 48, None, 0)]
+    assert [call[3:] for call in told.calls] == [(0, 3, 48, 96, (17, 42), 144), (0, 3, 48, 48, None, 0)]
     assert not hasattr(watched(Doubles(), LOADED), "run_device")
+
+
+class Slow:
+    """Items that take 10 ms to be made."""
+
+    shape, dtype, nbytes = (2, 4), np.dtype(np.float32), 32
+
+    def __len__(self):
+        return 2
+
+    def write(self, out, first=0):
+        time.sleep(0.01)
+        out[...] = 7
+
+    def __array__(self, dtype=None, copy=None):
+        self.write(batch := np.empty(self.shape, self.dtype))
+        return batch
+
+
+@pytest.mark.parametrize("take", [np.asarray, lambda items: put(items, np.empty(items.shape)) or items])
+def test_items_that_are_made_in_the_call_are_no_part_of_its_time(take):
+    class Takes(Doubles):
+        def run(self, inputs):
+            take(inputs["x"])
+            return inputs
+
+    told = Told()
+    with watch(told):
+        watched(Takes(), LOADED).run({"x": Slow()})
+    (call,) = told.calls
+    assert 10e6 <= call.making_ns <= call.end_ns - call.start_ns
+    assert (call.items, call.bytes_in) == (2, 32)
 
 
 @pytest.mark.parametrize(

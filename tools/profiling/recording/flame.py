@@ -131,7 +131,8 @@ class Sampler:
     def _stack(self, lane: Lane, frame: FrameType | None) -> int:
         """The number of a stack in the log."""
         codes: list[CodeType] = []
-        while frame is not None and len(codes) < DEEPEST:
+        # Not `is not None`: the thread moves on meanwhile, and CPython 3.11.7 once gave a lock as a caller.
+        while isinstance(frame, FrameType) and len(codes) < DEEPEST:
             codes.append(frame.f_code)
             frame = frame.f_back
         key = (hash(lane.stage), *map(id, codes))  # code itself takes long to hash

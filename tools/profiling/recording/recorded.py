@@ -27,7 +27,7 @@ class EngineKey(NamedTuple):
 class EngineCalls:
     """The calls of an engine."""
 
-    took: Histogram = field(default_factory=Histogram)  # as the host sees it
+    took: Histogram = field(default_factory=Histogram)  # as the host sees it, without making the inputs
     items: int = 0
     sizes: Counter[int] = field(default_factory=Counter)  # items in a call: how often
     bytes_in: int = 0
@@ -47,8 +47,8 @@ class EngineCalls:
 
     def add(self, row: Row) -> None:
         """Add one call."""
-        _, _, _, start, end, items, bytes_in, bytes_out, copied, begin, done = row
-        self.took.record(end - start)
+        _, _, _, start, end, making, items, bytes_in, bytes_out, copied, begin, done = row
+        self.took.record(end - start - making)
         self.items += items
         self.sizes[items] += 1
         self.bytes_in += bytes_in

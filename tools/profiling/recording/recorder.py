@@ -151,7 +151,7 @@ class Recorder(Tracer):
         copied = -1 if call.copied is None else call.copied
         self._log.add(
             (Kind.ENGINE, lane.index, self._log.name("engine", *call.engine), call.start_ns, call.end_ns,
-             call.items, call.bytes_in, call.bytes_out, copied, begin, end)
+             call.making_ns, call.items, call.bytes_in, call.bytes_out, copied, begin, end)
         )  # fmt: skip
 
     def _entered(self) -> Lane | None:

@@ -145,10 +145,12 @@ class _Process:
             yield from self._frames.called(stream, seq, self._tids[lane], start, max(end, start + 1), queued)
 
     def _engine(self, row: Row) -> Iterator[Event]:
-        _, lane, engine, start, end, items, bytes_in, bytes_out, copied, begin, done = row
+        _, lane, engine, start, end, making, items, bytes_in, bytes_out, copied, begin, done = row
         _, model, file, backend, threads = self._names[engine]
         args: Event = {"items": items, "backend": backend, "threads": threads, "file": file}
         args |= {"mb_in": round(bytes_in / 1e6, 3), "mb_out": round(bytes_out / 1e6, 3)}
+        if making:
+            args["ms_making_inputs"] = round(making / 1e6, 3)
         if copied >= 0:
             args["mb_copied"] = round(copied / 1e6, 3)
         yield self._span(self._tids[lane], "engine", model, start, end, args)

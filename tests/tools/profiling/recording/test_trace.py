@@ -97,7 +97,7 @@ def test_a_full_edge_shows_as_waiting_for_room(traced):
     trace, stats = traced
     waits = [span for span in trace.of("X") if span["cat"] == "wait"]
     assert {trace.lane(span) for span in waits} >= {"numbers a", "numbers b", "infer 0"}
-    assert min(span["dur"] for span in waits) > 100
+    assert min(span["dur"] for span in waits) > 90  # shorter ones are not worth a span
     blocked_ms = sum(span["dur"] for span in waits if trace.lane(span) == "infer 0") / 1e3
     assert blocked_ms == pytest.approx(stats.stages[1].blocked * stats.seconds * 1e3, rel=0.1, abs=5)
 
@@ -157,7 +157,7 @@ def written(tmp_path):
         at = (seq + 1) * SECOND
         log.add((Kind.CALL, decode, at, at + 1000, 500, 0, 1, 0, stream, seq, -1))
         log.add(
-            (Kind.ENGINE, pose, engine, at + 3000, at + SECOND - 3000, 1, 8, 8, 16, at - 2000, at + SECOND)
+            (Kind.ENGINE, pose, engine, at + 3000, at + SECOND - 3000, 0, 1, 8, 8, 16, at - 2000, at + SECOND)
         )
         log.add((Kind.CALL, pose, at + 2000, at + SECOND - 2000, 0, 1, 1, 64, stream, seq, at + 1000))
         log.add((Kind.FINISHED, end, at + SECOND - 1000, stream, seq))

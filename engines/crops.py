@@ -1,0 +1,98 @@
+"""Parts of images as a model's input, each made where the engine wants it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engines.contract import Input
+from engines.geometry import warp
+from engines.yuv import YuvImage
+
+
+class Crops:
+    """A batch of N crops, cut out of many images when an engine asks for them.
+
+    Crop n is the part of `images[image_index[n]]` that `matrices[n]` maps to the model's input, normalised.
+    An engine that has memory of its own has them written there (`write`); for all others, and for NumPy,
+    they are an array: `np.asarray(crops)`.
+
+    Args:
+        images: RGB, (H, W, 3) uint8, or YUV, of any sizes.
+        image_index: (N,), the image that a crop is of; N may be 0.
+        matrices: (N, 2, 3), from px of the image to px of the input.
+        model_input: what the model wants.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray | YuvImage],
+        image_index: np.ndarray,
+        matrices: np.ndarray,
+        model_input: Input,
+    ):
+        self.images, self.image_index, self.matrices = images, image_index, matrices
+        self.input = model_input
+        self._scale, self._bias = _scale_and_bias(model_input)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, 3) or (N, 3, H, W)."""
+        width, height = self.input.size
+        one = (3, height, width) if self.input.layout == "nchw" else (height, width, 3)
+        return (len(self.matrices), *one)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole batch."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def __getitem__(self, part: slice) -> Crops:
+        return Crops(self.images, self.image_index[part], self.matrices[part], self.input)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        batch = np.empty(self.shape, self.dtype)
+        self.write(batch)
+        return batch if dtype is None else batch.astype(dtype, copy=False)
+
+    def write(self, out: np.ndarray, first: int = 0) -> None:
+        """Write the crops from `first` on to `out` (n, …) float32, as many as have room there."""
+        for crop, n in zip(out, range(first, len(self)), strict=False):
+            image, model_input = self.images[self.image_index[n]], self.input
+            pixels = warp(image, self.matrices[n], model_input.size, model_input.pad_value)
+            self._normalise(pixels, crop)
+
+    def _normalise(self, pixels: np.ndarray, out: np.ndarray) -> None:
+        """(x - mean) / std of (H, W, 3) uint8 RGB, as one multiply-add, in the model's layout."""
+        bgr = self.input.colour == "bgr"
+        if self.input.layout == "nchw":
+            planes = cv2.split(pixels)  # twice as fast as to go through all three at once
+            for plane, scale, bias, to in zip(
+                planes[::-1] if bgr else planes, self._scale, self._bias, out, strict=True
+            ):
+                np.multiply(plane, scale, out=to)
+                to += bias
+            return
+        same = len({*self._scale}) == len({*self._bias}) == 1  # one number for all is twice as fast
+        np.multiply(
+            cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if bgr else pixels,
+            self._scale[0] if same else self._scale,
+            out=out,
+        )
+        if np.any(self._bias):
+            out += self._bias[0] if same else self._bias
+
+
+def _scale_and_bias(model_input: Input) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) each, in the order of the model's channels: normalised = pixel * scale + bias."""
+    scale = np.float32(1) / np.array(model_input.std, np.float32)
+    return scale, -np.array(model_input.mean, np.float32) * scale
