@@ -79,7 +79,7 @@ def existing(text: str) -> Path:
     """A file."""
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"{text}: no such file")
-    return Path(text)
+    return Path(text).resolve()  # peers run in folders of their own
 
 
 def streams(text: str) -> list[int]:
