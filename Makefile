@@ -1,16 +1,24 @@
 # Two commands do all their own set-up:  make demo  and  make test.
 # PYTHON=python3.12 picks another Python; OUT=folder is where the demo writes. EXTRAS=test,torch,rtx also installs
 # PyTorch (6 GB) and TensorRT-RTX, without which the tests of networks, export and compilation are skipped.
+# On a machine with an NVIDIA GPU and PyTorch, but no network:  make test-gpu WHEELS=folder  and  make bench-gpu
+# WHEELS=folder; benchmarks/gpu/wheels.py makes the folder elsewhere. GPU_JSON=file is where the result goes, COMMIT
+# that of a checkout without its .git, BENCH further options of benchmarks/gpu/bench.py.
 
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= demo-out
 EXTRAS ?= test
+GPU_VENV ?= build/gpu
 BIN    := $(VENV)/bin
 comma  := ,
 TESTED := $(VENV)/installed-for-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help demo test lint types check bench clean
+.PHONY: help demo test lint types check bench clean test-gpu bench-gpu gpu-environment
+
+# With wheels an environment of them on top of PYTHON, else PYTHON as it is.
+GPU := PYTHONPATH="$(CURDIR)" $(if $(WHEELS),$(GPU_VENV)/bin/python,$(PYTHON))
+GPU_OPTIONS := $(if $(GPU_JSON),--json "$(GPU_JSON)") $(if $(COMMIT),--commit "$(COMMIT)")
 
 help:
 	@echo "make demo    set up, fetch models and a sample clip, process it, say where the results are"
@@ -19,6 +27,8 @@ help:
 	@echo "make types   mypy"
 	@echo "make check   test, lint and types"
 	@echo "make bench   the runtime's own cost, and frames/s against the bound of this machine"
+	@echo "make test-gpu    the tests that need an NVIDIA GPU, and memcheck on the kernels"
+	@echo "make bench-gpu   frames/s by number of streams, and crops/s by batch, on an NVIDIA GPU"
 	@echo "make clean   remove the virtual environment and what was made"
 
 demo: $(VENV)/installed
@@ -39,6 +49,15 @@ check: test lint types
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/peers.py --only mediapipe --streams 1,4 --repeat 1
+
+test-gpu: gpu-environment
+	$(GPU) benchmarks/gpu/run_tests.py $(GPU_OPTIONS)
+
+bench-gpu: gpu-environment
+	$(GPU) benchmarks/gpu/bench.py $(GPU_OPTIONS) $(BENCH)
+
+gpu-environment:
+	@$(if $(WHEELS),$(PYTHON) benchmarks/gpu/environment.py $(GPU_VENV) --wheels "$(WHEELS)",:)
 
 # The stamps make every second call start at once, and work without a network.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python

@@ -61,7 +61,9 @@ def write(path: Path | None, document: Mapping[str, Any]) -> None:
 def command() -> str:
     """What was typed; of files elsewhere only the names, since where they lie is nobody's business."""
     words = [_inside(word) for word in sys.argv[1:]]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    program, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
+    name = program.relative_to(here).as_posix() if program.is_relative_to(here) else program.name
+    return shlex.join(["python", f"benchmarks/{name}", *words])
 
 
 def _inside(word: str) -> str:

@@ -14,6 +14,7 @@ from engines.assets import cached_path, is_cached
 from engines.backends.base import Engine
 from engines.backends.onnxruntime import OnnxEngine
 from engines.contract import Contract
+from engines.detections import finish
 from engines.detector import KINDS
 from engines.errors import EngineError
 from engines.examples import Examples, examples
@@ -214,9 +215,10 @@ def _keypoints(contract: Contract, expected: Outputs, found: Outputs) -> Meaning
 
 def _boxes(contract: Contract, expected: Outputs, found: Outputs) -> Meaning:
     """Each of the reference's best boxes against the nearest one of its class; nothing is suppressed."""
-    decode = KINDS[contract.codec.kind].decode
+    reduce = KINDS[contract.codec.kind].reduce
     lost, shifts, scores, other_scores = 0, [], [], []
-    ours, theirs = decode(expected, contract, WEAKEST, 1.0), decode(found, contract, WEAKEST / 2, 1.0)
+    ours = finish(reduce(expected, contract, WEAKEST, 1.0, None), contract)
+    theirs = finish(reduce(found, contract, WEAKEST / 2, 1.0, None), contract)
     for one, other in zip(ours, theirs, strict=True):
         for box, score, kind in zip(one.boxes[:BEST], one.scores[:BEST], one.classes[:BEST], strict=True):
             same = np.flatnonzero(other.classes == kind)

@@ -1,10 +1,17 @@
-"""What every detector's codec gives, one for each image."""
+"""What every detector's codec gives, one for each image, and what their codecs share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from engines.contract import Contract
+
+# What a codec's `reduce` gives: by name, fields of `Detections` for each of B images, rows best first, and
+# `kept`, what selects those to keep. Of tensors they are tensors (B, M, …), and (B, M) bool.
+Reduced = dict[str, Any]
 
 
 class Detections(NamedTuple):
@@ -16,3 +23,24 @@ class Detections(NamedTuple):
     rois: np.ndarray | None = None  # (N, 5) float32, centre x, y, width, height, angle in rad
     keypoints: np.ndarray | None = None  # (N, K, 2) float32, of a one-stage pose model
     keypoint_scores: np.ndarray | None = None  # (N, K) float32, 0..1, if it tells how sure it is of each
+
+
+def pack(found: Sequence[Detections]) -> Reduced:
+    """Detections of B images that are on the host, as `finish` wants them; all rows of each are kept."""
+    fields = zip(Detections._fields, *found, strict=True)
+    columns = {name: arrays for name, *arrays in fields if arrays and arrays[0] is not None}
+    return columns | {"kept": [slice(None)] * len(found)}
+
+
+def finish(reduced: Reduced, contract: Contract) -> list[Detections]:
+    """Detections of each image in px of the model's input, best first; that of all detectors' codecs.
+
+    Args:
+        reduced: what the codec's `reduce` gave, on the host.
+        contract: not needed; all codecs are called alike.
+    """
+    fields = {name: rows for name, rows in reduced.items() if name != "kept"}
+    return [
+        Detections(**{name: rows[image][kept] for name, rows in fields.items()})
+        for image, kept in enumerate(reduced["kept"])
+    ]

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engines.backends.base import Engine
 from engines.codecs import blazepose_detector, rtmdet, yolo, yolo_pose, yolox
 from engines.contract import Contract
-from engines.crops import Crops
-from engines.detections import Detections
+from engines.crops import Crops, Image
+from engines.detections import Detections, finish
+from engines.device.arrays import Array, Outputs, stream_of, to_host
 from engines.errors import ContractError
 from engines.geometry import invert_affine, letterbox_matrix, transform_points
-from engines.yuv import YuvImage
 
-Decode = Callable[[dict[str, np.ndarray], Contract, float, float], list[Detections]]
+if TYPE_CHECKING:
+    from engines.device.streams import Stream
+
+Reduce = Callable[[Outputs, Contract, float, float, "Stream | None"], dict[str, Array]]
 
 
 class DetectorKind(NamedTuple):
     """How a family of detectors is read, and the thresholds that serve it unless told otherwise."""
 
-    decode: Decode
+    reduce: Reduce
     min_score: float
     nms_iou: float
     rois: bool = False  # whether it also gives rotated regions, for the pose model of the same family
@@ -34,15 +37,15 @@ class DetectorKind(NamedTuple):
 KINDS: dict[str, DetectorKind] = {
     # MediaPipe's own thresholds (pose_detection_cpu.pbtxt).
     "blazepose-detector": DetectorKind(
-        blazepose_detector.decode, min_score=0.5, nms_iou=0.3, rois=True, centred=False
+        blazepose_detector.reduce, min_score=0.5, nms_iou=0.3, rois=True, centred=False
     ),
     # Those of the YOLOX demo. Boxes as weak as 0.3 help a tracker to keep its tracks going.
-    "yolox": DetectorKind(yolox.decode, min_score=0.3, nms_iou=0.45),
+    "yolox": DetectorKind(yolox.reduce, min_score=0.3, nms_iou=0.45),
     # That of MMDetection's rtmdet_l_8xb32-300e_coco.py. Graphs by MMDeploy have suppressed at 0.6 already.
-    "rtmdet": DetectorKind(rtmdet.decode, min_score=0.3, nms_iou=0.65),
+    "rtmdet": DetectorKind(rtmdet.reduce, min_score=0.3, nms_iou=0.65),
     # Those of ultralytics' predict (cfg/default.yaml).
-    "yolo": DetectorKind(yolo.decode, min_score=0.25, nms_iou=0.7),
-    "yolo-pose": DetectorKind(yolo_pose.decode, min_score=0.25, nms_iou=0.7),
+    "yolo": DetectorKind(yolo.reduce, min_score=0.25, nms_iou=0.7),
+    "yolo-pose": DetectorKind(yolo_pose.reduce, min_score=0.25, nms_iou=0.7),
 }
 
 
@@ -64,14 +67,14 @@ class Detector:
 
     def __call__(
         self,
-        images: Sequence[np.ndarray | YuvImage],
+        images: Sequence[Image],
         min_score: float | None = None,
         nms_iou: float | None = None,
     ) -> list[Detections]:
         """The detections of each image, best first, in px of that image.
 
         Args:
-            images: (H, W, 3) uint8 RGB, or YUV, each of its own size.
+            images: (H, W, 3) uint8 RGB, or YUV, each of its own size; all on the host or all on a device.
             min_score: None for that of `KINDS`.
             nms_iou: likewise.
         """
@@ -80,12 +83,14 @@ class Detector:
         batch, matrices = letterboxed(images, self.contract)
         found = self.engine.run({self.contract.input.name: batch})
         outputs = {role: found[output.name] for role, output in self.contract.outputs.items()}
-        detections = self.kind.decode(
+        reduced = self.kind.reduce(
             outputs,
             self.contract,
             self.kind.min_score if min_score is None else min_score,
             self.kind.nms_iou if nms_iou is None else nms_iou,
+            stream_of(outputs),
         )
+        detections = finish(to_host(reduced), self.contract)
         back = invert_affine(matrices)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
         found_in = zip(detections, back, sizes, strict=True)
@@ -96,7 +101,7 @@ class Detector:
         self.engine.close()
 
 
-def letterboxed(images: Sequence[np.ndarray | YuvImage], contract: Contract) -> tuple[Crops, np.ndarray]:
+def letterboxed(images: Sequence[Image], contract: Contract) -> tuple[Crops, np.ndarray]:
     """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from their px to its."""
     model_input = contract.input
     sizes = [(image.shape[1], image.shape[0]) for image in images]

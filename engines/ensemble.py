@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engines.crops import Image
 from engines.errors import ContractError
 from engines.topdown import Keypoints, TopDown
-from engines.yuv import YuvImage
 
 
 class Look(NamedTuple):
@@ -50,9 +50,7 @@ class Ensemble:
         self.models, self.looks, self.max_deviation = list(models), list(looks), max_deviation
         self.skeleton = self.models[0].skeleton
 
-    def __call__(
-        self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, boxes: np.ndarray
-    ) -> Keypoints:
+    def __call__(self, images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray) -> Keypoints:
         """Estimate the pose in each box; arguments and result as those of `TopDown`."""
         index = np.tile(image_index, len(self.looks))
         shape = (len(self.looks), len(boxes), len(self.skeleton.keypoints))
@@ -66,6 +64,11 @@ class Ensemble:
         size = np.sqrt(np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0).prod(axis=1))  # (N,) px
         deviation = 2 * size[:, None] * np.array(self.skeleton.sigmas)  # (N, K) px
         return fuse(np.concatenate(points), np.concatenate(scores), self.max_deviation * deviation)
+
+    @property
+    def halved(self) -> int:
+        """How often the engines have halved their batches, since a device's memory was too small."""
+        return sum(model.halved for model in self.models)
 
     def close(self) -> None:
         """Free the models' memory."""

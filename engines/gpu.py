@@ -1,4 +1,4 @@
-"""The GPU that engines run on: CUDA's first device, which CUDA_VISIBLE_DEVICES chooses."""
+"""The GPUs that engines run on, by CUDA's numbers, among those that CUDA_VISIBLE_DEVICES leaves."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ class Gpu(NamedTuple):
     driver: str  # 580.65.06
 
 
+def gpu_index(device: str) -> int:
+    """CUDA's number of a device that torch calls cuda:1; the first is meant unless one is told."""
+    return int(device.partition(":")[2] or 0)
+
+
 @functools.cache
-def this_gpu() -> Gpu | None:
-    """The GPU of this machine; None without one, or without its driver.
+def this_gpu(index: int = 0) -> Gpu | None:
+    """A GPU of this machine, the first unless told; None without it, or without its driver.
 
     Raises:
         EngineError: the library to ask with is not installed.
     """
     cudart = runtime()
     error, count = cudart.cudaGetDeviceCount()
-    if error or not count:
+    if error or index >= count:
         return None
-    _, properties = cudart.cudaGetDeviceProperties(0)
+    _, properties = cudart.cudaGetDeviceProperties(index)
     capability = f"{properties.major}.{properties.minor}"
     return Gpu(properties.name.rstrip(b"\0").decode(), capability, _driver())
 
@@ -42,7 +47,7 @@ def runtime():  # type: ignore[no-untyped-def]  # modules have no type of their 
         from cuda.bindings import runtime as cudart  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise EngineError(
-            "TensorRT needs CUDA's bindings for Python, which are not installed: pip install cuda-bindings"
+            "a GPU needs CUDA's bindings for Python, which are not installed: pip install cuda-bindings"
         ) from None
     return cudart
 

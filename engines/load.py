@@ -8,11 +8,12 @@ from typing import cast
 
 from engines.assets import locate
 from engines.backends.base import Engine
-from engines.backends.choice import BACKENDS, Backend, choices, suits
+from engines.backends.choice import BACKENDS, Backend, choices, device_name, kinds, suits
 from engines.checks import check, check_carried
 from engines.configs import nearest
 from engines.contract import Contract
 from engines.errors import ContractError, EngineError
+from engines.gpu import gpu_index
 from engines.prepared import runnable
 from engines.watch import Loaded, watched
 
@@ -22,7 +23,12 @@ log = logging.getLogger("posestream.engine")
 
 
 def load_engine(
-    contract: Contract, *, threads: int = 1, path: Path | None = None, backend: Backend = "auto"
+    contract: Contract,
+    *,
+    threads: int = 1,
+    path: Path | None = None,
+    backend: Backend = "auto",
+    device: str | None = None,
 ) -> Engine:
     """The engine that runs `contract`'s model, from what is kept on this machine or from `path`.
 
@@ -30,22 +36,31 @@ def load_engine(
     installed, has its device and can run the file, and logs which, and why. One that fails all the same, as a
     plan that is found beyond the tolerance, gives way to the next, with a warning.
 
+    Args:
+        contract: of the model.
+        threads: of the processor, for what runs there.
+        path: of the model's file, if it is not the one that is kept.
+        backend: what shall run it.
+        device: where it shall run, and nowhere else: cpu, cuda (the first GPU), cuda:1. Unless told, that is
+            the first GPU for what runs on one.
+
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.
         EngineError: the file is not a model; or it was not exported, or compiled, yet; or the backend is not
-            installed, lacks its device, or cannot run such a file.
+            installed, lacks its device, or cannot run such a file; or there is no such device.
         ContractError: the file is another model than the contract describes; both values are named.
     """
-    path, found, _ = find_engine(contract, path, backend)
+    device = device and device_name(device)
+    path, found, _ = find_engine(contract, path, backend, device)
     if backend != "auto":
-        return _checked(contract, path, threads, found)
+        return _checked(contract, path, threads, found, device)
     failure: EngineError | None = None
-    for candidate, why in choices(contract, path):
+    for candidate, why in choices(contract, path, device):
         if failure:
             log.warning("%s: what is faster fails: %s", contract.name, failure)
         log.info("%s: %s (%s)", contract.name, candidate, why)
         try:
-            return _checked(contract, path, threads, candidate)
+            return _checked(contract, path, threads, candidate, device)
         except ContractError:
             raise
         except EngineError as error:
@@ -53,8 +68,8 @@ def load_engine(
     raise failure or EngineError(f"{contract.name}: nothing here runs {path.name}")
 
 
-def _checked(contract: Contract, path: Path, threads: int, backend: Backend) -> Engine:
-    engine = _open(contract, path, threads, backend)
+def _checked(contract: Contract, path: Path, threads: int, backend: Backend, device: str | None) -> Engine:
+    engine = _open(contract, path, threads, backend, device)
     try:
         check(contract, engine, path.name)
         check_carried(contract, path)
@@ -64,7 +79,9 @@ def _checked(contract: Contract, path: Path, threads: int, backend: Backend) -> 
     return watched(engine, Loaded(contract.name, path.name, backend, threads))
 
 
-def find_engine(contract: Contract, path: Path | None, backend: str) -> tuple[Path, Backend, str]:
+def find_engine(
+    contract: Contract, path: Path | None, backend: str, device: str | None = None
+) -> tuple[Path, Backend, str]:
     """What `load_engine` would load: the file, the backend that runs it, and why it is this one.
 
     Raises:
@@ -75,14 +92,23 @@ def find_engine(contract: Contract, path: Path | None, backend: str) -> tuple[Pa
     if path is None:
         path = locate(contract.asset, name=contract.name) if backend == "torch" else runnable(contract)
     if backend == "auto":
-        return path, *next(choices(contract, path))
+        if not (first := next(choices(contract, path, device), None)):
+            raise EngineError(
+                f"{contract.name}: nothing here runs {path.name} on {device}; leave the device out, or build "
+                f"a plan: posestream engine build {contract.name}, or pip install onnxruntime-gpu"
+            )
+        return path, *first
     told = cast(Backend, backend)
+    if device and device.partition(":")[0] not in kinds(told):
+        raise EngineError(
+            f"{contract.name}: {backend} does not run on {device}; leave out the device or the backend"
+        )
     if not suits(told, path):
         raise EngineError(f"{contract.name}: {backend} cannot run {path.name}; leave the backend to auto")
     return path, told, "as told"
 
 
-def _open(contract: Contract, path: Path, threads: int, backend: Backend) -> Engine:
+def _open(contract: Contract, path: Path, threads: int, backend: Backend, device: str | None) -> Engine:
     """The backend is imported here, so that a run loads only the libraries of its own models."""
     outputs = [output.name for output in contract.outputs.values()]
     if backend == "litert":
@@ -92,12 +118,12 @@ def _open(contract: Contract, path: Path, threads: int, backend: Backend) -> Eng
     if backend == "torch":
         from engines.backends.pytorch import TorchEngine
 
-        return TorchEngine(contract, path, threads)
+        return TorchEngine(contract, path, threads, device=device)
     if backend in ("tensorrt", "tensorrt-rtx"):
         from engines.plans import open_plan
 
-        return open_plan(contract, path, backend)
+        return open_plan(contract, path, backend, device or "cuda:0")
     from engines.backends.onnxruntime import OnnxEngine
 
-    device = backend.removeprefix("onnxruntime").removeprefix("-") or "cpu"
-    return OnnxEngine(path, threads, outputs, device=device)
+    provider = backend.removeprefix("onnxruntime").removeprefix("-") or "cpu"
+    return OnnxEngine(path, threads, outputs, provider=provider, gpu=gpu_index(device or ""))

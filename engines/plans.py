@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engines.contract import Contract, load_contract
 from engines.errors import ContractError, EngineError
-from engines.gpu import this_gpu
+from engines.gpu import gpu_index, this_gpu
 from engines.home import alone, write_whole
 from engines.prepared import runnable
 from engines.tensorrt.flavours import FlavourName, TensorRT, flavour
@@ -113,17 +113,17 @@ def build_plan(
         return Built(_build(contract, onnx, flavoured, network, key, progress), fresh=True)
 
 
-def find_plan(contract: Contract, onnx: Path, backend: FlavourName) -> Plan | None:
+def find_plan(contract: Contract, onnx: Path, backend: FlavourName, device: str = "cuda:0") -> Plan | None:
     """The plan that `open_plan` would open: of those that fit, the one that was built last."""
     try:
-        judged = _judged(contract, onnx, this_machine(backend))
+        judged = _judged(contract, onnx, this_machine(backend, gpu_index(device)))
     except EngineError:
         return None
     return next((plan for plan, why in judged if not why), None)
 
 
-def open_plan(contract: Contract, onnx: Path, backend: FlavourName) -> TensorrtEngine:
-    """The plan of a model, loaded; first compared with ONNX Runtime if that was not done on this GPU yet.
+def open_plan(contract: Contract, onnx: Path, backend: FlavourName, device: str = "cuda:0") -> TensorrtEngine:
+    """The plan of a model, loaded on a GPU; first compared with ONNX Runtime if that was not done there yet.
 
     Raises:
         EngineError: none was built, none fits (with every part that differs), it is damaged, it is beyond the
@@ -131,7 +131,7 @@ def open_plan(contract: Contract, onnx: Path, backend: FlavourName) -> TensorrtE
     """
     from engines.backends.tensorrt import TensorrtEngine
 
-    machine = this_machine(backend)
+    machine = this_machine(backend, gpu_index(device))
     judged = _judged(contract, onnx, machine)
     plan = next((plan for plan, why in judged if not why), None)
     if plan is None:
@@ -140,7 +140,8 @@ def open_plan(contract: Contract, onnx: Path, backend: FlavourName) -> TensorrtE
             f"{contract.name}: {backend} has no plan that fits ({' | '.join(told)}); "
             f"build one: posestream engine build {contract.name} --backend {backend}"
         )
-    engine = TensorrtEngine(flavour(backend), plan.read(), plan.path.with_suffix(KERNELS))
+    kernels = plan.path.with_suffix(KERNELS)
+    engine = TensorrtEngine(flavour(backend), plan.read(), kernels, name=contract.name, device=device)
     done = plan.verified
     if done and (done.gpu, done.driver) == (machine.gpu, machine.driver):
         return engine
@@ -209,7 +210,7 @@ def _build(
         from engines.backends.tensorrt import TensorrtEngine
 
         kernels = path.with_suffix(KERNELS)
-        engine = TensorrtEngine(flavoured, content, kernels)
+        engine = TensorrtEngine(flavoured, content, kernels, name=contract.name)
         try:
             verified = _verify(contract, engine, onnx, key)
         except EngineError:

@@ -10,9 +10,8 @@ import numpy as np
 from engines.backends.base import Engine
 from engines.codecs import blazepose_landmarks
 from engines.contract import Contract
-from engines.crops import Crops
+from engines.crops import Crops, Image
 from engines.geometry import crop_to_frame, invert_affine, transform_points
-from engines.yuv import YuvImage
 
 
 class Poses(NamedTuple):
@@ -32,13 +31,11 @@ class PoseEstimator:
         self.contract, self.engine = contract, engine
         self.roles = {output.name: role for role, output in contract.outputs.items()}
 
-    def __call__(
-        self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, rois: np.ndarray
-    ) -> Poses:
+    def __call__(self, images: Sequence[Image], image_index: np.ndarray, rois: np.ndarray) -> Poses:
         """Estimate the pose in each region.
 
         Args:
-            images: RGB, uint8 (H, W, 3), or YUV, of any sizes.
+            images: RGB, uint8 (H, W, 3), or YUV, of any sizes; on the host or a device.
             image_index: (N,), which image a region belongs to.
             rois: (N, 5) px and rad: centre x, y, width, height, angle. N may be 0.
         """
@@ -56,6 +53,11 @@ class PoseEstimator:
             presence=landmarks.presence,
             alignment=transform_points(landmarks.alignment, to_frame).astype(np.float32),
         )
+
+    @property
+    def halved(self) -> int:
+        """How often the engine has halved its batches, since a device's memory was too small."""
+        return self.engine.halved
 
     def close(self) -> None:
         """Free the model's memory."""

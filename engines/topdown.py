@@ -10,11 +10,11 @@ import numpy as np
 from engines.backends.base import Engine, Items
 from engines.codecs import heatmap, simcc
 from engines.contract import Contract, HeatmapCodec
-from engines.crops import Crops
+from engines.crops import Crops, Image
+from engines.device.arrays import Outputs, copied, flipped, mean, to_host
 from engines.errors import ContractError
 from engines.geometry import crop_to_frame, invert_affine, transform_points
 from engines.skeletons import load_skeleton
-from engines.yuv import YuvImage
 
 CODECS = {"simcc": simcc, "heatmap": heatmap}
 # Crops that go through the engine at once, of however many frames: more of them only take more memory.
@@ -53,13 +53,11 @@ class TopDown:
         self.skeleton = load_skeleton(contract.skeleton)
         self.grid = _grid(contract)
 
-    def __call__(
-        self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, boxes: np.ndarray
-    ) -> Keypoints:
+    def __call__(self, images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray) -> Keypoints:
         """Estimate the pose in each box.
 
         Args:
-            images: RGB, uint8 (H, W, 3), or YUV, of any sizes.
+            images: RGB, uint8 (H, W, 3), or YUV, of any sizes; all on the host or all on a device.
             image_index: (N,), which image a box belongs to.
             boxes: (N, 4) x0, y0, x1, y1 px; parts outside of the image are padded. N may be 0.
         """
@@ -73,9 +71,7 @@ class TopDown:
         """
         return _regions(boxes, self.contract)
 
-    def in_regions(
-        self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, regions: np.ndarray
-    ) -> Keypoints:
+    def in_regions(self, images: Sequence[Image], image_index: np.ndarray, regions: np.ndarray) -> Keypoints:
         """Estimate the pose in each region.
 
         Args:
@@ -91,27 +87,32 @@ class TopDown:
         for start in range(0, len(regions), RUN_MAX):
             part = slice(start, start + RUN_MAX)
             batch = Crops(images, image_index[part], invert_affine(to_frame[part]), self.contract.input)
-            found, scores[part] = self.codec.decode(self._run(batch), self.contract)
+            reduced = to_host(self.codec.reduce(self._run(batch), self.contract))
+            found, scores[part] = self.codec.finish(reduced, self.contract)
             points[part] = transform_points(found, to_frame[part])
         mirrored = np.flatnonzero(regions[:, 2] < 0)
         points[mirrored] = points[mirrored][:, self.skeleton.mirror]
         scores[mirrored] = scores[mirrored][:, self.skeleton.mirror]
         return Keypoints(points, scores)
 
-    def _run(self, batch: Crops) -> dict[str, np.ndarray]:
-        """The model's outputs by role."""
+    def _run(self, batch: Crops) -> Outputs:
+        """The model's outputs by role, on the device where the images lie."""
         if not self.flip_test:
             return self._outputs(batch)
-        pixels = np.asarray(batch)
-        outputs = self._outputs(pixels)
         columns = 3 if self.contract.input.layout == "nchw" else 2
-        mirrored = self._outputs(np.ascontiguousarray(np.flip(pixels, columns)))
-        mirrored = self.codec.mirror_back(mirrored, self.contract, self.skeleton.mirror)
-        return {role: (outputs[role] + mirrored[role]) / 2 for role in outputs}
+        pixels = batch.made()
+        outputs = copied(self._outputs(pixels))  # which the next run may overwrite
+        mirrored = self._outputs(flipped(pixels, columns))
+        return mean(outputs, self.codec.mirror_back(mirrored, self.contract, self.skeleton.mirror))
 
-    def _outputs(self, batch: Items) -> dict[str, np.ndarray]:
+    def _outputs(self, batch: Items) -> Outputs:
         found = self.engine.run({self.contract.input.name: batch})
         return {role: found[output.name] for role, output in self.contract.outputs.items()}
+
+    @property
+    def halved(self) -> int:
+        """How often the engine has halved its batches, since a device's memory was too small."""
+        return self.engine.halved
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -119,7 +120,7 @@ class TopDown:
 
 
 def cut_out(
-    images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, boxes: np.ndarray, contract: Contract
+    images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray, contract: Contract
 ) -> np.ndarray:
     """The model's input for boxes (N, 4), as `TopDown` makes it: a batch of N."""
     to_frame = crop_to_frame(_regions(boxes, contract), _grid(contract))

@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from engines.backends.base import Engine, Items, MadeInPlace
+from engines.backends.base import Engine, Items, MadeInPlace, device_of
+
+if TYPE_CHECKING:
+    from engines.device.streams import Stream
 
 
 class Loaded(NamedTuple):
@@ -32,7 +35,9 @@ class EngineCall(NamedTuple):
     items: int  # in the batch
     bytes_in: int
     bytes_out: int
-    device_ns: tuple[int, int] | None  # begin and end on the device, by the same clock, where it can tell
+    # Begin and end on the device, by the same clock, where it can tell: of those calls that have ended there
+    # since the last one was told. Nobody waits for the device to tell them, so they may be of earlier calls.
+    device_ns: tuple[tuple[int, int], ...]
     copied: int | None  # bytes to and from the device; None without one
 
 
@@ -69,18 +74,18 @@ def watch(watcher: Watcher) -> Iterator[None]:
 
 def watched(engine: Engine, loaded: Loaded) -> Engine:
     """The engine itself while nobody watches, at no cost; else one that tells of its calls."""
-    if not _watchers:
-        return engine
-    return WatchedOnDevice(engine, loaded) if hasattr(engine, "run_device") else Watched(engine, loaded)
+    return Watched(engine, loaded) if _watchers else engine
 
 
 class TimesDevice(Protocol):
     """An engine that can tell when the device worked for it; it does so only once it was asked to."""
 
-    device_ns: tuple[int, int] | None  # of the last `run`: begin and end, monotonic
-
     def time_device(self) -> None:
         """Measure from now on."""
+        ...
+
+    def device_times(self) -> tuple[tuple[int, int], ...]:
+        """Begin and end, monotonic, of the runs that have ended since the last call; without waiting."""
         ...
 
 
@@ -89,73 +94,56 @@ class Watched:
 
     def __init__(self, engine: Engine, loaded: Loaded):
         self._engine, self._loaded = engine, loaded
-        self.inputs, self.outputs = engine.inputs, engine.outputs
+        self.inputs, self.outputs, self.device = engine.inputs, engine.outputs, engine.device
         self._timed = cast(TimesDevice, engine) if hasattr(engine, "time_device") else None
         if self._timed:
             self._timed.time_device()
-        device = getattr(engine, "device", "cpu")  # ONNX Runtime's name, or PyTorch's object
-        self._copies = self._timed is not None or getattr(device, "type", device) != "cpu"
 
-    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
+    @property
+    def halved(self) -> int:
+        """How often the engine has halved its largest batch."""
+        return self._engine.halved
+
+    def run(self, inputs: Mapping[str, Items]) -> dict[str, Any]:
         """Run a batch, as the engine does, and tell of it."""
         if not (watchers := _watchers):
             return self._engine.run(inputs)
-        given, outputs = _nbytes(inputs), {}
+        outputs: dict[str, Any] = {}
         making = _Making()
         timed = {name: making.of(items) for name, items in inputs.items()}
-        start_ns = self._enter(watchers)
+        for watcher in watchers:
+            watcher.engine_entered(self._loaded)
+        start_ns = time.monotonic_ns()
         try:
             outputs = self._engine.run(timed)
         finally:
-            device_ns = self._timed.device_ns if self._timed and outputs else None
-            moved = given + _nbytes(outputs) if self._copies else None
-            self._leave(watchers, start_ns, inputs, outputs, device_ns, moved, making.ns)
+            call = EngineCall(
+                engine=self._loaded,
+                start_ns=start_ns,
+                end_ns=time.monotonic_ns(),
+                making_ns=making.ns,
+                items=len(next(iter(inputs.values()), ())),
+                bytes_in=_nbytes(inputs),
+                bytes_out=_nbytes(outputs),
+                device_ns=self._timed.device_times() if self._timed else (),
+                copied=self._copied(inputs, outputs),
+            )
+            for watcher in watchers:
+                watcher.engine_left(call)
         return outputs
 
     def close(self) -> None:
         """Free the model's memory."""
         self._engine.close()
 
-    def _enter(self, watchers: tuple[Watcher, ...]) -> int:
-        for watcher in watchers:
-            watcher.engine_entered(self._loaded)
-        return time.monotonic_ns()
-
-    def _leave(
-        self,
-        watchers: tuple[Watcher, ...],
-        start_ns: int,
-        inputs: Mapping[str, Any],
-        outputs: dict[str, Any],
-        device_ns: tuple[int, int] | None,
-        copied: int | None,
-        making_ns: int = 0,
-    ) -> None:
-        end_ns = time.monotonic_ns()
-        items, given, found = len(next(iter(inputs.values()), ())), _nbytes(inputs), _nbytes(outputs)
-        call = EngineCall(self._loaded, start_ns, end_ns, making_ns, items, given, found, device_ns, copied)
-        for watcher in watchers:
-            watcher.engine_left(call)
-
-
-class WatchedOnDevice(Watched):
-    """The same, of an engine that also runs what lies on the device."""
-
-    def run_device(self, inputs: dict[str, Any], after: Any = None) -> tuple[dict[str, Any], Any]:
-        """Run a batch that lies on the device, as the engine does, and tell of it.
-
-        Nothing waits for the device here, so it is not known yet how long that takes.
-        """
-        run_device = self._engine.run_device  # type: ignore[attr-defined]  # `watched` has looked
-        if not (watchers := _watchers):
-            return run_device(inputs, after)
-        outputs: dict[str, Any] = {}
-        start_ns = self._enter(watchers)
-        try:
-            outputs, done = run_device(inputs, after)
-        finally:
-            self._leave(watchers, start_ns, inputs, outputs, device_ns=None, copied=0)
-        return outputs, done
+    def _copied(self, inputs: Mapping[str, Items], outputs: Mapping[str, Any]) -> int | None:
+        """Bytes that went from the host to a GPU or back; None where there is none."""
+        down = sum(items.nbytes for items in inputs.values() if (device_of(items) or "cpu") != "cpu")
+        if self.device == "cpu":
+            return down or None
+        if down and not any(isinstance(output, np.ndarray) for output in outputs.values()):
+            return 0  # all of it has stayed there
+        return down + _nbytes(inputs) + _nbytes(outputs)
 
 
 class _Making:
@@ -166,7 +154,7 @@ class _Making:
 
     def of(self, items: Items) -> Items:
         """The same items; the time they take is added up."""
-        return items if isinstance(items, np.ndarray) else _TimedItems(items, self)
+        return _TimedItems(items, self) if hasattr(items, "write") else items
 
 
 class _TimedItems:
@@ -175,10 +163,16 @@ class _TimedItems:
     def __init__(self, items: MadeInPlace, making: _Making):
         self._items, self._making = items, making
         self.dtype, self.shape, self.nbytes = items.dtype, items.shape, items.nbytes
+        self.device = device_of(items)
 
     def write(self, out: np.ndarray, first: int = 0) -> None:
         start = time.monotonic_ns()
         self._items.write(out, first)
+        self._making.ns += time.monotonic_ns() - start
+
+    def cut_into(self, out: Any, stream: Stream, first: int = 0) -> None:
+        start = time.monotonic_ns()
+        self._items.cut_into(out, stream, first)
         self._making.ns += time.monotonic_ns() - start
 
     def __len__(self) -> int:

@@ -71,7 +71,7 @@ class YuvImage:
         sparse = abs(np.linalg.det(inverse[:, :2])) >= SPARSE**2
         edge = pad_value == "edge"
         border = cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT
-        grey = 0 if edge else self._grey(float(pad_value))
+        grey = 0 if edge else brightness(self.matrix, float(pad_value))
 
         def part(plane: np.ndarray, matrix: np.ndarray, how: int, pad: float) -> np.ndarray:
             flags = how | cv2.WARP_INVERSE_MAP
@@ -98,10 +98,11 @@ class YuvImage:
             for plane, halved in ((self.y, 1), (self.u, 2), (self.v, 2)):
                 cv2.countNonZero(plane[y0 // halved : -(-y1 // halved), x0 // halved : -(-x1 // halved)])
 
-    def _grey(self, value: float) -> float:
-        """The brightness that a grey of `value` has; its colour planes hold 128."""
-        scale, u, v, shift = self.matrix[1]
-        return round((value - shift - 128 * (u + v)) / scale)
+
+def brightness(matrix: np.ndarray, value: float) -> float:
+    """That of a grey of `value`, by the (3, 4) matrix to RGB; its colour planes hold 128."""
+    scale, u, v, shift = matrix[1]
+    return round((value - shift - 128 * (u + v)) / scale)
 
 
 def rgb_matrix(standard: str, *, full_range: bool) -> np.ndarray:

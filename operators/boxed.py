@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+from engines.crops import Image
 from engines.skeletons import Skeleton
 from engines.topdown import Keypoints
-from engines.yuv import YuvImage
 from operators.models import as_image
 from pipeline.packet import Instances, Packet
 
@@ -19,9 +19,12 @@ class BoxEstimator(Protocol):
 
     skeleton: Skeleton
 
-    def __call__(
-        self, images: Sequence[np.ndarray | YuvImage], image_index: np.ndarray, boxes: np.ndarray
-    ) -> Keypoints:
+    @property
+    def halved(self) -> int:
+        """How often its engines have halved their batches."""
+        ...
+
+    def __call__(self, images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray) -> Keypoints:
         """The pose in each of `boxes` (N, 4), which are in `images[image_index[n]]`; N may be 0."""
         ...
 

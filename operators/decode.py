@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from engines.yuv import YuvImage
+from engines.crops import Image
 from operators.cameras.camera import Camera
 from operators.cameras.link import LinkOptions
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of
+from operators.device_frames import frames_on
 from operators.media import IMAGE_FPS, SourceProbe, image_paths, probe, shots
+from operators.pictures import HOST, Frames
 from operators.video import SECOND_NS
 from pipeline.errors import OptionError, SourceError
 from pipeline.operator import Ports, RunInfo, Source
@@ -35,8 +36,11 @@ THREADS_HELP = (
 )
 TRANSPORT_HELP = "how RTSP cameras send; ?rtsp_transport=udp in an address says it for one camera"
 STALL_HELP = "a camera that gives no picture for so long is lost, and connected anew"
+DEVICE_HELP = "where to: cpu; cuda, a GPU's memory, by its own decoder where it can; cuda:1, that GPU's"
+SURFACES_HELP = "on a GPU: most frames of a source that may be in the graph at once"
 ATTEMPTS_HELP = "how often in a row to connect to a camera in vain before giving it up; 0: for ever"
 OPEN_S = 10.0  # a camera must answer within so long
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description=DEVICE_HELP)]
 Transport = Literal["tcp", "udp", "udp_multicast", "http", "https"]
 
 
@@ -55,6 +59,10 @@ class Decode(Source):
     nothing held back, their `pts_ns` going on through outages and jumps by the time that has passed, their
     `captured_ns` by the camera's clock where it tells and is right; what happens to them are events. Files
     play at their own pace.
+
+    With `device: cuda` frames are decoded by the GPU and stay in its memory (`operators.device_frames`); what
+    it cannot decode is copied there, which the log tells with the reason. Damage inside of a slice the GPU
+    conceals without a word: such frames are not left out. A topic's frames stay on the host.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class Decode(Source):
         transport: Annotated[Transport, Field(description=TRANSPORT_HELP)] = "tcp",
         stall_s: Annotated[float, Field(gt=0, description=STALL_HELP)] = 5.0,
         attempts: Annotated[int, Field(ge=0, description=ATTEMPTS_HELP)] = 0,
+        device: Device = "cpu",
+        surfaces: Annotated[int, Field(ge=2, description=SURFACES_HELP)] = 64,
     ):
         self.stride = stride
         self.fps = fps
@@ -80,6 +90,8 @@ class Decode(Source):
         self.transport: Transport = transport
         self.stall_s = stall_s
         self.attempts = attempts
+        self.device, self.surfaces = device, surfaces
+        self._frames: Frames = HOST
         self._run: RunInfo | None = None
         self._stopped = threading.Event()
         self._camera: Camera | None = None
@@ -112,12 +124,13 @@ class Decode(Source):
 
         Raises:
             SourceError: before the first packet, if the source is missing, empty, or holds no picture, or if
-                its address can never work.
+                its address can never work; or there is no such GPU.
         """
         uri = resolve_uri(uri)
         live = self._run is not None and self._run.live
         if scheme_of(uri) == "kafka":
             return self._read_topic(stream, uri)
+        self._frames = frames_on(self.device, stream, self.surfaces, self.count)
         if live and is_camera(uri):
             return self._watch(stream, uri, clock)
         return self.play(stream, uri, clock, paced=live)
@@ -136,7 +149,7 @@ class Decode(Source):
 
     def close(self) -> None:
         """Give back what a topic has opened, and the decoder with its pictures."""
-        self._camera = None
+        self._camera, self._frames = None, HOST
         if self._topic:
             self._topic.close()
 
@@ -150,7 +163,15 @@ class Decode(Source):
         if self.start_s or self.stop_s != math.inf:
             raise SourceError(f"{stream} is a camera, which has no beginning: remove start_s and stop_s")
         options = LinkOptions(self.transport, self.threads, OPEN_S, self.stall_s)
-        self._camera = Camera(stream, uri, options, attempts=self.attempts, count=self.count, clock=clock)
+        self._camera = Camera(
+            stream,
+            uri,
+            options,
+            attempts=self.attempts,
+            count=self.count,
+            clock=clock,
+            frames=self._frames,
+        )
         if self._stopped.is_set():
             return
         packets, wanted = 0, _choice(self.stride, self.fps)
@@ -231,7 +252,7 @@ class Decode(Source):
         expected = self.loop * math.ceil(max(0, in_range) / thinned - 1e-6)
         return expected if self.max_frames is None else min(expected, self.max_frames)
 
-    def _rounds(self, uri: str, events: Counter[str]) -> Iterator[tuple[int, np.ndarray | YuvImage]]:
+    def _rounds(self, uri: str, events: Counter[str]) -> Iterator[tuple[int, Image]]:
         """Times and pictures of all rounds of a looped source; the clock goes on from round to round."""
         offset_ns = 0
         for _ in range(self.loop) if self.loop else count():
@@ -242,6 +263,7 @@ class Decode(Source):
                 image_fps=self.fps or IMAGE_FPS,
                 threads=self.threads,
                 events=events,
+                frames=self._frames,
             )
             wanted = _choice(self.stride, self.fps)
             times: list[int] = []  # first, last but one, last

@@ -11,7 +11,7 @@ from engines.configs import nearest
 from engines.detections import Detections
 from engines.detector import KINDS, Detector
 from engines.load import load_engine
-from operators.models import RunsOn, contract_for, model_for
+from operators.models import Device, RunsOn, contract_for, model_for
 from operators.whole_frames import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
 from pipeline.errors import OptionError
 from pipeline.operator import Ports, RunInfo
@@ -47,9 +47,10 @@ class Detect(WorksOnWholeFrames):
         max_detections: MaxDetections = 100,
         backend: RunsOn = "auto",
         threads: Annotated[Count, Field(description="of the processor, for one engine")] = 1,
+        device: Device = None,
     ):
         self.model, self.classes = model, classes
-        self.backend, self.threads = backend, threads
+        self.backend, self.threads, self.device = backend, threads, device
         super().__init__(min_score, nms_iou, every)
         self.max_detections = max_detections
 
@@ -72,7 +73,9 @@ class Detect(WorksOnWholeFrames):
         """Load the model."""
         super().open(run)
         contract, path = model_for("detect", self.model)
-        engine = load_engine(contract, threads=self.threads, path=path, backend=self.backend)
+        engine = load_engine(
+            contract, threads=self.threads, path=path, backend=self.backend, device=self.device
+        )
         self.detector = Detector(contract, engine)
         self.names = np.array(contract.labels, np.object_)
         self.wanted = np.isin(self.names, self.classes or self.names)  # (classes of the model,)

@@ -11,7 +11,7 @@ from engines.ensemble import Ensemble, Look
 from engines.load import load_engine
 from engines.topdown import CODECS, TopDown
 from operators.boxed import BoxedPoses
-from operators.models import RunsOn, Threads, contract_for, model_for
+from operators.models import Device, RunsOn, Threads, contract_for, count_halved, model_for
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Packet
@@ -61,9 +61,11 @@ class Fuse(Operator):
         max_instances: MaxInstances = None,
         backend: RunsOn = "auto",
         threads: Threads = None,
+        device: Device = None,
     ):
         self.models, self.looks, self.max_deviation = models, looks(flip, rotations, scales), max_deviation
-        self.max_instances, self.backend, self.threads = max_instances, backend, threads
+        self.max_instances = max_instances
+        self.backend, self.threads, self.device = backend, threads, device
 
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:
@@ -99,14 +101,19 @@ class Fuse(Operator):
         threads = self.threads or run.cores
         found = [model_for("pose", model, option="models") for model in self.models]
         models = [
-            TopDown(contract, load_engine(contract, threads=threads, path=path, backend=self.backend))
+            TopDown(
+                contract,
+                load_engine(contract, threads=threads, path=path, backend=self.backend, device=self.device),
+            )
             for contract, path in found
         ]
         self.poses = BoxedPoses(Ensemble(models, self.looks, self.max_deviation), self.max_instances)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Find the poses of a batch."""
-        return self.poses.process(packets)
+        results = self.poses.process(packets)
+        count_halved(self, self.poses.estimator.halved)
+        return results
 
     def close(self) -> None:
         """Free the models' memory."""

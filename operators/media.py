@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from engines.crops import Image
+from operators.pictures import HOST, Frames
 from operators.video import (
     SECOND_NS,
     Shot,
@@ -70,6 +72,7 @@ def shots(
     image_fps: float = IMAGE_FPS,
     threads: int = 0,
     events: Counter[str] | None = None,
+    frames: Frames = HOST,
 ) -> Iterator[Shot]:
     """The frames of a source whose time since its beginning is in [start_s, stop_s), in order of time.
 
@@ -78,17 +81,19 @@ def shots(
     "missing_frames" (holes in the times of a stream of even rate), "frames_without_pts" (their time was
     derived from the average rate).
 
+    `frames` decodes them and makes their pictures.
+
     Raises:
         SourceError: before the first frame, if there is none in the source or in the range.
     """
     images = image_paths(uri)
     if images is None:
-        return video_shots(uri, start_s, stop_s, threads, Counter() if events is None else events)
+        return video_shots(uri, start_s, stop_s, threads, Counter() if events is None else events, frames)
     last_s = (len(images) - 1) / image_fps
     if start_s > last_s:
         raise starts_too_late(uri, start_s, last_s)
     return (
-        Shot(round(index * SECOND_NS / image_fps), partial(_read_image, path))
+        Shot(round(index * SECOND_NS / image_fps), partial(_picture, path, frames))
         for index, path in enumerate(images)
         if start_s <= index / image_fps < stop_s
     )
@@ -126,6 +131,11 @@ def _is_image(path: Path) -> bool:
 def _natural(path: Path) -> list[Any]:
     parts = re.split(r"(\d+)", path.name.lower())  # text and digits alternate, so that like meets like
     return [int(part) if index % 2 else part for index, part in enumerate(parts)] + [path.name]
+
+
+def _picture(path: Path, frames: Frames) -> Image | None:
+    image = _read_image(path)
+    return None if image is None else frames.put(image)
 
 
 def _read_image(path: Path) -> np.ndarray | None:

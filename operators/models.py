@@ -5,21 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
 from engines.configs import nearest
 from engines.contract import Contract, available_models, load_contract
+from engines.crops import Image
+from engines.device.image import DeviceImage
 from engines.errors import ContractError, EngineError
 from engines.load import Backend
 from engines.prepared import find_model
 from engines.yuv import YuvImage
 from pipeline.errors import OptionError
+from pipeline.operator import Operator
 from pipeline.packet import Packet
 
 # Options that they share.
 RunsOn = Annotated[Backend, Field(description="what runs the model; auto takes the fastest that is here")]
 Threads = Annotated[int | None, Field(ge=1, description="for one engine; by the cores and workers")]
+Device = Annotated[
+    str | None,
+    Field(
+        pattern=r"^(cpu|cuda(:\d+)?)$", description="where the model runs: cpu, cuda, cuda:1; its backend's"
+    ),
+]
 
 
 Task = Literal["detect", "pose", "pose_onestage"]
@@ -51,15 +59,21 @@ def contract_for(task: Task, model: str, *, option: str = "model") -> Contract:
     return model_for(task, model, option=option)[0]
 
 
-def as_image(packet: Packet) -> np.ndarray | YuvImage:
-    """The packet's picture as models take it: planes of YUV as they are, everything else as RGB.
+def as_image(packet: Packet) -> Image:
+    """The packet's picture as models take it: planes of YUV and images on a GPU as they are, others as RGB.
 
     Raises:
         ValueError: the packet has none; a graph whose source gives images does not let it come to this.
     """
-    if isinstance(packet.picture, YuvImage):
+    if isinstance(packet.picture, YuvImage | DeviceImage):
         return packet.picture
     image = packet.image
     if image is None:
         raise ValueError(f"{packet.stream} frame {packet.seq} has no image")
     return image
+
+
+def count_halved(operator: Operator, halved: int) -> None:
+    """Count, as `halved_batches`, how often its engines have so far halved their batches to fit in memory."""
+    if new := halved - operator.counters["halved_batches"]:
+        operator.count("halved_batches", new)

@@ -11,7 +11,7 @@ from engines.pose import PoseEstimator
 from engines.topdown import CODECS, TopDown
 from operators.boxed import BoxedPoses
 from operators.follow import FollowedPoses
-from operators.models import RunsOn, Threads, contract_for, model_for
+from operators.models import Device, RunsOn, Threads, contract_for, count_halved, model_for
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Packet
@@ -62,8 +62,9 @@ class Pose(Operator):
         flip_test: FlipTest = False,
         backend: RunsOn = "auto",
         threads: Threads = None,
+        device: Device = None,
     ):
-        self.model, self.backend, self.threads = model, backend, threads
+        self.model, self.backend, self.threads, self.device = model, backend, threads, device
         self.max_instances, self.min_presence, self.flip_test = max_instances, min_presence, flip_test
 
     @classmethod
@@ -93,7 +94,7 @@ class Pose(Operator):
         """Load the model."""
         contract, path = model_for("pose", self.model)
         threads = self.threads or run.cores
-        engine = load_engine(contract, threads=threads, path=path, backend=self.backend)
+        engine = load_engine(contract, threads=threads, path=path, backend=self.backend, device=self.device)
         self.poses: BoxedPoses | FollowedPoses
         if contract.codec.kind in CODECS:
             estimator = TopDown(contract, engine, flip_test=self.flip_test)
@@ -105,7 +106,9 @@ class Pose(Operator):
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Find the poses of a batch."""
-        return self.poses.process(packets)
+        results = self.poses.process(packets)
+        count_halved(self, self.poses.estimator.halved)
+        return results
 
     def reset(self, stream: str) -> None:
         """Forget where the stream's tracks were."""

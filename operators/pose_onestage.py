@@ -11,7 +11,7 @@ from engines.contract import Contract, YoloPoseCodec
 from engines.detections import Detections
 from engines.detector import Detector
 from engines.load import load_engine
-from operators.models import RunsOn, Threads, contract_for, model_for
+from operators.models import Device, RunsOn, Threads, contract_for, model_for
 from operators.whole_frames import Every, Fraction, MaxDetections, WorksOnWholeFrames
 from pipeline.operator import Ports, RunInfo
 from pipeline.packet import Instances
@@ -43,8 +43,9 @@ class PoseOnestage(WorksOnWholeFrames):
         max_detections: MaxDetections = 100,
         backend: RunsOn = "auto",
         threads: Threads = None,
+        device: Device = None,
     ):
-        self.model, self.backend, self.threads = model, backend, threads
+        self.model, self.backend, self.threads, self.device = model, backend, threads, device
         super().__init__(min_score, nms_iou, every)
         self.max_detections = max_detections
 
@@ -63,7 +64,7 @@ class PoseOnestage(WorksOnWholeFrames):
         super().open(run)
         contract, path = model_for("pose_onestage", self.model)
         threads = self.threads or run.cores
-        engine = load_engine(contract, threads=threads, path=path, backend=self.backend)
+        engine = load_engine(contract, threads=threads, path=path, backend=self.backend, device=self.device)
         self.detector = Detector(contract, engine)
         self.names = np.array(contract.labels, np.object_)
 

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
-import cv2
-import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.plane import VideoPlane
-from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
-from engines.yuv import YuvImage, rgb_matrix
+from engines.crops import Image
 from operators.cameras.uri import redact, scheme_of
+from operators.pictures import HOST, Decoder, DisplayMatrix, Frames
 from pipeline.errors import SourceError
 
 SECOND_NS = 10**9
 TEXT_CODECS = frozenset({"ansi", "bintext", "idf", "xbin"})  # FFmpeg draws text files as a terminal would
 UNKNOWN_FPS = 30.0
-# FFmpeg's numbers of colour matrices (ITU-T H.273); 2, unspecified, is taken for BT.601 as swscale does.
-STANDARDS = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}
 
 
 class Shot(NamedTuple):
     """One frame of a source, not yet converted: only the frames that are wanted cost a conversion."""
 
     pts_ns: int  # on the source's own clock
-    picture: Callable[[], np.ndarray | YuvImage | None]  # upright, RGB or YUV; None if it cannot be decoded
+    picture: Callable[[], Image | None]  # upright; None if it cannot be decoded
 
 
 def video_shots(
-    uri: str, start_s: float, stop_s: float, threads: int, events: Counter[str]
+    uri: str, start_s: float, stop_s: float, threads: int, events: Counter[str], frames: Frames = HOST
 ) -> Iterator[Shot]:
     """The frames of a video whose time since its beginning is in [start_s, stop_s).
 
@@ -52,14 +45,14 @@ def video_shots(
     Raises:
         SourceError: if it is no video, if none of its frames can be decoded, or none is in the range.
     """
-    container, stream, origin_ns, frames = _open_at(uri, start_s, threads, events)
+    container, stream, origin_ns, decoded = _open_at(uri, start_s, threads, events, frames)
     with container:
         display_matrix = DisplayMatrix()
         start_ns = origin_ns + round(start_s * SECOND_NS)
         stop_ns = math.inf if stop_s == math.inf else origin_ns + round(stop_s * SECOND_NS)
         period_ns = round(SECOND_NS / (rate(stream) or UNKNOWN_FPS))
         pts_ns, reached_start = None, False
-        for frame, pts_ns in _timed(frames, stream, origin_ns, period_ns, events):
+        for frame, pts_ns in _timed(decoded, stream, origin_ns, period_ns, events):
             if pts_ns >= stop_ns:
                 return
             if start_s and pts_ns < start_ns:
@@ -68,7 +61,7 @@ def video_shots(
             if frame.is_corrupt:  # the decoder filled holes with guesses
                 events["broken_frames"] += 1
             else:
-                yield Shot(pts_ns, partial(picture_of, frame, display_matrix(frame)))
+                yield Shot(pts_ns, partial(frames.picture, frame, display_matrix(frame)))
         if pts_ns is None:
             codec = stream.codec_context.name
             raise unreadable(uri, f"not one frame of its {codec} stream can be decoded")
@@ -154,7 +147,7 @@ def starts_too_late(uri: str, start_s: float, last_s: float) -> SourceError:
 
 
 def _open_at(
-    uri: str, start_s: float, threads: int, events: Counter[str]
+    uri: str, start_s: float, threads: int, events: Counter[str], frames: Frames
 ) -> tuple[InputContainer, VideoStream, int, Iterator[VideoFrame]]:
     """Open a video; its next frames lead up to `start_s`, from the key frame before it or the beginning.
 
@@ -163,29 +156,31 @@ def _open_at(
     before), so the first frame found is looked at, and if it is late the seek aims further back.
     """
     container, stream = open_video(uri, threads)
-    frames = _decoded(container, stream, events)
-    first = next(frames, None)
+    context = stream.codec_context
+    decoded = _decoded(container, stream, context if start_s else frames.decoder(context), events)
+    first = next(decoded, None)
     origin = 0 if first is None or first.pts is None else first.pts
     origin_ns = _ns(origin, stream)
     if first is None or not start_s:
-        return container, stream, origin_ns, chain([first] if first else [], frames)
+        return container, stream, origin_ns, chain([first] if first else [], decoded)
     base = stream.time_base or 1
     start = origin + round(start_s / base)
     before = Counter(events)
     for back_s in (0.0, 5.0, 60.0):
         try:
             container.seek(start - round(back_s / base), stream=stream)
-            frames = _decoded(container, stream, events, from_key_frame=True)
-            first = next(frames, None)
+            decoded = _decoded(container, stream, frames.decoder(context), events, from_key_frame=True)
+            first = next(decoded, None)
         except av.error.FFmpegError:  # not seekable: a pipe, a bare H.264 stream
             break
         if first is not None and first.pts is not None and first.pts <= start:
-            return container, stream, origin_ns, chain([first], frames)
+            return container, stream, origin_ns, chain([first], decoded)
         events.clear()  # what a vain attempt met is met again by the next one
         events.update(before)
     container.close()
     container, stream = open_video(uri, threads)
-    return container, stream, origin_ns, _decoded(container, stream, events)
+    decoder = frames.decoder(stream.codec_context)
+    return container, stream, origin_ns, _decoded(container, stream, decoder, events)
 
 
 def _timed(
@@ -214,7 +209,11 @@ def _timed(
 
 
 def _decoded(
-    container: InputContainer, stream: VideoStream, events: Counter[str], from_key_frame: bool = False
+    container: InputContainer,
+    stream: VideoStream,
+    decoder: Decoder,
+    events: Counter[str],
+    from_key_frame: bool = False,
 ) -> Iterator[VideoFrame]:
     """Decode the frames, in order of time, past the broken ones."""
     held = None
@@ -223,17 +222,17 @@ def _decoded(
             continue
         from_key_frame = False
         if held is not None:
-            yield from _decode(stream, held, events)
+            yield from _decode(decoder, held, events)
             held = None
         if packet.is_corrupt:
             # The cut-off last packet of a truncated file must not reach the decoder: with frame threads its
             # error comes while the decoder is emptied, and PyAV then loses the good frames behind it.
             held = packet
             continue
-        yield from _decode(stream, packet, events)
+        yield from _decode(decoder, packet, events)
     if held is not None:
         events["broken_frames"] += 1
-    yield from _decode(stream, None, events)
+    yield from _decode(decoder, None, events)
 
 
 def _packets(container: InputContainer, stream: VideoStream, events: Counter[str]) -> Iterator[Packet]:
@@ -243,104 +242,12 @@ def _packets(container: InputContainer, stream: VideoStream, events: Counter[str
         events["read_errors"] += 1
 
 
-def _decode(stream: VideoStream, packet: Packet | None, events: Counter[str]) -> list[VideoFrame]:
+def _decode(decoder: Decoder, packet: Packet | None, events: Counter[str]) -> list[VideoFrame]:
     try:
-        return stream.codec_context.decode(packet)
+        return decoder.decode(packet)
     except av.error.FFmpegError:
         events["broken_frames"] += 1
         return []
-
-
-def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray | YuvImage:
-    """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB.
-
-    `matrix` is its display matrix, as `DisplayMatrix` gives it.
-    """
-    standard = STANDARDS.get(frame.colorspace)
-    if frame.format.name not in ("yuv420p", "yuvj420p") or standard is None or matrix is not None:
-        return _to_rgb(frame, matrix)
-    full_range = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
-    y, u, v = (_view(plane) for plane in frame.planes)
-    return YuvImage(y, u, v, _matrix(standard, full_range), partial(_to_rgb, frame))
-
-
-_scalers = threading.local()
-
-
-@functools.cache
-def _matrix(standard: str, full_range: bool) -> np.ndarray:
-    """The matrix with which crops have the colours of swscale's whole pictures, `Packet.image`.
-
-    swscale adds up tables and rounds each down, which makes its pictures darker by half a grey level a table:
-    one for red and blue, two for green, and one more in limited range (measured, for all standards alike).
-    """
-    matrix = rgb_matrix(standard, full_range=full_range)
-    matrix[:, 3] -= np.array([0.5, 1.0, 0.5]) if full_range else np.array([1.0, 1.5, 1.0])
-    return matrix
-
-
-def _view(plane: VideoPlane) -> np.ndarray:
-    """The samples of a plane (H, W) uint8, without a copy; they keep the frame alive."""
-    rows = np.frombuffer(plane, np.uint8, plane.height * plane.line_size)  # type: ignore[call-overload]
-    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
-
-
-def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
-    """RGB uint8 (H, W, 3), C-contiguous and upright.
-
-    swscale honours the frame's matrix (BT.601, 709, 2020) and range; unspecified means BT.601, limited range,
-    as in OpenCV, with which the result then agrees to the last bit. One reformatter a thread for all frames
-    saves a scaler's set-up for each; its threads would only take cores from the decoder's. 0.8 ms for
-    1080x1920 on one core, where cv2.cvtColor on the planes takes 1.4 and knows nothing but BT.601.
-    """
-    image = _scaler().reformat(frame, format="rgb24", threads=1).to_ndarray()
-    # FFmpeg pads rows to 64 bytes: widths such as 1080 need a copy here; 1920, 1280 and 640 do not.
-    return np.ascontiguousarray(_upright(image, matrix))
-
-
-def _scaler() -> VideoReformatter:
-    """This thread's own. One that a frame makes for itself has a thread a core, for as long as it lives."""
-    if not hasattr(_scalers, "reformatter"):
-        _scalers.reformatter = VideoReformatter()
-    scaler: VideoReformatter = _scalers.reformatter
-    return scaler
-
-
-class DisplayMatrix:
-    """The display matrix of a video's frames, or None; looked up when their rotation changes.
-
-    Looking at PyAV's `side_data` ties the frame into a ring that only the garbage collector undoes, and one
-    frame that waits for it keeps all pictures of its decoder. Hence a look at `rotation`, which does not,
-    and, where that changes, at the side data of a tiny copy.
-    """
-
-    def __init__(self) -> None:
-        self._rotation: int | None = None
-        self._matrix: np.ndarray | None = None
-
-    def __call__(self, frame: VideoFrame) -> np.ndarray | None:
-        """The matrix (9,) int32 of this frame."""
-        if frame.rotation != self._rotation:
-            self._rotation = frame.rotation
-            side_data: Any = _scaler().reformat(frame, width=16, height=16, threads=1).side_data
-            found = side_data.get("DISPLAYMATRIX")
-            self._matrix = None if found is None else np.frombuffer(found, np.int32).copy()
-        return self._matrix
-
-
-def _upright(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Turn and mirror as the display matrix says, to the nearest quarter turn."""
-    if matrix is None:
-        return image
-    # Row vectors: x' = a x + c y, y' = b x + d y, in 16.16 fixed point (libavutil/display.h).
-    a, b, _, c, d = matrix[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, across, down = cv2.transpose(image), c, b
-    else:
-        across, down = a, d
-    if across < 0 or down < 0:
-        image = cv2.flip(image, -1 if across < 0 and down < 0 else int(across < 0))
-    return image
 
 
 def _ns(pts: int, stream: VideoStream) -> int:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from engines.detections import Detections
 from engines.detector import Detector
-from operators.models import as_image
+from operators.models import as_image, count_halved
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
 
@@ -57,6 +57,7 @@ class WorksOnWholeFrames(Operator):
         """Work on all packets of the batch whose turn it is, in one engine run."""
         due = [packet for packet in packets if self._is_due(packet)]
         found = self.detector([as_image(packet) for packet in due], self.min_score, self.nms_iou)
+        count_halved(self, self.detector.engine.halved)
         results = {id(packet): self._instances(one) for packet, one in zip(due, found, strict=True)}
         return [packet.replace(instances=results.get(id(packet))) for packet in packets]
 

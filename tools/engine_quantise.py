@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from engines.contract import Contract, load_contract
+from engines.crops import Image
 from engines.detector import KINDS, Detector, letterboxed
 from engines.errors import ContractError
 from engines.int8 import pays_here, quantise
@@ -17,7 +18,6 @@ from engines.load import load_engine
 from engines.prepared import find_model, runnable
 from engines.skeletons import load_skeleton
 from engines.topdown import CODECS, cut_out
-from engines.yuv import YuvImage
 from operators.decode import Decode
 from operators.media import probe
 from operators.models import as_image
@@ -73,7 +73,7 @@ def quantise_model(
     raise typer.Exit(0 if result.report.passed else BEYOND)
 
 
-def _pictures(sources: Sequence[str], count: int) -> Iterator[np.ndarray | YuvImage]:
+def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
     """About `count` in all, as many of each source, evenly over its length."""
     share = max(1, count // len(sources))
     lengths = {source: probe(source).frames or share for source in sources}  # raises now, not after minutes
@@ -85,7 +85,7 @@ def _pictures(sources: Sequence[str], count: int) -> Iterator[np.ndarray | YuvIm
 
 
 def _inputs(
-    contract: Contract, pictures: Iterator[np.ndarray | YuvImage], detector: str | None
+    contract: Contract, pictures: Iterator[Image], detector: str | None
 ) -> Iterator[np.ndarray]:
     """(1, …) each: whole frames for a detector, instances for a pose model."""
     kind = contract.codec.kind

@@ -1,16 +1,17 @@
-"""CUDA memory and streams, on the primary context of the device, which PyTorch uses too."""
+"""The CUDA runtime, and its times on the clock of the host."""
 
 from __future__ import annotations
 
-import ctypes
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engines.errors import EngineError
 from engines.gpu import runtime
+
+if TYPE_CHECKING:
+    from engines.device.streams import Device, Stream
 
 ANCHOR_EVERY_NS = 5_000_000_000  # CUDA tells times in float32 ms, which after 8 s are right to 1 µs only
 ANCHOR_TRIES = 5
@@ -30,96 +31,66 @@ def call(name: str, *arguments: Any) -> Any:
     return given[0] if given else None
 
 
-class Stream:
-    """Work that the device does in order, beside that of other streams."""
+class _Anchor(NamedTuple):
+    event: Any
+    at_ns: int
 
-    def __init__(self) -> None:
-        # Without the flag it would wait for the legacy default stream, which any library may use.
-        self.handle = int(call("cudaStreamCreateWithFlags", runtime().cudaStreamNonBlocking))
-
-    def synchronise(self) -> None:
-        """Wait, on the host, for all that was given to it."""
-        call("cudaStreamSynchronize", self.handle)
-
-    def close(self) -> None:
-        """Give it back, once its work is done."""
-        call("cudaStreamDestroy", self.handle)
-
-
-class Buffer:
-    """Memory of one size on the device and, page-locked so that copies run beside other work, on the host."""
-
-    def __init__(self, size: int):
-        self.size = size
-        self.device = int(call("cudaMalloc", size))
-        self._address = int(call("cudaHostAlloc", size, runtime().cudaHostAllocDefault))
-        self._bytes = (ctypes.c_byte * size).from_address(self._address)
-
-    def host(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """The host's memory, from its start, as an array; valid until the next use."""
-        return np.ndarray(shape, dtype, memoryview(self._bytes))
-
-    def upload(self, size: int, stream: Stream) -> None:
-        """Copy from the host to the device, as part of a stream."""
-        kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        call("cudaMemcpyAsync", self.device, self._address, size, kind, stream.handle)
-
-    def download(self, size: int, stream: Stream) -> None:
-        """Copy from the device to the host, as part of a stream."""
-        kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
-        call("cudaMemcpyAsync", self._address, self.device, size, kind, stream.handle)
-
-    def close(self) -> None:
-        """Give it back; no stream may use it any more."""
-        call("cudaFree", self.device)
-        call("cudaFreeHost", self._address)
+    def time(self, event: Any) -> int:
+        return self.at_ns + round(self.event.elapsed_time(event) * 1e6)
 
 
 class DeviceClock:
-    """Tells when work on a stream began and ended, in ns of the host's monotonic clock.
+    """Tells when work on a device began and ended, in ns of the host's monotonic clock, once it is done.
 
     CUDA only tells how much later one event was than another. One whose moment the host knows, since it
-    waited for it on an idle stream, anchors all others; it is taken anew now and then, since clocks drift.
+    waited for it on a stream that does nothing else, anchors all others; it is taken anew now and then, since
+    clocks drift. No other work is waited for.
+
+    Args:
+        device: that works.
+        new_event: makes an event that keeps its time, as PyTorch's with `enable_timing`.
+        clock: of the host.
     """
 
-    def __init__(self, stream: Stream, clock: Callable[[], int] = time.monotonic_ns):
-        self._stream, self._clock = stream, clock
-        self._begin, self._end, self._anchor, self._spare = (call("cudaEventCreate") for _ in range(4))
-        self._take_anchor()
+    def __init__(
+        self, device: Device, new_event: Callable[[], Any], clock: Callable[[], int] = time.monotonic_ns
+    ):
+        self._stream = device.stream()
+        self._new_event, self._clock = new_event, clock
+        self._running: deque[tuple[_Anchor, Any, Any]] = deque()  # the anchor of its time, begin, end
+        self._anchor = self._take_anchor()
 
-    def begin(self) -> None:
+    def begin(self, stream: Stream) -> None:
         """What is given to the stream from now on is measured."""
-        call("cudaEventRecord", self._begin, self._stream.handle)
+        if self._clock() - self._anchor.at_ns > ANCHOR_EVERY_NS:
+            self._anchor = self._take_anchor()
+        self._begin = self._mark(stream)
 
-    def end(self) -> None:
+    def end(self, stream: Stream) -> None:
         """… until here."""
-        call("cudaEventRecord", self._end, self._stream.handle)
+        self._running.append((self._anchor, self._begin, self._mark(stream)))
 
-    def measured(self) -> tuple[int, int]:
-        """Begin and end of what was measured last; the stream must have been waited for."""
-        times = (self._time(self._begin), self._time(self._end))
-        if self._clock() - self._anchored_ns > ANCHOR_EVERY_NS:
-            self._take_anchor()
-        return times
+    def done(self) -> tuple[tuple[int, int], ...]:
+        """Begin and end of what has ended since the last call, in order; what still runs is told later."""
+        found = []
+        while self._running and self._running[0][2].query():
+            anchor, begin, end = self._running.popleft()
+            found.append((anchor.time(begin), anchor.time(end)))
+        return tuple(found)
 
-    def close(self) -> None:
-        """Give back the events."""
-        for event in (self._begin, self._end, self._anchor, self._spare):
-            call("cudaEventDestroy", event)
+    def _mark(self, stream: Stream) -> Any:
+        event = self._new_event()
+        with stream.use():
+            event.record()
+        return event
 
-    def _time(self, event: Any) -> int:
-        return self._anchored_ns + round(call("cudaEventElapsedTime", self._anchor, event) * 1e6)
-
-    def _take_anchor(self) -> None:
+    def _take_anchor(self) -> _Anchor:
         """Of several tries the one whose moment is known best; what lies between was seen by both clocks."""
-        self._stream.synchronise()
-        best = None
+        tries = []
         for _ in range(ANCHOR_TRIES):
             before = self._clock()
-            call("cudaEventRecord", self._spare, self._stream.handle)
-            call("cudaEventSynchronize", self._spare)
+            event = self._mark(self._stream)
+            event.synchronize()
             took = self._clock() - before
-            if best is None or took < best:
-                best = took
-                self._anchored_ns = before + took // 2
-                self._anchor, self._spare = self._spare, self._anchor
+            tries.append((took, _Anchor(event, before + took // 2)))
+        return min(tries, key=lambda one: one[0])[1]

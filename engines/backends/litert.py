@@ -17,6 +17,9 @@ from engines.errors import EngineError
 class LitertEngine:
     """A `.tflite` model whose graph is fixed to a batch of one; B items are run one after another."""
 
+    device = "cpu"
+    halved = 0  # the host's memory is not watched
+
     def __init__(self, path: Path, threads: int = 1, outputs: Collection[str] | None = None):
         """Load `path`; with `outputs`, what only other outputs need is cut from the graph.
 

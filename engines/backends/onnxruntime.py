@@ -1,15 +1,23 @@
-"""ONNX models by ONNX Runtime: on the CPU, or on a GPU by its CUDA and TensorRT providers."""
+"""ONNX models by ONNX Runtime: on the CPU, or on a GPU by its CUDA and TensorRT providers.
+
+It takes and gives arrays of the host, on a GPU too: crops of images that lie there are cut there, come to
+the host and go back. To read and write PyTorch's memory in place (`io_binding`), it would have to work on the
+stream of the thread that runs it, and it takes its stream as it loads a model, in whatever thread. Who wants
+frames to stay on the GPU compiles a plan.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from engines.backends.base import Items, TensorSpec
+from engines.backends.base import Items, TensorSpec, host_array
+from engines.backends.batches import BUCKETS, Batches, join
 from engines.errors import EngineError
 from engines.home import cache_home
 
@@ -39,7 +47,8 @@ class OnnxEngine:
         threads: int = 1,
         outputs: list[str] | None = None,
         *,
-        device: str = "cpu",
+        provider: str = "cpu",
+        gpu: int = 0,
         optimised: bool = True,
     ):
         """Load `path`; with `outputs`, only these are computed and given.
@@ -48,46 +57,47 @@ class OnnxEngine:
             path: the model.
             threads: of the processor, for what runs there.
             outputs: by name; all unless told.
-            device: `cpu`, `cuda`, or `tensorrt` (compiled at the first run, and kept in the cache).
+            provider: `cpu`, `cuda`, or `tensorrt` (compiled at the first run, and kept in the cache).
+            gpu: CUDA's number of the GPU, for those that need one.
             optimised: False runs the graph node by node as it is written, as a reference for all else.
 
         Raises:
             EngineError: the file is missing, not an ONNX model, or uses what this runtime does not know; or
-                the installed runtime has no such device.
+                the installed runtime has no such provider.
         """
-        session = _session(path, _options(threads, optimised=optimised), device)
+        session = _session(path, _options(threads, optimised=optimised), provider, gpu)
         self._session: onnxruntime.InferenceSession | None = session
-        self.device = device
+        self.device = "cpu" if provider == "cpu" else f"cuda:{gpu}"
         self.inputs = {node.name: _spec(node) for node in session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in session.get_outputs()}
         if outputs is not None and self.outputs.keys() >= set(outputs):
             self.outputs = {name: self.outputs[name] for name in outputs}
-        self._one_by_one = any(spec.shape[:1] == (1,) for spec in self.inputs.values())
+        fixed = max((spec.shape[0] for spec in self.inputs.values() if spec.shape), default=-1)
+        sizes = (fixed, fixed) if fixed > 0 else (1, BUCKETS[-1])
+        self._batches = Batches(path.stem, lambda largest: None, *sizes)
+
+    @property
+    def halved(self) -> int:
+        """How often the largest batch was halved, since the device's memory was too small."""
+        return self._batches.halved
 
     def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
         """Run a batch: items (B, …) by input name to arrays (B, …) by output name.
 
         Raises:
-            EngineError: the runtime refuses the arrays.
+            EngineError: the runtime refuses the arrays, or the device's memory is too small.
         """
-        arrays = {name: np.asarray(items) for name, items in inputs.items()}
-        count = len(next(iter(arrays.values())))
-        if count == 0:
-            return {
-                name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), spec.dtype)
-                for name, spec in self.outputs.items()
-            }
-        if count > 1 and self._one_by_one:
-            items = [self._run({name: a[i : i + 1] for name, a in arrays.items()}) for i in range(count)]
-            return {name: np.concatenate([item[name] for item in items]) for name in self.outputs}
-        return self._run(arrays)
+        arrays = {name: host_array(items) for name, items in inputs.items()}
+        parts = self._batches.run(len(next(iter(arrays.values()))), partial(self._run_part, arrays))
+        return join(parts, self.outputs)
 
-    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run_part(self, inputs: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
         if self._session is None:
             raise EngineError("this engine was closed; load the model again")
         names = list(self.outputs)
+        part = {name: array[start:stop] for name, array in inputs.items()}
         try:
-            return dict(zip(names, self._session.run(names, inputs), strict=True))
+            return dict(zip(names, self._session.run(names, part), strict=True))
         except Exception as error:  # the runtime's errors share no base of their own
             raise EngineError(_one_line(error)) from error
 
@@ -118,17 +128,19 @@ def _options(threads: int, *, optimised: bool) -> onnxruntime.SessionOptions:
     return options
 
 
-def _session(path: Path, options: onnxruntime.SessionOptions, device: str) -> onnxruntime.InferenceSession:
-    provider = PROVIDERS[device]
+def _session(
+    path: Path, options: onnxruntime.SessionOptions, name: str, gpu: int
+) -> onnxruntime.InferenceSession:
+    provider = PROVIDERS[name]
     if provider not in onnxruntime.get_available_providers():
         raise EngineError(
-            f"onnxruntime-{device} needs a build of ONNX Runtime with {provider}, the installed one has "
+            f"onnxruntime-{name} needs a build of ONNX Runtime with {provider}, the installed one has "
             f"{onnxruntime.get_available_providers()}; pip uninstall onnxruntime, pip install onnxruntime-gpu"
         )
-    if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+    if name != "cpu" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them, which the loader would not find
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
+        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(name, gpu))
     except Exception as error:  # the runtime's errors share no base of their own
         raise EngineError(
             f"{path.name}: not a model that ONNX Runtime can load ({_one_line(error)}); "
@@ -136,22 +148,24 @@ def _session(path: Path, options: onnxruntime.SessionOptions, device: str) -> on
         ) from None
     if session.get_providers()[0] != provider:  # the runtime warns and goes on with the CPU
         raise EngineError(
-            f"onnxruntime-{device}: {provider} does not start here, ONNX Runtime fell back to "
+            f"onnxruntime-{name}: {provider} does not start here, ONNX Runtime fell back to "
             f"{session.get_providers()[0]}; see that GPU, driver, CUDA and cuDNN fit, or take --backend auto"
         )
     return session
 
 
-def _providers(device: str) -> list[Any]:
-    """The device's provider, and those that take what it cannot do."""
-    cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})  # EXHAUSTIVE: at each new batch
-    if device == "cpu":
+def _providers(name: str, gpu: int) -> list[Any]:
+    """The provider, and those that take what it cannot do."""
+    if name == "cpu":
         return [PROVIDERS["cpu"]]
-    if device == "cuda":
+    # EXHAUSTIVE would search at each new batch.
+    cuda = (PROVIDERS["cuda"], {"device_id": gpu, "cudnn_conv_algo_search": "HEURISTIC"})
+    if name == "cuda":
         return [cuda, PROVIDERS["cpu"]]
     kept = cache_home() / "onnxruntime-tensorrt"
     kept.mkdir(parents=True, exist_ok=True)
     cached: dict[str, Any] = {
+        "device_id": gpu,
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(kept),
         "trt_timing_cache_enable": True,

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.backends.base import Items, TensorSpec
+from engines.backends.base import Items, TensorSpec, on_devices_like
+from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
 from engines.contract import Contract
+from engines.device.streams import Device, Stream, open_device, stage_stream
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from engines.backends.memory import InputMemory
+
 
 class TorchEngine:
-    """A network of `engines.architectures` with a checkpoint's weights, on the GPU if there is one."""
+    """A network of `engines.architectures` with a checkpoint's weights, on a GPU if there is one.
+
+    It runs on the stage stream of the thread that runs it. Batches are written to memory that is kept, of a
+    few sizes; what it gives is new each time.
+    """
 
     def __init__(
         self,
@@ -33,7 +42,8 @@ class TorchEngine:
         PyTorch has one number of threads a process, so the engine that was loaded last sets it for all.
 
         Raises:
-            EngineError: PyTorch is not installed, or the checkpoint does not fit the contract's architecture.
+            EngineError: PyTorch is not installed, there is no such device, or the checkpoint does not fit the
+                contract's architecture.
         """
         try:
             import torch
@@ -48,29 +58,74 @@ class TorchEngine:
                 raise EngineError(f"{contract.name}: neither a checkpoint nor a network to run")
             network = load_weights(contract, checkpoint)
         torch.set_num_threads(threads)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._network: nn.Module | None = network.eval().to(self.device)
+        self._device: Device = open_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = self._device.name
         self._names = {role: output.name for role, output in contract.outputs.items()}
         width, height = contract.input.size
         float32 = np.dtype(np.float32)
         self.inputs = {contract.input.name: TensorSpec((-1, 3, height, width), float32)}
-        with torch.inference_mode():
-            example = network(torch.zeros(1, 3, height, width, device=self.device))
+        self._stream = stage_stream(self._device)
+        with torch.no_grad(), self._stream.use():
+            self._network: nn.Module | None = network.eval().to(self._device.torch_device)
+            example = network(torch.zeros(1, 3, height, width, device=self._device.torch_device))
+        self._stream.record().synchronise()  # streams of other threads may run the same network
         self.outputs = {
             name: TensorSpec((-1, *example[role].shape[1:]), float32) for role, name in self._names.items()
         }
+        self._memory: dict[int, InputMemory] = {}  # by rows
+        self._batches = Batches(contract.name, self._shrink)
 
-    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
-        """Run a batch: items (B, …) by input name to arrays (B, …) by output name."""
+    @property
+    def halved(self) -> int:
+        """How often the largest batch was halved, since the device's memory was too small."""
+        return self._batches.halved
+
+    def run(self, inputs: Mapping[str, Items]) -> Outputs:
+        """Run a batch: items (B, …) by input name to arrays or tensors (B, …) by output name.
+
+        Raises:
+            EngineError: the device's memory is too small even for a batch of one.
+        """
         import torch
 
         if self._network is None:
             raise EngineError("this engine was closed; load the model again")
-        (batch,) = inputs.values()
-        with torch.inference_mode():
-            found = self._network(torch.from_numpy(np.asarray(batch)).to(self.device))
-        return {name: found[role].float().cpu().numpy() for role, name in self._names.items()}
+        (items,) = inputs.values()
+        stays = on_devices_like(self.device, inputs)
+        stream = self._stream = stream_behind(self._stream, self._device)
+        # Not in inference mode: who gets the tensors could not write to them.
+        with torch.no_grad(), stream.use():
+            parts = self._batches.run(len(items), partial(self._run_part, items, stream, stays))
+            if parts or not stays:
+                return join(parts, self.outputs)
+            empty = partial(torch.empty, device=self._device.torch_device)
+            return {name: empty(empty_shape(spec)) for name, spec in self.outputs.items()}
 
     def close(self) -> None:
         """Free the model's memory."""
+        if self._network is not None:
+            self._stream.record().synchronise()
         self._network = None
+        self._memory.clear()
+
+    def _run_part(self, items: Items, stream: Stream, stays: bool, start: int, stop: int) -> Outputs:
+        assert self._network is not None  # `run` has looked
+        batch = self._input(self._batches.bucket(stop - start), stream).fill(items, start, stop, stream)
+        found = self._network(batch)
+        outputs = {name: found[role].float() for role, name in self._names.items()}
+        return outputs if stays else self._device.download(outputs, stream)
+
+    def _input(self, rows: int, stream: Stream) -> InputMemory:
+        from engines.backends.memory import InputMemory
+
+        if rows not in self._memory:
+            (spec,) = self.inputs.values()
+            self._memory[rows] = InputMemory(spec, rows, self._device, stream)
+        return self._memory[rows]
+
+    def _shrink(self, largest: int) -> None:
+        """Free the memory of larger batches."""
+        import torch
+
+        self._memory = {rows: memory for rows, memory in self._memory.items() if rows <= largest}
+        torch.cuda.empty_cache()

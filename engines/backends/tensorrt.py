@@ -1,152 +1,126 @@
 """Compiled plans on an NVIDIA GPU, by TensorRT or TensorRT for RTX.
 
-    inputs    as the plan was built: (B, …) arrays of the host, or tensors that lie on the device
-    outputs   the same kind, in rows of the inputs
-
-A batch above the plan's largest is run in parts; one below its smallest is filled up, and the rest cut off.
+A batch runs in one of few sizes, its bucket: rows beyond it are computed and cut off. Each bucket has memory
+of its own at fixed addresses, PyTorch's like all of the device's, and an execution context that is set up
+once, so that its work can be recorded as a CUDA graph. It is made when a batch first needs it.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.backends.base import Items, TensorSpec, put
-from engines.backends.cuda import Buffer, DeviceClock, Stream
+from engines.backends.base import Items, TensorSpec, on_devices_like
+from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
+from engines.backends.cuda import DeviceClock
+from engines.device.graphs import Graphs
+from engines.device.streams import Device, Stream, open_device, stage_stream
 from engines.errors import EngineError
-from engines.gpu import this_gpu
 from engines.tensorrt.flavours import TensorRT
 
 if TYPE_CHECKING:
     import torch
 
 PROFILE = 0  # plans of ours have one
-ALIGNMENT = 256  # bytes, of what cudaMalloc gives; kernels may rely on it
 
 
 class TensorrtEngine:
-    """A plan with its own execution context, stream and memory, reused from run to run."""
+    """A plan that is ready to run, on the stage stream of the thread that runs it.
 
-    def __init__(self, flavour: TensorRT, plan: bytes, kernels: Path):
-        """Load a plan that was built for this machine; `kernels` keeps what is compiled at run time.
+    What comes from the host goes through page-locked memory, and `run` waits for its results; what lies on a
+    device stays there, and nothing waits (see `engines.backends.base.Engine.run`). Both take the same way
+    in between: one memory, one set of contexts and graphs.
 
-        Raises:
-            EngineError: there is no GPU, or the runtime refuses the plan.
-        """
-        if this_gpu() is None:
-            raise EngineError(
-                f"{flavour.name}: no CUDA device found; see that nvidia-smi lists one and that "
-                "CUDA_VISIBLE_DEVICES does not hide it, or take --backend onnxruntime"
-            )
-        trt = flavour.trt
-        self._flavour, self._kernels = flavour, kernels
-        flavour.logger.errors.clear()  # of others, which were told by then
-        self._runtime = trt.Runtime(flavour.logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(f"{flavour.name} refuses the plan: {flavour.logger.reasons()}")
-        self._context, self._config = flavour.context(self._engine, kernels)
-        if self._context is None:
-            raise EngineError(f"{flavour.name} cannot run the plan: {flavour.logger.reasons()}")
-        self.inputs, self.outputs = specs(trt, self._engine)
-        self._smallest, self._largest = self._range()
-        self._stream: Stream | None = Stream()
-        self._buffers = self._allocate()
-        self._sizing = {name: _allocator(trt, self._buffers[name]) for name in self._unsized()}
-        for name, allocator in self._sizing.items():
-            self._context.set_output_allocator(name, allocator)
-        self._clock: DeviceClock | None = None
-        self.device_ns: tuple[int, int] | None = None  # of the last `run`, see `time_device`
+    Only an output whose size follows from its content is waited for, by TensorRT itself, and has no graph.
+    """
 
-    def time_device(self) -> None:
-        """From now on, `device_ns` tells when the device began and ended the last `run`, copies included."""
-        self._clock = self._clock or DeviceClock(self._open_stream())
-
-    def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
-        """Run a batch: items (B, …) by input name to arrays (B, …) by output name.
-
-        Raises:
-            EngineError: an array does not fit the plan, or the device fails.
-        """
-        stream = self._open_stream()
-        count = check_arrays(inputs, self.inputs)
-        self.device_ns = None
-        parts = [
-            self._run_part({name: items[start:stop] for name, items in inputs.items()}, stop - start, stream)
-            for start, stop in split(count, self._largest)
-        ]
-        return join(parts, self.outputs)
-
-    def run_device(
-        self, inputs: dict[str, Any], after: torch.cuda.Event | None = None
-    ) -> tuple[dict[str, torch.Tensor], torch.cuda.Event]:
-        """Run a batch that lies on the device, without copies and without the host waiting for anything.
+    def __init__(
+        self, flavour: TensorRT, plan: bytes, kernels: Path, *, name: str = "", device: str = "cuda:0"
+    ):
+        """Load a plan that was built for this machine.
 
         Args:
-            inputs: tensors (B, …) of PyTorch, or arrays that offer DLPack, on this engine's device.
-            after: the event after which they may be read.
-
-        Returns:
-            Tensors (B, …) by output name, and the event after which they may be read. Who reads them on
-            another stream tells PyTorch so: `tensor.record_stream`.
+            flavour: of TensorRT.
+            plan: what it has compiled.
+            kernels: the file that keeps what is compiled at run time.
+            name: of the model, for messages; the flavour's unless told.
+            device: the GPU.
 
         Raises:
-            EngineError: a tensor does not fit the plan, there is none, or the size of an output follows from
-                its content.
+            EngineError: there is no such GPU, or no PyTorch, or the runtime refuses the plan.
         """
-        import torch
+        self._device: Device = open_device(device)
+        self.device = self._device.name
+        self._flavour, self._kernels = flavour, kernels
+        flavour.logger.errors.clear()  # of others, which were told by then
+        self._stream = stage_stream(self._device)
+        with self._stream.use():  # an engine belongs to the GPU that is current as it is loaded
+            self._runtime = flavour.trt.Runtime(flavour.logger)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise EngineError(f"{flavour.name} refuses the plan: {flavour.logger.reasons()}")
+            self._config = flavour.configure(self._engine, kernels)
+        self.inputs, self.outputs = specs(flavour.trt, self._engine)
+        self._buckets: dict[int, _Bucket] = {}
+        on_gpu = self.device != "cpu"
+        self._graphs = Graphs(name or flavour.name, wanted=on_gpu and not flavour.records_itself)
+        self._batches = Batches(name or flavour.name, self._shrink, *self._range())
+        self._clock: DeviceClock | None = None
 
-        if self._sizing:
-            raise EngineError(
-                f"sizes of {sorted(self._sizing)} are known only after a run; use run, which waits for them"
-            )
-        handle = self._open_stream().handle
-        tensors = {name: _tensor(given) for name, given in inputs.items()}
-        count = check_arrays(tensors, self.inputs)
-        if count == 0:
-            raise EngineError("an empty batch has no place on the device; do not run it")
-        stream = torch.cuda.ExternalStream(handle)
-        if after is None:
-            stream.wait_stream(torch.cuda.current_stream())
-        else:
-            stream.wait_event(after)
-        with torch.cuda.stream(stream):
-            parts = [
-                self._run_part_on_device({n: t[start:stop] for n, t in tensors.items()}, stop - start, handle)
-                for start, stop in split(count, self._largest)
-            ]
-            for tensor in tensors.values():
-                tensor.record_stream(stream)  # else PyTorch could reuse its memory before this stream is done
-            outputs = {
-                name: torch.cat([part[name] for part in parts]) if len(parts) > 1 else parts[0][name]
-                for name in self.outputs
-            }
-            done = stream.record_event()
-        return outputs, done
+    @property
+    def halved(self) -> int:
+        """How often the largest batch was halved, since the device's memory was too small."""
+        return self._batches.halved
+
+    def time_device(self) -> None:
+        """From now on, `device_times` tells when the device began and ended a run, uploads included."""
+        if self._clock is None and self.device != "cpu":
+            import torch
+
+            self._clock = DeviceClock(self._device, partial(torch.cuda.Event, enable_timing=True))
+
+    def device_times(self) -> tuple[tuple[int, int], ...]:
+        """Of the runs that the device has ended since the last call; monotonic ns."""
+        return self._clock.done() if self._clock else ()
+
+    def run(self, inputs: Mapping[str, Items]) -> Outputs:
+        """Run a batch: items (B, …) by input name to arrays or tensors (B, …) by output name.
+
+        Raises:
+            EngineError: an input does not fit the plan, the device fails, or its memory is too small even for
+                the smallest batch.
+        """
+        if self._engine is None:
+            raise EngineError("this engine was closed; load the model again")
+        count = check_arrays(inputs, self.inputs)
+        stays = on_devices_like(self.device, inputs)
+        stream = self._stream = stream_behind(self._stream, self._device)
+        with stream.use():
+            if stays and not count:
+                return self._nothing()
+            if self._clock and count:
+                self._clock.begin(stream)
+            parts = self._batches.run(count, partial(self._run_part, inputs, count, stream, stays))
+            found = join(parts, self.outputs)
+            if self._clock and count:
+                self._clock.end(stream)
+        return found
 
     def close(self) -> None:
         """Free the device's memory, and keep the kernels that were compiled."""
-        if self._stream is None:
+        if self._engine is None:
             return
-        self._stream.synchronise()
+        self._stream.record().synchronise()
         self._flavour.keep_kernels(self._config, self._kernels)
         # The order matters: each of these uses the next.
-        self._context = self._config = self._engine = self._runtime = None
-        if self._clock:
-            self._clock.close()
-        for buffer in self._buffers.values():
-            buffer.close()
-        self._stream.close()
-        self._stream = None
-
-    def _open_stream(self) -> Stream:
-        if self._stream is None:
-            raise EngineError("this engine was closed; load the model again")
-        return self._stream
+        self._graphs.forget(set(self._buckets))
+        self._buckets.clear()
+        self._config = self._engine = self._runtime = self._clock = None
 
     def _range(self) -> tuple[int, int]:
         """The smallest and the largest batch of the plan."""
@@ -156,77 +130,103 @@ class TensorrtEngine:
         smallest, _, largest = self._engine.get_tensor_profile_shape(name, PROFILE)
         return int(smallest[0]), int(largest[0])
 
-    def _allocate(self) -> dict[str, Buffer]:
-        """Memory for the largest batch; of outputs whose size follows from their content, for the most."""
-        for name, spec in self.inputs.items():
-            self._context.set_input_shape(name, (self._largest, *spec.shape[1:]))
-        sizes = {
-            name: self._largest * int(np.prod(spec.shape[1:])) * spec.dtype.itemsize
-            for name, spec in self.inputs.items()
-        }
-        sizes |= {name: self._context.get_max_output_size(name) for name in self.outputs}
-        return {name: Buffer(max(size, 1)) for name, size in sizes.items()}
-
-    def _unsized(self) -> list[str]:
-        """Outputs whose shape is not known even when that of the inputs is."""
-        return [name for name in self.outputs if -1 in self._context.get_tensor_shape(name)]
-
-    def _run_part(self, inputs: dict[str, Items], count: int, stream: Stream) -> dict[str, np.ndarray]:
-        rows = max(count, self._smallest)  # those beyond the batch hold what was there before
-        if self._clock:
-            self._clock.begin()
+    def _run_part(
+        self, inputs: Mapping[str, Items], count: int, stream: Stream, stays: bool, start: int, stop: int
+    ) -> Outputs:
+        rows = self._batches.bucket(stop - start)
+        bucket = self._bucket(rows, stream)
         for name, items in inputs.items():
-            buffer, spec = self._buffers[name], self.inputs[name]
-            put(items, buffer.host(items.shape, spec.dtype))
-            buffer.upload(items.nbytes, stream)
-            self._bind(name, buffer.device, (rows, *items.shape[1:]))
-        for name in self.outputs.keys() - self._sizing.keys():
-            self._bind(name, self._buffers[name].device)
-        self._execute(stream.handle)  # after which sizes that follow from content are known
-        found = {}
-        for name, spec in self.outputs.items():
-            sizing = self._sizing.get(name)
-            shape = sizing.shape if sizing else tuple(self._context.get_tensor_shape(name))
-            found[name] = self._buffers[name].host(shape, spec.dtype)
-            self._buffers[name].download(found[name].nbytes, stream)
-        if self._clock:
-            self._clock.end()
-        stream.synchronise()
-        if self._clock:
-            begin_ns, end_ns = self._clock.measured()
-            self.device_ns = (self.device_ns[0] if self.device_ns else begin_ns, end_ns)
-        return {name: array[:count].copy() for name, array in found.items()}
+            bucket.inputs[name].fill(items, start, stop, stream)
+        self._graphs.run(rows, partial(bucket.enqueue, stream), stream, fixed=bucket.fixed)
+        found = bucket.results(stop - start)
+        if not stays:
+            return self._device.download(found, stream)
+        whole = stop - start == count
+        return found if whole else {name: tensor.clone() for name, tensor in found.items()}
 
-    def _run_part_on_device(
-        self, tensors: dict[str, torch.Tensor], count: int, stream: int
-    ) -> dict[str, torch.Tensor]:
+    def _bucket(self, rows: int, stream: Stream) -> _Bucket:
+        if rows not in self._buckets:
+            context = self._flavour.context(self._engine, self._config)
+            specs = (self.inputs, self.outputs)
+            self._buckets[rows] = _Bucket(self._flavour, context, specs, rows, self._device, stream)
+        return self._buckets[rows]
+
+    def _shrink(self, largest: int) -> None:
+        """Free the memory of larger batches, once nothing runs in it."""
         import torch
 
-        rows = max(count, self._smallest)
-        given = {name: _aligned(tensor, rows) for name, tensor in tensors.items()}
-        for name, tensor in given.items():
-            self._bind(name, tensor.data_ptr(), tuple(tensor.shape))
-        outputs = {
-            name: torch.empty(
-                tuple(self._context.get_tensor_shape(name)),
-                dtype=getattr(torch, spec.dtype.name),
-                device="cuda",
-            )
+        self._stream.record().synchronise()
+        gone = {rows for rows in self._buckets if rows > largest}
+        self._graphs.forget(gone)
+        for rows in gone:
+            del self._buckets[rows]
+        torch.cuda.empty_cache()  # TensorRT does not allocate from what PyTorch keeps
+
+    def _nothing(self) -> dict[str, torch.Tensor]:
+        import torch
+
+        return {
+            name: torch.empty(empty_shape(spec), dtype=_dtype(spec), device=self._device.torch_device)
             for name, spec in self.outputs.items()
         }
-        for name, tensor in outputs.items():
-            self._bind(name, tensor.data_ptr())
-        self._execute(stream)
-        return {name: tensor[:count] for name, tensor in outputs.items()}
 
-    def _bind(self, name: str, address: int, shape: tuple[int, ...] | None = None) -> None:
-        shaped = shape is None or self._context.set_input_shape(name, shape)
-        if not (shaped and self._context.set_tensor_address(name, address)):
-            raise EngineError(f"{self._flavour.name} refuses {name!r}: {self._flavour.logger.reasons()}")
 
-    def _execute(self, stream: int) -> None:
-        if not self._context.execute_async_v3(stream):
+class _Bucket:
+    """What runs batches of one size: an execution context, and all its memory, at fixed addresses."""
+
+    def __init__(
+        self,
+        flavour: TensorRT,
+        context: Any,
+        specs: tuple[dict[str, TensorSpec], dict[str, TensorSpec]],
+        rows: int,
+        device: Device,
+        stream: Stream,
+    ):
+        from engines.backends.memory import InputMemory
+
+        self._flavour, self._context = flavour, context
+        if context is None:
+            raise EngineError(f"{flavour.name} cannot run the plan: {flavour.logger.reasons()}")
+        inputs, outputs = specs
+        self.inputs = {name: InputMemory(spec, rows, device, stream) for name, spec in inputs.items()}
+        for name, memory in self.inputs.items():
+            self._taken(context.set_input_shape(name, tuple(memory.tensor.shape)), name)
+            self._taken(context.set_tensor_address(name, memory.tensor.data_ptr()), name)
+        size = context.update_device_memory_size_for_shapes()
+        self._workspace = device.empty(size, stream)
+        context.set_device_memory(self._workspace.data_ptr(), size)
+        self._outputs: dict[str, torch.Tensor] = {}
+        self._sized: dict[str, Any] = {}  # those whose size follows from their content
+        for name, spec in outputs.items():
+            shape = tuple(context.get_tensor_shape(name))
+            if -1 in shape:
+                room = device.empty(context.get_max_output_size(name), stream)
+                self._sized[name] = _allocator(flavour.trt, room, _dtype(spec))
+                self._taken(context.set_output_allocator(name, self._sized[name]), name)
+                continue
+            room = device.empty(math.prod(shape) * spec.dtype.itemsize, stream)
+            self._outputs[name] = room.view(_dtype(spec)).view(shape)
+            self._taken(context.set_tensor_address(name, room.data_ptr()), name)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all sizes are known before a run."""
+        return not self._sized
+
+    def enqueue(self, stream: Stream) -> None:
+        """Give a run to a stream."""
+        if not self._context.execute_async_v3(stream.handle):
             raise EngineError(f"{self._flavour.name} failed: {self._flavour.logger.reasons()}")
+
+    def results(self, count: int) -> dict[str, torch.Tensor]:
+        """The first rows of what the last run gives; they lie where the next one writes."""
+        found = self._outputs | {name: allocator.tensor() for name, allocator in self._sized.items()}
+        return {name: tensor[:count] for name, tensor in found.items()}
+
+    def _taken(self, taken: bool, name: str) -> None:
+        if not taken:
+            raise EngineError(f"{self._flavour.name} refuses {name!r}: {self._flavour.logger.reasons()}")
 
 
 def specs(trt: Any, engine: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
@@ -239,13 +239,6 @@ def specs(trt: Any, engine: Any) -> tuple[dict[str, TensorSpec], dict[str, Tenso
             shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
         )
     return both[trt.TensorIOMode.INPUT], both[trt.TensorIOMode.OUTPUT]
-
-
-def split(count: int, largest: int) -> Iterator[tuple[int, int]]:
-    """The parts, as (start, stop), in which `count` items run: as few as possible, of like size."""
-    parts = -(-count // largest)
-    edges = [count * i // parts for i in range(parts + 1)] if parts else []
-    return itertools.pairwise(edges)
 
 
 def check_arrays(arrays: Mapping[str, Any], inputs: dict[str, TensorSpec]) -> int:
@@ -268,56 +261,31 @@ def check_arrays(arrays: Mapping[str, Any], inputs: dict[str, TensorSpec]) -> in
     return next(iter(counts.values()))
 
 
-def join(parts: list[dict[str, np.ndarray]], outputs: dict[str, TensorSpec]) -> dict[str, np.ndarray]:
-    """The outputs of all parts as one batch; sizes that follow from content are filled up with zeros."""
-    if not parts:
-        return {
-            name: np.zeros((0, *(max(n, 0) for n in spec.shape[1:])), spec.dtype)
-            for name, spec in outputs.items()
-        }
-    joined = {}
-    for name, spec in outputs.items():
-        arrays = [part[name] for part in parts]
-        sizes = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-        joined[name] = np.zeros((sum(map(len, arrays)), *sizes), spec.dtype)
-        start = 0
-        for array in arrays:
-            inside = tuple(slice(n) for n in array.shape[1:])
-            joined[name][(slice(start, start + len(array)), *inside)] = array
-            start += len(array)
-    return joined
-
-
-def _allocator(trt: Any, buffer: Buffer) -> Any:
-    """Gives TensorRT the buffer for an output whose size follows from its content, and learns that size."""
+def _allocator(trt: Any, memory: torch.Tensor, dtype: torch.dtype) -> Any:
+    """Gives TensorRT `memory` for an output whose size follows from its content, and learns that size."""
 
     class Allocator(trt.IOutputAllocator):  # type: ignore[misc]  # a base that is known only here
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
-            self.shape: tuple[int, ...] = ()
+            self._shape: tuple[int, ...] = ()
 
         def reallocate_output_async(
-            self, name: str, memory: int, size: int, alignment: int, stream: int
+            self, name: str, address: int, size: int, alignment: int, stream: int
         ) -> int | None:
-            return buffer.device if size <= buffer.size else None
+            return memory.data_ptr() if size <= len(memory) else None
 
         def notify_shape(self, name: str, shape: Any) -> None:
-            self.shape = tuple(int(n) for n in shape)
+            self._shape = tuple(int(n) for n in shape)
+
+        def tensor(self) -> torch.Tensor:
+            """What the last run wrote."""
+            return memory[: math.prod(self._shape) * dtype.itemsize].view(dtype).view(self._shape)
 
     return Allocator()
 
 
-def _tensor(given: Any) -> torch.Tensor:
+def _dtype(spec: TensorSpec) -> torch.dtype:
     import torch
 
-    return given if isinstance(given, torch.Tensor) else torch.from_dlpack(given)
-
-
-def _aligned(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    """A tensor as the device wants it, a copy only if it must be: contiguous, aligned, with so many rows."""
-    if len(tensor) < rows:
-        filled = tensor.new_zeros((rows, *tensor.shape[1:]))
-        filled[: len(tensor)] = tensor
-        return filled
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    dtype: torch.dtype = getattr(torch, spec.dtype.name)
+    return dtype

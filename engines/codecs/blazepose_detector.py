@@ -7,13 +7,18 @@ MediaPipe 0.10's SsdAnchorsCalculator, TensorsToDetectionsCalculator and NonMaxS
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.boxes import iou
 from engines.codecs.blazepose import rois_from_alignment, sigmoid
 from engines.contract import BlazePoseDetectorCodec, Contract
-from engines.detections import Detections
+from engines.detections import Detections, Reduced, finish, pack
+from engines.device.arrays import Outputs
+
+if TYPE_CHECKING:
+    from engines.device.streams import Stream
 
 BOX_VALUES = 4  # centre x, y, width, height
 
@@ -21,7 +26,14 @@ BOX_VALUES = 4  # centre x, y, width, height
 def decode(
     outputs: dict[str, np.ndarray], contract: Contract, min_score: float, nms_iou: float
 ) -> list[Detections]:
-    """Detections of each of B images, in px of the model's input.
+    """`reduce` and `finish` at once, of outputs that lie on the host."""
+    return finish(reduce(outputs, contract, min_score, nms_iou), contract)
+
+
+def reduce(
+    outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
+) -> Reduced:
+    """Detections of each of B images as `engines.detections.finish` wants them.
 
     `boxes` are the squares around the body circles, not the boxes around head and torso of the raw output.
 
@@ -30,6 +42,7 @@ def decode(
         contract: whose codec is `blazepose-detector`.
         min_score: detections below are left out.
         nms_iou: detections that overlap more than this are one.
+        stream: not needed, for LiteRT runs on the host; all codecs are called alike.
     """
     codec = contract.codec
     assert isinstance(codec, BlazePoseDetectorCodec)  # the registry dispatches on it
@@ -41,7 +54,7 @@ def decode(
         corners, points = _decode_boxes(raw, centres[kept], codec.points)
         points, merged_scores = weighted_nms(corners, points, scores[item, kept], nms_iou)
         detections.append(_detections(points[:, :2], merged_scores, codec.roi_scale))
-    return detections
+    return pack(detections)
 
 
 @functools.cache

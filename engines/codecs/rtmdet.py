@@ -5,30 +5,60 @@ Lyu et al., "RTMDet: An Empirical Study of Designing Real-Time Object Detectors"
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from engines.boxes import nms
 from engines.contract import Contract
-from engines.detections import Detections
+from engines.detections import Detections, Reduced, finish, pack
+from engines.device.arrays import Array, Outputs, is_tensor, single
+
+if TYPE_CHECKING:
+    from engines.device.streams import Stream
 
 
 def decode(
     outputs: dict[str, np.ndarray], contract: Contract, min_score: float, nms_iou: float
 ) -> list[Detections]:
-    """Detections of each image in px of the model's input, best first.
+    """`reduce` and `finish` at once, of outputs that lie on the host."""
+    return finish(reduce(outputs, contract, min_score, nms_iou), contract)
+
+
+def reduce(
+    outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
+) -> Reduced:
+    """The detections of each image as `engines.detections.finish` wants them.
 
     Args:
-        outputs: `boxes` (B, n, 5) x0 y0 x1 y1 score and `labels` (B, n). From our own graphs n is the number
-            of cells; MMDeploy's have suppressed at 0.6 already, and rows that fill up a batch score 0.
+        outputs: `boxes` (B, n, 5) x0 y0 x1 y1 score and `labels` (B, n); arrays or tensors. From our own
+            graphs n is the number of cells; MMDeploy's have suppressed at 0.6 already, and rows that fill up
+            a batch score 0.
         contract: not needed; all codecs are called alike.
         min_score: of the detection.
         nms_iou: of two boxes of a class that overlap more, the better one stays.
+        stream: the current one, if the outputs are tensors.
     """
-    found = []
-    for rows, labels in zip(outputs["boxes"], outputs["labels"], strict=True):
-        good = (rows[:, 4] >= min_score) & (rows[:, 4] > 0)
-        boxes, scores = rows[good, :4].astype(np.float32), rows[good, 4]
-        classes = labels[good].astype(np.int64)
-        kept = nms(boxes, scores, classes, nms_iou)
-        found.append(Detections(boxes[kept], scores[kept], classes[kept], None))
-    return found
+    rows, labels = single(outputs["boxes"]), outputs["labels"]
+    if is_tensor(rows):
+        return _reduce_tensors(rows, labels, min_score, nms_iou, stream)
+    images = zip(rows, labels, strict=True)
+    return pack([_decode_image(*one, min_score, nms_iou) for one in images])
+
+
+def _decode_image(rows: np.ndarray, labels: np.ndarray, min_score: float, nms_iou: float) -> Detections:
+    good = (rows[:, 4] >= min_score) & (rows[:, 4] > 0)
+    boxes, scores = rows[good, :4], rows[good, 4]
+    classes = labels[good].astype(np.int64)
+    kept = nms(boxes, scores, classes, nms_iou)
+    return Detections(boxes[kept], scores[kept], classes[kept], None)
+
+
+def _reduce_tensors(
+    rows: Array, labels: Array, min_score: float, nms_iou: float, stream: Stream | None
+) -> Reduced:
+    from engines.device.candidates import best, suppressed, take
+
+    scores, found = best(rows[..., 4], min_score)
+    boxes, classes = take(rows[..., :4], found), labels.gather(1, found).long()
+    return suppressed(boxes, scores, classes, nms_iou, stream)

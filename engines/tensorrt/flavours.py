@@ -29,6 +29,7 @@ class TensorRT:
     name: FlavourName = "tensorrt"
     module = "tensorrt"
     install = "tensorrt"
+    records_itself = False  # whether the library makes CUDA graphs of its own
 
     def __init__(self, trt: ModuleType):
         """Take the imported module."""
@@ -72,9 +73,12 @@ class TensorRT:
         """Keep the timings of a build for the next."""
         write_whole(kept, bytes(config.get_timing_cache().serialize()))
 
-    def context(self, engine: Any, kept: Path) -> tuple[Any, Any]:
-        """What executes an engine, and what `keep_kernels` needs in the end."""
-        return engine.create_execution_context(), None
+    def configure(self, engine: Any, kept: Path) -> Any:
+        """How an engine is executed, for `context` and, in the end, `keep_kernels`; here there is nothing."""
+
+    def context(self, engine: Any, config: Any) -> Any:
+        """What executes an engine, in memory that it is given; None if it cannot."""
+        return engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def keep_kernels(self, config: Any, kept: Path) -> None:
         """Nothing is compiled at run time."""
@@ -86,6 +90,7 @@ class TensorRTForRTX(TensorRT):
     name: FlavourName = "tensorrt-rtx"
     module = "tensorrt_rtx"
     install = "tensorrt-rtx-cu13"
+    records_itself = True  # only it knows when the kernels for a shape have been compiled
 
     def network_flags(self) -> int:
         """Types of tensors are those of the ONNX graph, always."""
@@ -117,14 +122,21 @@ class TensorRTForRTX(TensorRT):
     def keep(self, config: Any, kept: Path) -> None:
         """Nothing is timed in a build."""
 
-    def context(self, engine: Any, kept: Path) -> tuple[Any, Any]:
-        """What executes an engine, with the kernels that earlier runs compiled; and its configuration."""
+    def configure(self, engine: Any, kept: Path) -> Any:
+        """With the kernels that earlier runs compiled."""
+        trt = self.trt
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
         if kept.is_file() and not cache.deserialize(kept.read_bytes()):
             log.info("kernels that were kept in %s fit this machine no more; compiling them again", kept.name)
         config.set_runtime_cache(cache)
-        return engine.create_execution_context(config), config
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return config
+
+    def context(self, engine: Any, config: Any) -> Any:
+        """What executes an engine, in memory that it is given; None if it cannot."""
+        return engine.create_execution_context(config)
 
     def keep_kernels(self, config: Any, kept: Path) -> None:
         """Keep the compiled kernels for the next run."""

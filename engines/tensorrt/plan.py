@@ -163,14 +163,14 @@ def onnx_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def this_machine(name: FlavourName) -> Machine:
-    """What plans of a flavour have to fit here.
+def this_machine(name: FlavourName, gpu: int = 0) -> Machine:
+    """What plans of a flavour have to fit here, on the GPU of that number.
 
     Raises:
         EngineError: the flavour is not installed, or there is no GPU.
     """
-    version, gpu = flavour(name).version, this_gpu()
-    if gpu is None:
+    version, found = flavour(name).version, this_gpu(gpu)
+    if found is None:
         raise EngineError(
             f"{name}: no CUDA device found; see that nvidia-smi lists one and that CUDA_VISIBLE_DEVICES does "
             "not hide it, or take --backend onnxruntime"
@@ -178,9 +178,9 @@ def this_machine(name: FlavourName) -> Machine:
     return Machine(
         flavour=name,
         version=version,
-        compute_capability=gpu.compute_capability,
-        gpu=gpu.name,
-        driver=gpu.driver,
+        compute_capability=found.compute_capability,
+        gpu=found.name,
+        driver=found.driver,
     )
 
 

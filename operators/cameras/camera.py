@@ -10,15 +10,13 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
-from engines.yuv import YuvImage
+from engines.crops import Image
 from operators.cameras.clock import SECOND_NS, StreamClock, Times
 from operators.cameras.decoder import CameraDecoder, Decoded
 from operators.cameras.errors import LinkError
 from operators.cameras.link import Link, LinkOptions
 from operators.cameras.watchdog import Watchdog
-from operators.video import DisplayMatrix, picture_of
+from operators.pictures import HOST, DisplayMatrix, Frames
 from pipeline.errors import SourceError
 from pipeline.packet import Event
 
@@ -36,7 +34,7 @@ class CameraFrame(NamedTuple):
     pts_ns: int  # on a clock that goes on through outages
     captured_ns: int  # UNIX time
     arrived_ns: int  # UNIX time, by this machine's clock
-    picture: Callable[[], np.ndarray | YuvImage]
+    picture: Callable[[], Image]
 
 
 class Camera:
@@ -45,7 +43,7 @@ class Camera:
     A connection that ends, or gives no picture for `stall_s`, is an event `lost`, and `back` tells how long
     it was away; in between it is tried again, with pauses that grow. `attempts` vain ones in a row end it
     (0: never). `count` is told of outages, outage_ms, jumps, changes, late_packets (skipped because the
-    decoder was too slow), broken_frames and untrusted_times.
+    decoder was too slow), broken_frames and untrusted_times. `frames` decodes and makes the pictures.
     """
 
     def __init__(
@@ -57,8 +55,9 @@ class Camera:
         attempts: int,
         count: Callable[[str, int], None],
         clock: Callable[[], int],
+        frames: Frames = HOST,
     ):
-        self._stream, self._uri, self._options = stream, uri, options
+        self._stream, self._uri, self._options, self._made_by = stream, uri, options, frames
         self._attempts, self._count, self._clock = attempts, count, clock
         self._stopped = threading.Event()
         self._link: Link | None = None
@@ -124,7 +123,7 @@ class Camera:
             yield from self._note_kind(decoded.kind)
             times = self._times.times(decoded.pts_ns, decoded.arrived_ns, decoded.captured_ns)
             yield from self._note_times(times)
-            picture = partial(picture_of, decoded.frame, display_matrix(decoded.frame))
+            picture = partial(self._made_by.picture, decoded.frame, display_matrix(decoded.frame))
             yield CameraFrame(times.pts_ns, times.captured_ns, decoded.arrived_ns, picture)
 
     def _decoded(self, link: Link, watchdog: Watchdog) -> Iterator[Decoded]:
@@ -137,8 +136,11 @@ class Camera:
                 yield from decoder.rest() if decoder else ()
                 return
             if arrival:
-                decoder = decoder or CameraDecoder(link.video, self._count)
+                decoder = decoder or self._decoder(link)
                 yield from decoder.decode(arrival)
+
+    def _decoder(self, link: Link) -> CameraDecoder:
+        return CameraDecoder(link.video, self._made_by.decoder(link.video.context), self._count)
 
     # What happens to it
 

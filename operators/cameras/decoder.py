@@ -10,6 +10,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from operators.cameras.link import Arrival, Video
+from operators.pictures import Decoder
 from operators.video import to_ns
 
 PACKETS_KNOWN = 64  # frames come out of the decoder fewer packets later than that
@@ -28,8 +29,8 @@ class Decoded(NamedTuple):
 class CameraDecoder:
     """Decodes packets to frames; damaged frames are left out and counted."""
 
-    def __init__(self, video: Video, count: Callable[[str, int], None]):
-        self._context, self._count = video.context, count
+    def __init__(self, video: Video, decoder: Decoder, count: Callable[[str, int], None]):
+        self._decoder, self._count = decoder, count
         self._video = video
         self._came: tuple[int, int | None] = (0, None)
         self._known: dict[int | None, tuple[int, int | None]] = {}  # pts: arrived_ns, captured_ns
@@ -38,7 +39,7 @@ class CameraDecoder:
         """The frames that are complete with this packet; as a rule its own."""
         if arrival.skipped:
             self._count("late_packets", arrival.skipped)
-            self._context.flush_buffers()
+            self._decoder.flush_buffers()
         self._came = arrival.arrived_ns, arrival.captured_ns
         self._known[arrival.packet.pts] = self._came
         if len(self._known) > PACKETS_KNOWN:
@@ -51,7 +52,7 @@ class CameraDecoder:
 
     def _frames(self, packet: Packet | None) -> Iterator[Decoded]:
         try:
-            frames = self._context.decode(packet)
+            frames = self._decoder.decode(packet)
         except av.error.FFmpegError:
             self._count("broken_frames", 1)
             return
@@ -64,4 +65,4 @@ class CameraDecoder:
             yield Decoded(frame, self._kind(frame), pts_ns, *self._known.get(frame.pts, self._came))
 
     def _kind(self, frame: VideoFrame) -> str:
-        return f"{self._context.codec.canonical_name} {frame.width}x{frame.height}"
+        return f"{self._video.context.codec.canonical_name} {frame.width}x{frame.height}"

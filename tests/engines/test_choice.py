@@ -8,7 +8,7 @@ import pytest
 
 import engines.backends.choice as choice
 from engines import plans
-from engines.backends.choice import BACKENDS, choices, suits
+from engines.backends.choice import BACKENDS, choices, device_name, suits
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import ContractError, EngineError
 from engines.load import load_engine
@@ -71,6 +71,65 @@ def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, capl
         load_engine(POSE, path=path, backend="tensorrt")
 
 
+@pytest.mark.parametrize(
+    ("device", "name"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
+)
+def test_devices_by_their_names(monkeypatch, device, name):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 2)
+    assert device_name(device) == name
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "told"),
+    [
+        (2, "cuda:2", "there is no device cuda:2, this machine has 2 CUDA devices, from cuda:0 on; see"),
+        (1, "cuda:1", "there is no device cuda:1, this machine has 1 CUDA device, from cuda:0 on; see"),
+        (0, "cuda", "there is no device cuda, this machine has no CUDA device; see"),
+        (1, "gpu", "device 'gpu' is unknown, expected cpu, cuda, or cuda:1"),
+        (1, "cuda:", "device 'cuda:' is unknown"),
+        (1, "cuda:-1", "device 'cuda:-1' is unknown"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, tmp_path, there, device, told):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: there)
+    with pytest.raises(EngineError, match=told):
+        load_engine(POSE, path=tmp_path / "m.onnx", device=device)
+
+
+@pytest.mark.parametrize(
+    ("file", "device", "providers", "in_turn"),
+    [
+        ("m.onnx", "cpu", ["CUDA"], ["onnxruntime"]),
+        ("m.onnx", "cuda:1", ["CUDA"], ["tensorrt", "onnxruntime-cuda"]),
+        ("m.onnx", "cuda:1", ["CPU"], ["tensorrt"]),
+        ("m.pth", "cuda:1", ["CPU"], ["torch"]),
+        ("m.pth", "cpu", ["CPU"], ["torch"]),
+        ("m.tflite", "cpu", ["CPU"], ["litert"]),
+        ("m.tflite", "cuda:1", ["CPU"], []),
+    ],
+)
+def test_auto_takes_only_what_runs_on_the_device_that_is_told(monkeypatch, file, device, providers, in_turn):
+    asked = []
+    machine(monkeypatch, devices=2, built=[], providers=providers)
+    monkeypatch.setattr(choice, "_plans", lambda *given: iter([asked.append(given[2]), "tensorrt"][1:]))
+    assert [backend for backend, _ in choices(POSE, Path(file), device)] == in_turn
+    assert set(asked) <= {device}
+
+
+def test_nothing_that_runs_on_the_device_that_is_told(monkeypatch, tmp_path):
+    machine(monkeypatch, devices=2, built=[], providers=["CPU"])
+    path = save(POSE, tmp_path / "toy.onnx")
+    with pytest.raises(
+        EngineError, match=r"^toy: nothing here runs toy\.onnx on cuda:1; .* engine build toy"
+    ):
+        load_engine(POSE, path=path, device="cuda:1")
+    with pytest.raises(EngineError, match=r"^toy: onnxruntime does not run on cuda:1; leave out"):
+        load_engine(POSE, path=path, backend="onnxruntime", device="cuda:1")
+    with pytest.raises(EngineError, match=r"^toy: tensorrt does not run on cpu; leave out"):
+        load_engine(POSE, path=path, backend="tensorrt", device="cpu")
+    assert load_engine(POSE, path=path, device="cpu").device == "cpu"
+
+
 def test_another_model_than_the_contract_says_is_not_tried_elsewhere(tmp_path, monkeypatch):
     def another(*_):
         raise ContractError("contract says 192x256")
@@ -104,8 +163,9 @@ def test_an_unknown_backend(tmp_path):
         load_engine(POSE, path=tmp_path / "m.onnx", backend="onnx-runtime")
 
 
-def test_a_checkpoint_runs_by_pytorch(small_home):
-    engine = load_engine(small_home.contract, backend="torch")
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_checkpoint_runs_by_pytorch(small_home, device):
+    engine = load_engine(small_home.contract, backend="torch", device=device)
     found, expected = (
         it.run({"input": small_home.batch}) for it in (engine, OnnxEngine(small_home.exported.path))
     )

@@ -82,9 +82,9 @@ def yolox_outputs(rows, cells=3549):
         (52 * 52 + 26 * 26 + 13 * 12 + 12, (12, 12), 32),
     ],
 )
-def test_yolox_cells(cell, corner, stride):
+def test_yolox_cells(cell, corner, stride, arrays):
     outputs = yolox_outputs([(cell, 0.25, 0.75, np.log(3), np.log(5), 0.9, 17, 0.8)])
-    (found,) = yolox.decode(outputs, load_contract("yolox-nano"), 0.3, 0.45)
+    (found,) = arrays.decode(yolox, outputs, load_contract("yolox-nano"), 0.3, 0.45)
     x, y = (corner[0] + 0.25) * stride, (corner[1] + 0.75) * stride
     expected = [[x - 1.5 * stride, y - 2.5 * stride, x + 1.5 * stride, y + 2.5 * stride]]
     np.testing.assert_allclose(found.boxes, expected, rtol=1e-5)
@@ -104,19 +104,19 @@ def test_yolox_cells(cell, corner, stride):
         ([(100, 0.5, 0, 0.9), (110, 0.9, 0, 0.9)], [(0, 0.81), (0, 0.45)]),  # 80 px apart, best first
     ],
 )
-def test_yolox_scores_and_suppression(rows, expected):
+def test_yolox_scores_and_suppression(rows, expected, arrays):
     outputs = yolox_outputs([(cell, 0, 0, np.log(10), np.log(10), *rest) for cell, *rest in rows])
-    (found,) = yolox.decode(outputs, load_contract("yolox-nano"), 0.3, 0.45)
+    (found,) = arrays.decode(yolox, outputs, load_contract("yolox-nano"), 0.3, 0.45)
     assert [(c, pytest.approx(s)) for c, s in zip(found.classes, found.scores, strict=True)] == expected
 
 
-def test_yolox_agrees_with_decoding_by_hand():
+def test_yolox_agrees_with_decoding_by_hand(arrays):
     rng = np.random.default_rng(5)
     predictions = rng.normal(0, 0.5, (2, 3549, 85)).astype(np.float32)
     predictions[..., 4:] = rng.uniform(0, 1, (2, 3549, 81)) ** 8  # few good ones
     contract = load_contract("yolox-nano")
     for found, raw in zip(
-        yolox.decode({"predictions": predictions}, contract, 0.3, 0.45), predictions, strict=True
+        arrays.decode(yolox, {"predictions": predictions}, contract, 0.3, 0.45), predictions, strict=True
     ):
         boxes, scores, classes, cell = [], [], [], 0
         for stride in (8, 16, 32):
@@ -136,20 +136,22 @@ def test_yolox_agrees_with_decoding_by_hand():
         np.testing.assert_allclose(found.boxes, [boxes[row] for row in kept], rtol=1e-4, atol=1e-3)
 
 
-def test_rtmdet_drops_weak_and_filling_rows():
+def test_rtmdet_drops_weak_and_filling_rows(arrays):
     boxes = np.zeros((2, 4, 5), np.float32)
     boxes[0, :3] = [[0, 0, 10, 20, 0.4], [50, 50, 90, 90, 0.9], [100, 0, 120, 20, 0.2]]
     labels = np.zeros((2, 4), np.int64)
-    first, second = rtmdet.decode({"boxes": boxes, "labels": labels}, load_contract("rtmdet-nano"), 0.3, 0.65)
+    first, second = arrays.decode(
+        rtmdet, {"boxes": boxes, "labels": labels}, load_contract("rtmdet-nano"), 0.3, 0.65
+    )
     np.testing.assert_array_equal(first.boxes, [[50, 50, 90, 90], [0, 0, 10, 20]])
     np.testing.assert_array_equal(first.scores, np.float32([0.9, 0.4]))
     assert (second.boxes.shape, second.scores.shape, second.classes.shape) == ((0, 4), (0,), (0,))
 
 
-def test_rtmdet_suppresses_within_a_class():
+def test_rtmdet_suppresses_within_a_class(arrays):
     rows = [[0, 0, 100, 100, 0.6], [2, 0, 102, 100, 0.9], [2, 0, 102, 100, 0.8], [50, 0, 150, 100, 0.5]]
     outputs = {"boxes": np.array([rows], np.float32), "labels": np.array([[0, 0, 1, 0]])}
-    (found,) = rtmdet.decode(outputs, load_contract("rtmdet-nano"), 0.3, 0.65)
+    (found,) = arrays.decode(rtmdet, outputs, load_contract("rtmdet-nano"), 0.3, 0.65)
     np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.8, 0.5]))
     assert found.classes.tolist() == [0, 1, 0]
 

@@ -6,7 +6,7 @@ import pytest
 from onnxruntime.datasets import get_example
 
 from engines.backends.base import TensorSpec
-from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.onnxruntime import OnnxEngine, _providers
 from engines.contract import load_contract
 from engines.errors import EngineError
 from engines.load import load_engine
@@ -60,11 +60,18 @@ def test_a_graph_as_it_is_written_gives_the_same(weights):
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_the_gpu_is_the_one_that_was_told(device):
+    named = [entry for entry in _providers(device, 3) if not isinstance(entry, str)]
+    assert len(named) == (1 if device == "cuda" else 2)
+    assert all(options["device_id"] == 3 for _, options in named)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_device_that_this_build_lacks(device):
     if f"{device}ExecutionProvider".lower() in map(str.lower, onnxruntime.get_available_providers()):
         pytest.skip(f"this build has {device}")
     with pytest.raises(EngineError, match=f"onnxruntime-{device} needs .*pip install onnxruntime-gpu"):
-        OnnxEngine(Path(get_example("sigmoid.onnx")), device=device)
+        OnnxEngine(Path(get_example("sigmoid.onnx")), provider=device)
 
 
 @pytest.mark.gpu
@@ -73,6 +80,8 @@ def test_on_the_gpu_it_gives_the_same(small_home, device):
     if f"{device}ExecutionProvider".lower() not in map(str.lower, onnxruntime.get_available_providers()):
         pytest.skip(f"this build of ONNX Runtime has no {device}")
     path = small_home.exported.path
-    found, expected = (OnnxEngine(path, device=it).run({"input": small_home.batch}) for it in (device, "cpu"))
+    found, expected = (
+        OnnxEngine(path, provider=it).run({"input": small_home.batch}) for it in (device, "cpu")
+    )
     for name, array in found.items():
         np.testing.assert_allclose(array, expected[name], atol=5e-3)  # TF32

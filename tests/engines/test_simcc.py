@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.codecs.simcc import decode, mirror_back
+from engines.codecs import simcc
 from engines.contract import load_contract
+from engines.device.arrays import mean
 
 ORIGINAL = json.loads(Path(__file__).with_name("topdown_original.json").read_text())["simcc"]
 CONTRACT = load_contract("rtmpose-m-body8")  # 2 bins a px of 192x256
@@ -22,8 +23,8 @@ def outputs():
     return {"simcc_x": x, "simcc_y": y}
 
 
-def test_as_the_original(outputs):
-    points, scores = decode(outputs, CONTRACT)
+def test_as_the_original(outputs, arrays):
+    points, scores = arrays.decode(simcc, outputs, CONTRACT)
     np.testing.assert_allclose(scores, ORIGINAL["scores"], atol=1e-6)
     expected = np.array(ORIGINAL["points"])
     assert expected[1, 2].tolist() == [-0.5, -0.5]  # its word for none
@@ -33,18 +34,28 @@ def test_as_the_original(outputs):
     assert points.dtype == scores.dtype == np.float32
 
 
-def test_a_flip_test_as_the_original(outputs):
-    back = mirror_back(outputs, CONTRACT, np.array([0, 2, 1, 4, 3]))
-    points, _ = decode({role: (outputs[role] + back[role]) / 2 for role in outputs}, CONTRACT)
+def test_a_flip_test_as_the_original(outputs, arrays):
+    outputs = arrays.place(outputs)
+    back = simcc.mirror_back(outputs, CONTRACT, np.array([0, 2, 1, 4, 3]))
+    points, _ = arrays.decode(simcc, mean(outputs, back), CONTRACT)
     np.testing.assert_allclose(points, ORIGINAL["flip_points"], atol=1e-6)
 
 
-def test_scores_are_not_clipped(outputs):
-    _, scores = decode({role: 3 * bins for role, bins in outputs.items()}, CONTRACT)
+def test_scores_are_not_clipped(outputs, arrays):
+    _, scores = arrays.decode(simcc, {role: 3 * bins for role, bins in outputs.items()}, CONTRACT)
     np.testing.assert_allclose(scores, 3 * np.array(ORIGINAL["scores"]), atol=1e-5)
     assert scores.max() > 3
 
 
-def test_nobody(outputs):
-    points, scores = decode({role: bins[:0] for role, bins in outputs.items()}, CONTRACT)
+def test_half_precision_is_read_in_single(outputs, arrays):
+    half = {role: bins.astype(np.float16) for role, bins in outputs.items()}
+    found = arrays.decode(simcc, half, CONTRACT)
+    expected = simcc.decode({role: bins.astype(np.float32) for role, bins in half.items()}, CONTRACT)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == np.float32
+
+
+def test_nobody(outputs, arrays):
+    points, scores = arrays.decode(simcc, {role: bins[:0] for role, bins in outputs.items()}, CONTRACT)
     assert (points.shape, scores.shape) == ((0, 5, 2), (0, 5))

@@ -1,6 +1,5 @@
 import signal
 import threading
-import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from engines.backends.base import TensorSpec
 from engines.backends.cuda import call
-from engines.backends.tensorrt import check_arrays, join, split
+from engines.backends.tensorrt import check_arrays
 from engines.contract import Output, load_contract
 from engines.errors import ContractError, EngineError
 from engines.gpu import Gpu, this_gpu
@@ -16,21 +15,6 @@ from engines.tensorrt.flavours import TensorRT, flavour
 from engines.tensorrt.network import Batch, Network
 
 IMAGE = {"image": TensorSpec((-1, 3, 4, 5), np.dtype(np.float32))}
-
-
-@pytest.mark.parametrize(
-    ("count", "largest", "parts"),
-    [
-        (0, 8, []),
-        (1, 8, [(0, 1)]),
-        (8, 8, [(0, 8)]),
-        (9, 8, [(0, 4), (4, 9)]),
-        (3, 1, [(0, 1), (1, 2), (2, 3)]),
-        (70, 32, [(0, 23), (23, 46), (46, 70)]),
-    ],
-)
-def test_large_batches_run_in_parts_of_like_size(count, largest, parts):
-    assert list(split(count, largest)) == parts
 
 
 @pytest.mark.parametrize(
@@ -51,14 +35,6 @@ def test_arrays_that_do_not_fit_are_refused(arrays, told):
 
 def test_arrays_that_fit_are_counted():
     assert check_arrays({"image": np.zeros((7, 3, 4, 5), np.float32)}, IMAGE) == 7
-
-
-def test_parts_are_joined_in_order_and_filled_up():
-    outputs = {"boxes": TensorSpec((-1, -1, 2), np.dtype(np.float32))}
-    parts = [{"boxes": np.full((2, 1, 2), 1, np.float32)}, {"boxes": np.full((1, 3, 2), 2, np.float32)}]
-    boxes = join(parts, outputs)["boxes"]
-    assert boxes[:, :, 0].tolist() == [[1, 0, 0], [1, 0, 0], [2, 2, 2]]
-    assert join([], outputs)["boxes"].shape == (0, 0, 2)
 
 
 def test_what_cuda_refuses_is_told():
@@ -228,76 +204,3 @@ def test_rtmpose_is_compiled(rtx, tmp_path):
     contract, onnx = load_contract("rtmpose-t-body8"), tmp_path / "rtmpose.onnx"
     save(to_onnx(contract, random_network(contract, seed=0)), onnx)
     assert compiled(Network(rtx, onnx, contract, "fp16"), tmp_path)
-
-
-@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
-def engine(request, tmp_path):
-    """The landmarks model on this GPU, for batches of 2 to 4, and ONNX Runtime on the CPU."""
-    pytest.importorskip(request.param.replace("-", "_"))
-    if this_gpu() is None:
-        pytest.skip("no CUDA device")
-    import compilable
-
-    from engines.backends.onnxruntime import OnnxEngine
-    from engines.backends.tensorrt import TensorrtEngine
-
-    flavoured, gpu, path = flavour(request.param), this_gpu(), compilable.landmarks_onnx(tmp_path)
-    network = Network(flavoured, path, compilable.landmarks(), "fp32")
-    plan = network.compile(
-        Batch(2, 2, 4), gpu.compute_capability, tmp_path / "timings.cache", lambda phase, share: None
-    )
-    engine = TensorrtEngine(flavoured, plan, tmp_path / "kept.kernels")
-    yield engine, OnnxEngine(path)
-    engine.close()
-
-
-def images(count):
-    return np.random.default_rng(count).normal(size=(count, 3, 64, 64)).astype(np.float32)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 9])
-def test_batches_of_any_size_run_on_the_gpu(engine, count):
-    tensorrt, reference = engine
-    batch = {"input": images(count)}
-    found, expected = tensorrt.run(batch)["heatmaps"], reference.run(batch)["heatmaps"]
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, atol=2e-3)  # TF32
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("count", [1, 4, 9])
-def test_tensors_on_the_gpu_stay_there(engine, count):
-    torch = pytest.importorskip("torch")
-    tensorrt, reference = engine
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        batch = torch.from_numpy(images(count)).cuda()
-        ready = stream.record_event()
-    outputs, done = tensorrt.run_device({"input": batch}, ready)
-    done.synchronize()
-    expected = reference.run({"input": images(count)})["heatmaps"]
-    np.testing.assert_allclose(outputs["heatmaps"].cpu().numpy(), expected, atol=2e-3)
-
-
-@pytest.mark.gpu
-def test_a_closed_engine_says_so(engine):
-    tensorrt, _ = engine
-    tensorrt.close()
-    with pytest.raises(EngineError, match="was closed"):
-        tensorrt.run({"input": images(1)})
-
-
-@pytest.mark.gpu
-def test_the_device_tells_when_it_ran(engine):
-    tensorrt, _ = engine
-    tensorrt.time_device()
-    for count in (4, 9):  # in one part, and in three
-        tensorrt.run({"input": images(count)})
-        before = time.monotonic_ns()
-        tensorrt.run({"input": images(count)})
-        after = time.monotonic_ns()
-        begin, end = tensorrt.device_ns
-        assert before - 100_000 < begin < end < after + 100_000
-    tensorrt.run({"input": images(0)})
-    assert tensorrt.device_ns is None

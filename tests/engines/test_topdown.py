@@ -11,7 +11,7 @@ from engines.contract import load_contract
 from engines.errors import ContractError
 from engines.geometry import crop_to_frame, invert_affine, transform_points
 from engines.topdown import RUN_MAX, TopDown
-from operators.video import picture_of
+from operators.pictures import picture_of
 from tests.toy_models import contract, spots, top_down
 
 ORIGINAL = json.loads(Path(__file__).with_name("topdown_original.json").read_text())

@@ -35,15 +35,15 @@ def predictions(*rows, classes=3, values=0, cells=30):
         ),
     ],
 )
-def test_decodes_boxes(rows, boxes, classes):
-    (found,) = yolo.decode(predictions(*rows), toy_onestage.contract(), 0.25, 0.7)
+def test_decodes_boxes(rows, boxes, classes, arrays):
+    (found,) = arrays.decode(yolo, predictions(*rows), toy_onestage.contract(), 0.25, 0.7)
     np.testing.assert_allclose(found.boxes, np.array(boxes).reshape(-1, 4), atol=1e-5)
     assert found.classes.tolist() == classes
     assert (found.boxes.dtype, found.scores.dtype) == (np.float32, np.float32)
 
 
 @pytest.mark.parametrize(("labels", "values"), [(("person",), 3), (("person", "dog"), 2)])
-def test_keypoints_go_with_their_boxes(labels, values):
+def test_keypoints_go_with_their_boxes(labels, values, arrays):
     contract = toy_onestage.contract(labels=labels, values=values)
     points = [np.arange(17 * values) + 100 * n for n in range(3)]
     rows = [
@@ -52,7 +52,7 @@ def test_keypoints_go_with_their_boxes(labels, values):
         (10, 40, 20, 10, {len(labels) - 1: 0.7}, points[2]),
     ]
     outputs = predictions(*rows, classes=len(labels), values=17 * values)
-    (found,) = yolo_pose.decode(outputs, contract, 0.25, 0.7)
+    (found,) = arrays.decode(yolo_pose, outputs, contract, 0.25, 0.7)
     expected = np.stack([points[1], points[2]]).reshape(2, 17, values)
     np.testing.assert_array_equal(found.keypoints, expected[..., :2])
     assert found.classes.tolist() == [0, len(labels) - 1]
@@ -60,7 +60,7 @@ def test_keypoints_go_with_their_boxes(labels, values):
         np.testing.assert_array_equal(found.keypoint_scores, expected[..., 2])
     else:
         assert found.keypoint_scores is None
-    (none,) = yolo_pose.decode(outputs, contract, 0.95, 0.7)
+    (none,) = arrays.decode(yolo_pose, outputs, contract, 0.95, 0.7)
     assert none.keypoints.shape == (0, 17, 2)
 
 

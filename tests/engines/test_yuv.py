@@ -11,7 +11,7 @@ import pytest
 
 from engines.geometry import warp
 from engines.yuv import LUMA, YuvImage, rgb_matrix
-from operators.video import picture_of
+from operators.pictures import picture_of
 
 # What every standard gives the same: grey in limited range, and BT.601's and BT.709's reds (their tables).
 RED_601, RED_709 = (81, 90, 240), (63, 102, 240)

@@ -18,7 +18,7 @@ class CannedEngine:
     """Finds the same in each frame: a horse and two persons, in px of a 416 px input."""
 
     def __init__(self):
-        self.batches, self.closed = [], False
+        self.batches, self.closed, self.halved = [], False, 0
 
     def run(self, inputs):
         self.batches.append(len(inputs["images"]))
@@ -99,6 +99,14 @@ def test_no_run_where_no_frame_is_due(engine):
     (result,) = opened(every=2).process([packet(1)])
     assert result.instances is None
     assert engine.batches == []
+
+
+def test_batches_that_were_halved_are_counted(engine):
+    operator, found = opened(), []
+    for engine.halved in (0, 1, 1, 3):
+        operator.process([packet(0)])
+        found.append(dict(operator.counters))
+    assert found == [{}, {"halved_batches": 1}, {"halved_batches": 1}, {"halved_batches": 3}]
 
 
 def test_close(engine):

@@ -26,6 +26,8 @@ class ToyEstimator:
 
     contract = load_contract("blazepose-full")
 
+    halved = 0
+
     def __init__(self):
         self.batches = []
 

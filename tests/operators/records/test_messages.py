@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.yuv import YuvImage
+from operators.pictures import picture_of
 from operators.records.messages import Message, MessageError, decode, encode
 from operators.records.record import header, packet_of, record, to_json
-from operators.video import picture_of
 from pipeline.packet import FIELDS, End, Event, Instances, Packet
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -29,7 +29,7 @@ class Kind(IntEnum):
     """What a row tells: its first number. Times are monotonic ns, names are indices, -1 is nothing."""
 
     CALL = 0  # lane, start, end, processor ns, packets in and out, bytes, then (stream, seq, queued) of each
-    ENGINE = 1  # lane, engine, start, end, ns making inputs, items, bytes in, out, copied, device start, end
+    ENGINE = 1  # lane, engine, start, end, ns making inputs, items, bytes in, out, copied, then device times
     BLOCKED = 2  # lane, since, until: waited for room behind it
     FINISHED = 3  # last stage, at, then (stream, seq) of each packet that left the graph there
     OPENED = 4  # stage, bytes by which the process grew

@@ -47,7 +47,7 @@ class EngineCalls:
 
     def add(self, row: Row) -> None:
         """Add one call."""
-        _, _, _, start, end, making, items, bytes_in, bytes_out, copied, begin, done = row
+        _, _, _, start, end, making, items, bytes_in, bytes_out, copied, *times = row
         self.took.record(end - start - making)
         self.items += items
         self.sizes[items] += 1
@@ -55,8 +55,8 @@ class EngineCalls:
         self.bytes_out += bytes_out
         if copied >= 0:
             self.copied = (self.copied or 0) + copied
-        if begin >= 0:
-            self.device_ms = (self.device_ms or 0.0) + (done - begin) / 1e6
+        if times:
+            self.device_ms = (self.device_ms or 0.0) + (sum(times[1::2]) - sum(times[::2])) / 1e6
 
 
 class Standing(NamedTuple):

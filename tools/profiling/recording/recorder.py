@@ -147,11 +147,11 @@ class Recorder(Tracer):
             return
         lane.in_engine = False
         self._ranges.end()
-        begin, end = call.device_ns or (-1, -1)
         copied = -1 if call.copied is None else call.copied
         self._log.add(
             (Kind.ENGINE, lane.index, self._log.name("engine", *call.engine), call.start_ns, call.end_ns,
-             call.making_ns, call.items, call.bytes_in, call.bytes_out, copied, begin, end)
+             call.making_ns, call.items, call.bytes_in, call.bytes_out, copied,
+             *(moment for times in call.device_ns for moment in times))
         )  # fmt: skip
 
     def _entered(self) -> Lane | None:

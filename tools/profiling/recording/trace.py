@@ -145,7 +145,7 @@ class _Process:
             yield from self._frames.called(stream, seq, self._tids[lane], start, max(end, start + 1), queued)
 
     def _engine(self, row: Row) -> Iterator[Event]:
-        _, lane, engine, start, end, making, items, bytes_in, bytes_out, copied, begin, done = row
+        _, lane, engine, start, end, making, items, bytes_in, bytes_out, copied, *times = row
         _, model, file, backend, threads = self._names[engine]
         args: Event = {"items": items, "backend": backend, "threads": threads, "file": file}
         args |= {"mb_in": round(bytes_in / 1e6, 3), "mb_out": round(bytes_out / 1e6, 3)}
@@ -154,13 +154,13 @@ class _Process:
         if copied >= 0:
             args["mb_copied"] = round(copied / 1e6, 3)
         yield self._span(self._tids[lane], "engine", model, start, end, args)
-        if begin >= 0:
+        for begin, done in zip(times[::2], times[1::2], strict=True):
             tid = self._tids[lane] + DEVICE
             self._devices[tid] = f"GPU for {self._lanes[self._tids[lane]]}"
             # Its times are right to some µs, by which spans may seem to overlap.
             begin = max(begin, self._device_until.get(tid, self._between[0]) + GAP_NS)
             self._device_until[tid] = done = max(done, begin + 1)
-            yield self._span(tid, "device", model, begin, done, {"items": items})
+            yield self._span(tid, "device", model, begin, done, {})
 
     def _blocked(self, row: Row) -> Iterator[Event]:
         _, lane, since, until = row

@@ -1,0 +1,268 @@
+"""How fast it is on an NVIDIA GPU: whole graphs by number of streams, and the pose model by size of batch.
+
+    python benchmarks/gpu/bench.py [--minutes 7] [--streams 1,2,4,8,16,32,64] [--batch 1,2,4,8,16,32,64]
+                                   [--persons 1] [--seconds 3] [--clip FILE] [--detector MODEL] [--pose MODEL]
+                                   [--dry-run] [--commit HASH] [--json FILE]
+
+Streams: files of 1080p H.264, as fast as they go, through decode, detect, track and pose, frames staying on
+the GPU; beside it what decoding alone does with as many streams, what the two models do alone at their best
+batch, and the share that ours is of the tighter of the two. Then 50 streams at 30 frames/s each, paced.
+Pose: RTMPose-m in FP16, crops a second by batch, by each backend that is here, alone and through the graph.
+
+What is random is said in the result: weights where neither the cache nor POSESTREAM_MIRROR has trained ones,
+and boxes always, the detector's best whatever their scores, so that every frame has --persons crops. The clip
+is made, of moving figures before a texture, unless one is given. What cannot run here has a row that says
+why, and so has what the time did not suffice for. --dry-run goes through all of it on the CPU, in small.
+Without --json the result goes to benchmarks/results/gpu/, named after the GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from aside import Deadline, Row, aside
+from clip import make_clip
+from kept import keep, parser
+from networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, exported, in_half
+from streams import Load, decoded, measured
+from tables import PACED_P95_MS, TARGET, show
+
+from engines.backends.choice import cuda_devices
+from engines.home import cache_home
+
+DETECTOR, POSE = "rtmdet-nano-pth", "rtmpose-m-body8"
+PACED = 50  # streams of 30 frames/s, in which about 1,500 detections/s had a p95 of 901 ms on one H100
+GRAPH_STREAMS, GRAPH_BATCHES, GRAPH_EVERY = 8, (1, 8, 64), 10
+PLANS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # and their modules
+
+
+@dataclass
+class Setting:
+    """What the command line says, and where."""
+
+    device: str
+    size: tuple[int, int]
+    streams: list[int]
+    batches: list[int]
+    graph_batches: list[int]
+    graph_streams: int
+    paced: int
+    persons: int
+    seconds: float
+    detector: str
+    pose: str
+    clip: str = ""
+
+
+def main() -> int:
+    made = parser(__doc__ or "")
+    made.add_argument("--streams", type=numbers, help="1,2,4,8,16,32,64 unless given")
+    made.add_argument("--batch", type=numbers, help="1,2,4,8,16,32,64 unless given")
+    made.add_argument("--persons", type=int, default=1, help="crops a frame; 1 unless given")
+    made.add_argument("--seconds", type=float, help="of each measurement; 3 unless given")
+    made.add_argument("--clip", type=Path, metavar="FILE", help="instead of the one that is made")
+    made.add_argument("--detector", default=DETECTOR, metavar="MODEL", help=f"{DETECTOR} unless given")
+    made.add_argument("--pose", default=POSE, metavar="MODEL", help=f"{POSE} unless given")
+    made.add_argument("--dry-run", action="store_true", help="all of it on the CPU, in small")
+    given = made.parse_args()
+    if not given.dry_run and not cuda_devices():
+        raise SystemExit(
+            "bench.py: no CUDA device here; --dry-run goes through all of it on the CPU, in small"
+        )
+    setting, deadline = setting_of(given), Deadline(given.minutes)
+    with tempfile.TemporaryDirectory() as folder:
+        setting.clip = str(given.clip or make_clip(*clip_of(setting, given.dry_run)))
+        rows, told = measure(setting, deadline, folder)
+    show(rows)
+    more = {"setting": vars(setting) | {"clip": Path(setting.clip).name}, "random": told}
+    keep("bench", rows, given, target=TARGET, paced_p95_ms=PACED_P95_MS, **more)
+    return 0 if any("fps" in row for row in rows) else 1
+
+
+def numbers(text: str) -> list[int]:
+    """1,2,4."""
+    found = [int(word) for word in text.split(",")]
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 1 up, as in 1,2,4")
+    return found
+
+
+def setting_of(given: argparse.Namespace) -> Setting:
+    """What to measure, or the smallest of it."""
+    dry = given.dry_run
+    sizes = [1, 2] if dry else [1, 2, 4, 8, 16, 32, 64]
+    batches = given.batch or sizes
+    return Setting(
+        device="cpu" if dry else "cuda:0",
+        size=(192, 108) if dry else (1920, 1080),
+        streams=given.streams or sizes,
+        batches=batches,
+        graph_batches=[batch for batch in batches if dry or batch in GRAPH_BATCHES],
+        graph_streams=1 if dry else GRAPH_STREAMS,
+        paced=2 if dry else PACED,
+        persons=given.persons,
+        seconds=given.seconds or (0.3 if dry else 3.0),
+        detector=given.detector,
+        pose=given.pose,
+    )
+
+
+def clip_of(setting: Setting, dry: bool) -> tuple[Path, tuple[int, int], float]:
+    """Where the clip is kept, its size, and its length: so long that few decoders begin anew in a run."""
+    seconds = 1 if dry else 60
+    width, height = setting.size
+    return cache_home() / "benchmarks" / f"gpu-{width}x{height}-{seconds}s.mp4", setting.size, seconds
+
+
+def measure(setting: Setting, deadline: Deadline, folder: str) -> tuple[list[Row], dict[str, str]]:
+    """All rows, what matters most first; and what is random in them."""
+    rows: list[Row] = []
+    models, why = prepare(setting, deadline, rows, folder)
+    if models is None:
+        return [{"kind": "streams", "why": why}], {}
+    detector, pose = models
+    told = {"detector": detector.weights, "pose": pose.weights,
+            "boxes": f"the {setting.persons} best of each frame, whatever their scores"}  # fmt: skip
+    best = run_aside(rows, {"kind": "alone", "model": "detector", "backend": detector.backend}, alone,
+                     detector, setting.device, setting.batches, setting.seconds / 3,
+                     within_s=deadline.left(60))  # fmt: skip
+    detector_rate = max((row["items_per_s"] for row in best), default=None)
+    pose_rate = measure_pose(rows, pose, setting, deadline)
+    run_aside(rows, {"kind": "decode"}, decoded, setting.clip, setting.device, setting.streams,
+              setting.seconds / 2, within_s=deadline.left(90))  # fmt: skip
+    load = Load(setting.clip, setting.device, detector, pose, setting.persons)
+    run_aside(rows, {"kind": "streams"}, measured, [load], setting.streams, setting.seconds, False,
+              within_s=deadline.left(180))  # fmt: skip
+    for name, one in {"detect, track": replace(load, pose=None), "detect, track, pose": load}.items():
+        run_aside(rows, {"kind": "paced", "graph": name}, measured, [one], [setting.paced], setting.seconds,
+                  True, within_s=deadline.left(60))  # fmt: skip
+    add_bounds(rows, detector_rate, pose_rate, setting.persons)
+    through_graph(rows, setting, deadline, detector, pose)
+    measure_others(rows, setting, deadline, detector, pose, folder)
+    return rows, told
+
+
+def prepare(
+    setting: Setting, deadline: Deadline, rows: list[Row], folder: str
+) -> tuple[tuple[Model, Model] | None, str]:
+    """Both models and the fastest backend that runs both; what was built, and why not, are rows."""
+    models = []
+    for name in (setting.detector, setting.pose):
+        found, why = aside(exported, name, within_s=deadline.left(120))
+        if not found:
+            return None, f"{name}: {why}"
+        models.append(Model(**found[0]))
+    backend, why = "onnxruntime", "no plans on the CPU"
+    if setting.device != "cpu":
+        backend, why = _with_plans(setting, deadline, models, rows)
+    if backend == "onnxruntime-cuda":
+        half, why_not = aside(in_half, models[1], folder, within_s=deadline.left(60))
+        if half:
+            models[1] = replace(models[1], path=half[0]["path"])
+        why += f"; the pose model in {'FP16' if half else f'FP32, as FP16 failed: {why_not}'}"
+    rows.append({"kind": "backend", "backend": backend, "why": why})
+    return (models[0].by(backend), models[1].by(backend)), ""
+
+
+def _with_plans(
+    setting: Setting, deadline: Deadline, models: list[Model], rows: list[Row]
+) -> tuple[str, str]:
+    """The first backend for which plans of both could be built; else ONNX Runtime's."""
+    for backend, module in PLANS.items():
+        if not find_spec(module):
+            rows.append({"kind": "plan", "backend": backend, "why": f"{module} is not installed"})
+            continue
+        done = True
+        for model in models:
+            labels = {"kind": "plan", "backend": backend, "model": Path(model.path).name}
+            done &= bool(run_aside(rows, labels, built, model.by(backend), setting.batches,
+                                   within_s=deadline.left(150)))  # fmt: skip
+            if not done:
+                break
+        if done:
+            return backend, "its plans of both models were built and verified"
+    return "onnxruntime-cuda", "no plans"
+
+
+def measure_pose(
+    rows: list[Row], pose: Model, setting: Setting, deadline: Deadline, function: Any = alone
+) -> float | None:
+    """The pose model alone, by batch; the best rate."""
+    labels = {"kind": "alone", "model": "pose", "backend": pose.backend}
+    found = run_aside(rows, labels, function, pose, setting.device, setting.batches, setting.seconds / 3,
+                      within_s=deadline.left(60))  # fmt: skip
+    return max((row["items_per_s"] for row in found), default=None)
+
+
+def through_graph(
+    rows: list[Row], setting: Setting, deadline: Deadline, detector: Model, pose: Model
+) -> None:
+    """Poses through the graph, a frame's crops a call, so that batches are as large as is told."""
+    loads = [
+        Load(setting.clip, setting.device, detector, pose, batch, every=GRAPH_EVERY, frames_a_call=1)
+        for batch in setting.graph_batches
+    ]
+    labels = {"kind": "graph", "model": "pose", "backend": pose.backend}
+    run_aside(rows, labels, measured, loads, [setting.graph_streams], setting.seconds, False,
+              within_s=deadline.left(20 + 15 * len(loads)))  # fmt: skip
+
+
+def measure_others(
+    rows: list[Row], setting: Setting, deadline: Deadline, detector: Model, pose: Model, folder: str
+) -> None:
+    """The pose model by what else is here: ONNX Runtime, TensorRT for RTX, torch.compile."""
+    if setting.device != "cpu" and pose.backend != "onnxruntime-cuda":
+        half, why = aside(in_half, pose, folder, within_s=deadline.left(60))
+        if half:
+            ort = replace(pose, path=half[0]["path"], backend="onnxruntime-cuda")
+            measure_pose(rows, ort, setting, deadline, by_onnxruntime)
+            through_graph(rows, setting, deadline, detector, ort)
+        else:
+            rows.append({"kind": "alone", "model": "pose", "backend": "onnxruntime-cuda", "why": why})
+    built_for = {row["backend"] for row in rows if row["kind"] == "plan" and "why" not in row}
+    rtx = pose.by("tensorrt-rtx")
+    if setting.device != "cpu" and pose.backend == "tensorrt" and find_spec(PLANS["tensorrt-rtx"]):
+        labels = {"kind": "plan", "backend": rtx.backend, "model": Path(rtx.path).name}
+        if run_aside(rows, labels, built, rtx, setting.batches, within_s=deadline.left(60)):
+            built_for.add(rtx.backend)
+            measure_pose(rows, rtx, setting, deadline)
+            through_graph(rows, setting, deadline, detector, rtx)
+    largest_first = sorted(setting.batches, reverse=True)  # what the time does not suffice for is the least
+    run_aside(rows, {"kind": "alone", "model": "pose", "backend": COMPILED}, compiled, pose,
+              setting.device, largest_first, setting.seconds / 3, within_s=deadline.left(150))  # fmt: skip
+
+
+def run_aside(rows: list[Row], labels: Row, function: Any, *arguments: Any, within_s: float) -> list[Row]:
+    """The rows that a function yields, added to all others with these labels; then why there are no more."""
+    print(*(str(label) for label in labels.values()), "…", file=sys.stderr, flush=True)
+    found, why = aside(function, *arguments, within_s=within_s)
+    rows += [{**labels, **row} for row in found]
+    if why:
+        print(f"  {why}", file=sys.stderr, flush=True)
+        rows.append({**labels, "why": why})
+    return found
+
+
+def add_bounds(rows: list[Row], detector: float | None, pose: float | None, persons: int) -> None:
+    """What decoding alone and the engines alone could do, and the share of the tighter that ours is."""
+    alone_fps = {row["streams"]: row["fps"] for row in rows if row["kind"] == "decode" and "fps" in row}
+    engines = None if not detector or not pose else 1 / (1 / detector + persons / pose)
+    for row in rows:
+        if row["kind"] != "streams" or "fps" not in row:
+            continue
+        bounds = {"decode_alone_fps": alone_fps.get(row["streams"]), "engines_alone_fps": engines}
+        known = {name: round(fps, 1) for name, fps in bounds.items() if fps}
+        row |= known
+        if len(known) == len(bounds):
+            row["of_bound"] = round(row["fps"] / min(known.values()), 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

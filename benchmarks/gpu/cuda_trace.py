@@ -1,0 +1,77 @@
+"""What a process asks of CUDA while it works, copies and waits above all; by PyTorch's profiler.
+
+The profiler sees all libraries of the process, as it asks the driver (CUPTI). It waits for the whole device
+itself where it begins and ends, so only what lies between two moments in between is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MARGIN_NS = 1_000_000  # the profiler's clock is the host's to less than this
+WAITS = {"Context Sync", "Stream Sync", "Event Sync"}  # by the host; "Stream Wait Event" is the device's own
+
+
+@dataclass
+class CudaTrace:
+    """Of a stretch of time: copies by direction (HtoD, DtoH, DtoD), and waits of the host."""
+
+    seconds: float = 0.0
+    copies: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)  # of the CUDA runtime, by name
+    waits: Counter[tuple[str, int]] = field(default_factory=Counter)  # by kind and CUPTI's number of a stream
+
+    @property
+    def device_wide(self) -> int:
+        """How often the host waited for all that the device had to do."""
+        contexts = sum(n for (kind, _), n in self.waits.items() if kind == "Context Sync")
+        return max(contexts, self.calls["cudaDeviceSynchronize"])
+
+    def add(self, events: Iterable[dict[str, Any]], base_ns: int, begin_ns: int, end_ns: int) -> None:
+        """Count the events of a trace that begin between two moments, in ns of UNIX time."""
+        for event in events:
+            at_ns = base_ns + event.get("ts", 0) * 1e3
+            if event.get("ph") != "X" or not begin_ns <= at_ns < end_ns:
+                continue
+            kind, name, told = event.get("cat"), event["name"], event.get("args", {})
+            if kind == "gpu_memcpy":
+                direction = name.split()[1]  # Memcpy HtoD (Pinned -> Device)
+                self.copies[direction] += 1
+                self.bytes[direction] += int(told.get("bytes", 0))
+            elif kind in ("cuda_runtime", "cuda_driver"):
+                self.calls[name] += 1
+            elif kind == "cuda_sync" and name in WAITS:
+                self.waits[name, int(told.get("stream", -1))] += 1
+
+
+@contextmanager
+def cuda_trace() -> Iterator[CudaTrace]:
+    """Record what happens meanwhile, in all threads; the figures are there afterwards."""
+    import torch
+    from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
+
+    found = CudaTrace()
+    config = _ExperimentalConfig(enable_cuda_sync_events=True)
+    with profile(activities=[ProfilerActivity.CUDA], experimental_config=config) as profiler:
+        torch.cuda.synchronize()
+        time.sleep(2 * MARGIN_NS / 1e9)
+        begin_ns = time.time_ns()
+        yield found
+        end_ns = time.time_ns()
+        time.sleep(2 * MARGIN_NS / 1e9)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        document = json.loads(path.read_bytes())
+    found.seconds = (end_ns - begin_ns) / 1e9
+    base_ns = int(document.get("baseTimeNanoseconds", 0))
+    found.add(document["traceEvents"], base_ns, begin_ns - MARGIN_NS, end_ns + MARGIN_NS)

@@ -1,0 +1,83 @@
+"""An environment made of a folder of wheels, without a network, on top of the Python that runs this.
+
+    python benchmarks/gpu/environment.py VENV --wheels DIR
+
+Packages of this Python (PyTorch above all) are seen in it, and those of the wheels come first. That is not
+`--system-site-packages`: where this Python is itself that of an environment, as in many images, those would
+be the packages of the Python below it. A second call with the same wheels does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import parts
+
+STAMP = "wheels.json"
+
+
+def main() -> None:
+    summary, _, more = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("venv", type=Path)
+    parser.add_argument("--wheels", type=Path, required=True, metavar="DIR")
+    given = parser.parse_args()
+    if not given.wheels.is_dir():
+        raise SystemExit(f"WHEELS={given.wheels} is no folder; make one: python benchmarks/gpu/wheels.py DIR")
+    try:
+        make(given.venv, given.wheels)
+    except parts.PartsError as error:
+        raise SystemExit(f"environment.py: {error}") from None
+
+
+def make(folder: Path, wheels: Path) -> None:
+    """Make the environment, unless it is there and of the same wheels.
+
+    Raises:
+        PartsError: a wheel was cut, and its parts are not all there.
+        SystemExit: pip refused the wheels.
+    """
+    stamp = folder / STAMP
+    content = json.dumps(sorted((path.name, path.stat().st_size) for path in wheels.iterdir()))
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == content:
+        return
+    venv.create(folder, clear=True, with_pip=False)  # Debian's Python has no pip to put there; ours will do
+    python = folder / "bin" / "python"
+    site = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )
+    (site / "parent.pth").write_text("".join(f"{path}\n" for path in packages()), encoding="utf-8")
+    joined = folder / "joined"
+    files = [*sorted(wheels.glob("*.whl")), *parts.join(wheels, joined)]
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
+    # Not what they depend on: that is in the folder or in this Python, and `pip check` says what is not.
+    done = subprocess.run([*command, "--no-deps", "--no-compile", *files], check=False)
+    if done.returncode:
+        raise SystemExit("the wheels cannot be installed; pip has said why")
+    for path in joined.glob("*"):
+        path.unlink()
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "check"], check=False)
+    stamp.write_text(content, encoding="utf-8")
+
+
+def packages() -> list[str]:
+    """Where this Python has its packages."""
+    own = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    return list(dict.fromkeys([*own, *(path for path in sys.path if path.endswith("-packages"))]))
+
+
+if __name__ == "__main__":
+    main()

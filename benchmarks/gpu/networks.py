@@ -1,0 +1,187 @@
+"""The two models of the benchmark, their plans, and how fast they run with nothing around them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aside import Row
+
+from engines.assets import MIRROR, fetch, is_cached
+from engines.contract import Contract, load_contract
+from engines.errors import AssetError
+from engines.prepared import find_model, is_checkpoint, runnable
+
+SEED = 0
+FEWEST = 3  # runs
+WARM = 4  # runs of a batch before it is measured; a CUDA graph is recorded in the second
+AHEAD = 8  # runs that the device may be behind the host
+COMPILED = "torch.compile"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as a file, and what runs it."""
+
+    path: str
+    weights: str
+    backend: str = "onnxruntime"
+
+    def by(self, backend: str) -> Model:
+        """The same, run by something else."""
+        return Model(self.path, self.weights, backend)
+
+
+def exported(name: str) -> Iterator[Row]:
+    """A model as an ONNX file with its contract inside: trained weights if they are here or on the mirror."""
+    if name.endswith(".onnx"):
+        contract, path = find_model(name)
+        yield {"path": str(path), "weights": f"those of {Path(name).name}"}
+        return
+    contract = load_contract(name)
+    trained = _is_here(contract)
+    if trained and not is_checkpoint(contract):
+        yield {"path": str(runnable(contract)), "weights": "trained"}
+        return
+    from engines.export import export_model
+
+    done = export_model(contract, seed=None if trained else SEED)
+    yield {"path": str(done.path), "weights": "trained" if trained else f"random, seed {SEED}"}
+
+
+def _is_here(contract: Contract) -> bool:
+    if not is_cached(contract.asset) and os.environ.get(MIRROR):
+        try:
+            fetch(contract.asset)
+        except AssetError:
+            return False
+    return is_cached(contract.asset)
+
+
+def built(model: Model, batches: Sequence[int]) -> Iterator[Row]:
+    """The plan of a model in FP16 for these batches, compared with ONNX Runtime before it is kept."""
+    from engines.plans import build_plan
+    from engines.tensorrt.network import Batch
+
+    contract, path = find_model(model.path)
+    assert path is not None
+    batch = Batch(1, sorted(batches)[len(batches) // 2], max(batches))
+    plan, fresh = build_plan(contract, path, model.backend, "fp16", batch)  # type: ignore[arg-type]
+    yield {"build_s": plan.build_s, "built_now": fresh, "plan_mb": round(plan.size / 1e6, 1)}
+
+
+def in_half(model: Model, folder: str) -> Iterator[Row]:
+    """The graph in FP16, for what takes graphs as they are."""
+    from engines.onnx_files import save, to_float16
+
+    path = Path(folder, Path(model.path).name)
+    save(to_float16(Path(model.path)), path)
+    yield {"path": str(path)}
+
+
+def alone(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
+    """Items a second by batch, on inputs that lie on the device; outputs stay there."""
+    from engines.load import load_engine
+
+    contract, path = find_model(model.path)
+    more: dict[str, Any] = {} if device == "cpu" else {"device": device}
+    engine = load_engine(contract, path=path, backend=model.backend, **more)  # type: ignore[arg-type]
+    name, spec = next(iter(engine.inputs.items()))
+    try:
+        for batch in batches:
+            items = np.random.default_rng(0).normal(size=(batch, *spec.shape[1:])).astype(spec.dtype)
+            given, wait = _placed(items, device)
+            yield _measured(batch, seconds, partial(engine.run, {name: given}), wait)
+    finally:
+        engine.close()
+
+
+def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
+    """The same by ONNX Runtime's CUDA provider, inputs and outputs bound to memory of the device.
+
+    Our own backend takes them through the host; what the library itself can do is the fairer comparison.
+    """
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise RuntimeError("this onnxruntime has no CUDA provider; onnxruntime-gpu has")
+    onnxruntime.preload_dlls()
+    options = {"device_id": int(device.partition(":")[2]), "cudnn_conv_algo_search": "HEURISTIC"}
+    session = onnxruntime.InferenceSession(model.path, providers=[("CUDAExecutionProvider", options)])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError("ONNX Runtime's CUDA provider does not start here: CUDA or cuDNN do not fit")
+    given = session.get_inputs()[0]
+    for batch in batches:
+        items = np.random.default_rng(0).normal(size=(batch, *given.shape[1:])).astype(np.float32)
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(items, "cuda", options["device_id"])
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(given.name, value)
+        for output in session.get_outputs():
+            binding.bind_output(output.name, "cuda", options["device_id"])
+        yield _measured(batch, seconds, partial(session.run_with_iobinding, binding), lambda: None)
+
+
+def compiled(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
+    """The same of the network itself by torch.compile in FP16 (CPU: FP32), compiled anew for every batch."""
+    import torch
+
+    from engines.export import random_network
+
+    contract, _ = find_model(model.path)
+    half = torch.float32 if device == "cpu" else torch.float16
+    # The weights do not change the time; drawing them needs no checkpoint.
+    network = random_network(contract, SEED).to(device, half, memory_format=torch.channels_last)
+    quick = torch.compile(network, mode="default" if device == "cpu" else "reduce-overhead", dynamic=False)
+    width, height = contract.input.size
+    with torch.inference_mode():
+        for batch in batches:
+            items = np.random.default_rng(0).normal(size=(batch, 3, height, width)).astype(np.float32)
+            given, wait = _placed(items, device)
+            given = torch.as_tensor(given).to(half).contiguous(memory_format=torch.channels_last)
+            yield _measured(batch, seconds, partial(quick, given), wait)
+
+
+def _placed(items: np.ndarray, device: str) -> tuple[Any, Callable[[], None]]:
+    """Items on a device, and how to wait for what was done there; the CPU's are the array itself."""
+    if device == "cpu":
+        return items, lambda: None
+    import torch
+
+    from engines.device.streams import open_device, stage_stream
+
+    stream = stage_stream(open_device(device))
+    return torch.from_numpy(items).to(device), lambda: stream.record().synchronise()
+
+
+def _measured(batch: int, seconds: float, run: Callable[[], Any], wait: Callable[[], None]) -> Row:
+    """Throughput with some runs handed in ahead, and the time of single runs that are waited for."""
+    for _ in range(WARM):
+        run()
+    wait()
+    times = [_timed(run, wait) for _ in range(FEWEST)]
+    start, runs = time.perf_counter(), 0
+    while runs < FEWEST or time.perf_counter() - start < seconds:
+        for _ in range(AHEAD):
+            run()
+        runs += AHEAD
+        wait()
+    took = time.perf_counter() - start
+    end = time.perf_counter() + seconds / 3
+    while time.perf_counter() < end:
+        times.append(_timed(run, wait))
+    p50, p99 = np.percentile(times, [50, 99]) * 1e3
+    rate = round(batch * runs / took, 1)
+    return {"batch": batch, "items_per_s": rate, "p50_ms": round(p50, 3), "p99_ms": round(p99, 3)}
+
+
+def _timed(run: Callable[[], Any], wait: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start

@@ -1,0 +1,192 @@
+"""All tests that need a GPU, and memcheck on the kernels: one table, one JSON.
+
+    python benchmarks/gpu/run_tests.py [--minutes 7] [--commit HASH] [--json FILE]
+
+Each test file runs in a process of its own, since after an illegal access nothing in a process reaches the
+GPU any more. compute-sanitizer's memcheck runs the tests of our own kernels, with PyTorch's pool of memory
+switched off, in which a kernel could go too far unseen. What the time does not suffice for is said.
+Without --json the result goes to benchmarks/results/gpu/, named after the GPU. Exit code 1 if a test failed,
+or none ran.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+from aside import LEAST_S, Deadline
+from kept import keep, parser
+
+from engines.backends.choice import cuda_devices
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = ("tests/engines/device/test_cut.py", "tests/engines/device/test_suppress.py")
+MEMCHECK = "memcheck"
+FOUND = 86  # the sanitizer's exit code for errors
+COLUMNS = ("tests", "passed", "failed", "skipped", "s", "")
+
+
+@dataclass
+class Outcome:
+    """Of one test file, or of memcheck."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    note: str = ""
+    failures: tuple[str, ...] = ()
+
+
+def main() -> int:
+    given = parser(__doc__ or "").parse_args()
+    deadline, outcomes = Deadline(given.minutes), []
+    files = gpu_tests(ROOT)
+    for file in files:
+        outcomes.append(run_file(file, deadline.left()))
+        print(line(outcomes[-1]), file=sys.stderr, flush=True)
+    outcomes.append(memcheck(files, deadline.left()))
+    harness.show("tests on the GPU", COLUMNS, [cells(outcome) for outcome in outcomes])
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            print(f"  FAILED {outcome.name}: {failure}")
+    if not cuda_devices():
+        print("  nothing was tested: no CUDA device here")
+    keep("test", [asdict(outcome) for outcome in outcomes], given)
+    broken = any(outcome.failed for outcome in outcomes)
+    return 1 if broken or not any(outcome.passed for outcome in outcomes) else 0
+
+
+def gpu_tests(root: Path) -> list[str]:
+    """The test files that have a test with the mark `gpu`, by their paths from `root`."""
+    files = sorted((root / "tests").rglob("test_*.py"))
+    marked = [file for file in files if "mark.gpu" in file.read_text(encoding="utf-8")]
+    return [file.relative_to(root).as_posix() for file in marked]
+
+
+def run_file(file: str, within_s: float) -> Outcome:
+    """The tests of one file that have the mark."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [*pytest(), f"--junitxml={report}", "-o", "junit_family=xunit1", file]
+        done, seconds = run(command, within_s)
+        if report.is_file():
+            outcome = read_report(file, report)
+            outcome.seconds = seconds
+            return outcome
+    return Outcome(file, failed=1, seconds=seconds, note=done if isinstance(done, str) else _last(done))
+
+
+def read_report(name: str, report: Path) -> Outcome:
+    """The outcome that pytest has written as JUnit's XML."""
+    outcome, reasons, failures = Outcome(name), Counter(), []
+    for case in ElementTree.parse(report).iter("testcase"):
+        found = {child.tag: child for child in case}
+        if broken := found.keys() & {"failure", "error"}:
+            outcome.failed += 1
+            said = " ".join((found[min(broken)].get("message") or "").split())
+            failures.append(f"{case.get('name')}: {said}"[:300])
+        elif "skipped" in found:
+            outcome.skipped += 1
+            reasons[found["skipped"].get("message") or "no reason"] += 1
+        else:
+            outcome.passed += 1
+    outcome.note = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common())[:300]
+    outcome.failures = tuple(failures)
+    return outcome
+
+
+def memcheck(files: Sequence[str], within_s: float) -> Outcome:
+    """compute-sanitizer on the tests of the kernels."""
+    outcome = Outcome(MEMCHECK)
+    program = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin"
+    )
+    kernels = [file for file in files if file in KERNELS]
+    if program is None or not cuda_devices() or not kernels:
+        why = "no compute-sanitizer found" if program is None else "no CUDA device"
+        outcome.note = f"not run: {why if kernels else 'none of ' + ' '.join(KERNELS)}"
+        return outcome
+    # Calls that CUDA refuses are told by those who call; what counts here are the kernels' accesses.
+    command = [program, "--tool", "memcheck", "--error-exitcode", str(FOUND), "--report-api-errors", "no"]
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done, outcome.seconds = run([*command, *pytest(), "--timeout=0", *kernels], within_s, environment)
+    if isinstance(done, str):
+        outcome.failed, outcome.note = 1, done
+        return outcome
+    outcome.passed, outcome.failed, outcome.skipped, outcome.note = read_memcheck(
+        done.stdout, done.returncode
+    )
+    return outcome
+
+
+def read_memcheck(said: str, code: int) -> tuple[int, int, int, str]:
+    """Passed, failed, skipped tests, and what memcheck found, from its output and exit code."""
+    closing = " ".join(re.findall(r"^.* in \d[\d.]* ?s\b", said, re.MULTILINE))
+    counted = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", closing)}
+    summary = re.search(r"ERROR SUMMARY: (\d+) error", said)
+    passed, failed = counted.get("passed", 0), counted.get("failed", 0) + counted.get("error", 0)
+    skipped = counted.get("skipped", 0)
+    if summary is None:
+        last = next((text for text in reversed(said.splitlines()) if text.strip()), "nothing")
+        return passed, max(failed, 1), skipped, f"no summary (exit code {code}): {last.strip()[:200]}"
+    errors = int(summary.group(1))
+    if not errors:
+        return passed, failed, skipped, "no errors" if passed else "no errors, but no test ran"
+    first = re.search(r"========= (?!COMPUTE-SANITIZER)(\S.*)", said)
+    found = f"{errors} errors; first: {first.group(1) if first else '?'}"
+    return passed, max(failed, 1), skipped, found
+
+
+def pytest() -> list[str]:
+    """The command, of this Python."""
+    return [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
+
+
+def run(
+    command: list[str], within_s: float, environment: dict[str, str] | None = None
+) -> tuple[subprocess.CompletedProcess[str] | str, float]:
+    """Run a command in the checkout; what became of it, or why there is nothing to tell, and the seconds."""
+    if within_s < LEAST_S:
+        return "left out: the time is up", 0.0
+    start = monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=within_s, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"not done in {within_s:.0f} s", monotonic() - start
+    return done, monotonic() - start
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stdout.splitlines() if line.strip()] or ["nothing said"]
+    return f"exit code {done.returncode}: {lines[-1].strip()[:200]}"
+
+
+def line(outcome: Outcome) -> str:
+    return " ".join(word for word in cells(outcome) if word)
+
+
+def cells(outcome: Outcome) -> list[str]:
+    """For the table."""
+    counts = (outcome.passed, outcome.failed, outcome.skipped)
+    return [outcome.name, *map(str, counts), f"{outcome.seconds:.1f}", outcome.note]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

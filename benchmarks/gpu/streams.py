@@ -1,0 +1,223 @@
+"""Whole graphs on many streams: how fast, how old frames get, what the GPU does, what is copied."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from aside import Row
+from clip import FPS
+from networks import Model
+
+from operators import REGISTRY
+from pipeline.figures import RunFigures
+from pipeline.graph import Graph, check_graph
+from pipeline.metrics import Histogram
+from pipeline.run import Run
+from tools.profiling.gpus import GpuSampler, load_nvml
+
+WARM_S = 2.0
+SAMPLE_S = 0.1
+TRACE_S = 0.4
+MOST = 64  # items of a batch
+WAIT_MS = 4
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every frame of a clip goes through.
+
+    The boxes are the detector's `persons` best, however low their scores: so many crops a frame, whatever
+    the weights and the picture. What the tracker is given it follows.
+    """
+
+    clip: str
+    device: str
+    detector: Model
+    pose: Model | None
+    persons: int
+    every: int = 1  # frames, of which the detector looks at one
+    frames_a_call: int | None = None  # of the pose model; as many as fill a batch unless told
+
+    def graph(self) -> Graph:
+        """decode, detect, track, and pose where there is a model for it."""
+        on: dict[str, Any] = {} if self.device == "cpu" else {"device": self.device}
+        batch = {"max": 32, "wait_ms": WAIT_MS}
+        nodes: dict[str, dict[str, Any]] = {
+            "decode": {"op": "decode", "loop": 0, **on},
+            "detect": {
+                "op": "detect", "model": self.detector.path, "backend": self.detector.backend,
+                "min_score": 1e-6, "max_detections": self.persons, "every": self.every, "batch": batch,
+                "after": "decode", **on,
+            },
+            "track": {"op": "track", **dict.fromkeys(("low_score", "high_score", "new_score"), 0.0),
+                      "after": "detect"},
+        }  # fmt: skip
+        if self.pose:
+            frames = self.frames_a_call or max(1, MOST // self.persons)
+            nodes["pose"] = {
+                "op": "pose", "model": self.pose.path, "backend": self.pose.backend,
+                "max_instances": self.persons, "batch": {"max": frames, "wait_ms": WAIT_MS},
+                "after": "track", **on,
+            }  # fmt: skip
+        return check_graph({"name": "gpu-bench", "graph": nodes}, REGISTRY)
+
+
+def measured(loads: Sequence[Load], counts: Sequence[int], seconds: float, live: bool) -> Iterator[Row]:
+    """A row for each load and number of streams; `live`: each at its own pace, and never waited for."""
+    for load in loads:
+        for streams in counts:
+            yield measure(load, streams, seconds, live)
+
+
+def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
+    """So many streams of the clip at once, measured for `seconds` after the warm-up.
+
+    Raises:
+        PipelineError: the graph fails.
+    """
+    run = Run(load.graph(), live=live, keep_open=True)
+    run.start()
+    for number in range(streams):
+        run.add_source(f"camera{number}", load.clip)
+        if live:
+            time.sleep(1 / FPS / streams)  # cameras are not in step
+    sampler = _sampler()
+    row: Row = {"streams": streams, "persons": load.persons, "paced": live}
+    try:
+        if not run.wait(WARM_S if load.device != "cpu" else seconds):
+            before, start = run.figures(), time.monotonic()
+            ended = False
+            while not ended and time.monotonic() - start < seconds:
+                if sampler:
+                    sampler.sample(time.monotonic() - start)
+                ended = run.wait(SAMPLE_S)
+            window = run.figures().since(before)
+            row |= figures(window) | gpu_use(sampler, window)
+            if load.device != "cpu" and not ended:
+                row |= copies(run)
+    finally:
+        run.stop()
+        run.finish()  # raises what went wrong
+    return row
+
+
+def figures(window: RunFigures) -> Row:
+    """Of a window of a run."""
+    stats, age = window.stats(), Histogram()
+    for stream in window.streams:
+        age.merge(stream.age)
+    instances = sum(stream.instances for stream in window.streams)
+    settled = max(stats.finished + stats.dropped, 1)
+    return {
+        "fps": round(stats.fps, 1),
+        "detections_per_s": round(instances / stats.seconds, 1),
+        "age_p50_ms": round(age.percentile_ms(50), 1),
+        "age_p95_ms": round(age.percentile_ms(95), 1),
+        "age_p99_ms": round(age.percentile_ms(99), 1),
+        "dropped": round(stats.dropped / settled, 4),
+        "cores": round(stats.cores_busy, 2),
+        "frames_a_call": {stage.name: round(stage.mean_batch, 1) for stage in stats.stages[1:]},
+        "busy": {stage.name: round(stage.busy / max(stage.workers, 1), 2) for stage in stats.stages},
+    }
+
+
+def gpu_use(sampler: GpuSampler | None, window: RunFigures) -> Row:
+    """What NVML tells of the first GPU; its percentages are means over a sixth of a second or more."""
+    if sampler is None or not (used := sampler.use(window.stats().finished)):
+        return {}
+    first = used[0]
+    told = {
+        "gpu": first.busy, "nvdec": first.decoder, "gpu_mb": first.memory_mb, "watts": first.power_w,
+        "clock_mhz": first.clock_mhz,
+    }  # fmt: skip
+    return {name: round(value, 3) for name, value in told.items() if value is not None}
+
+
+def copies(run: Run) -> Row:
+    """Bytes between host and device a finished frame, and waits for the whole device, while it goes on."""
+    from cuda_trace import cuda_trace
+
+    with cuda_trace() as trace:
+        before = run.figures()
+        run.wait(TRACE_S)
+        frames = max(run.figures().since(before).stats().finished, 1)
+    return {
+        "to_device_bytes": round(trace.bytes["HtoD"] / frames),
+        "to_host_bytes": round(trace.bytes["DtoH"] / frames),
+        "on_device_bytes": round(trace.bytes["DtoD"] / frames),
+        "device_wide_waits": trace.device_wide,
+    }
+
+
+def decoded(clip: str, device: str, counts: Sequence[int], seconds: float) -> Iterator[Row]:
+    """Frames a second of decoding alone, by number of streams: FFmpeg by PyAV, and nothing done with them."""
+    for streams in counts:
+        frames, stopped = [0] * streams, threading.Event()
+        failures: list[Exception] = []
+        threads = [
+            threading.Thread(target=_decode, args=(clip, device, frames, number, stopped, failures))
+            for number in range(streams)
+        ]
+        for thread in threads:
+            thread.start()
+        sampler = _sampler()
+        _until(lambda frames=frames: all(frames), 10.0, stopped)
+        before, start = sum(frames), time.monotonic()
+        while (now := time.monotonic()) - start < seconds and not failures:
+            if sampler:
+                sampler.sample(now - start)
+            time.sleep(SAMPLE_S / 2)
+        rate = (sum(frames) - before) / (time.monotonic() - start)
+        stopped.set()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        used = sampler.use(1)[0].decoder if sampler else None
+        yield {"streams": streams, "fps": round(rate, 1), "nvdec": None if used is None else round(used, 3)}
+
+
+def _decode(
+    clip: str,
+    device: str,
+    frames: list[int],
+    number: int,
+    stopped: threading.Event,
+    failures: list[Exception],
+) -> None:
+    try:
+        while not stopped.is_set():
+            with av.open(clip, **_hardware(device)) as container:
+                container.streams.video[0].thread_count = 1
+                for _ in container.decode(video=0):
+                    frames[number] += 1
+                    if stopped.is_set():
+                        break
+    except Exception as error:
+        failures.append(error)
+        stopped.set()
+
+
+def _hardware(device: str) -> dict[str, Any]:
+    if device == "cpu":
+        return {}
+    from av.codec.hwaccel import HWAccel
+
+    index = device.partition(":")[2] or "0"
+    return {"hwaccel": HWAccel("cuda", device=index, is_hw_owned=True, allow_software_fallback=False)}
+
+
+def _until(done: Any, at_most_s: float, stopped: threading.Event) -> None:
+    end = time.monotonic() + at_most_s
+    while not done() and time.monotonic() < end and not stopped.is_set():
+        time.sleep(0.02)
+
+
+def _sampler() -> GpuSampler | None:
+    nvml = load_nvml()
+    return GpuSampler(nvml) if nvml else None

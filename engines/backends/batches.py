@@ -1,0 +1,129 @@
+"""In which sizes an engine runs batches, and what it does when the device's memory is too small for one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engines.backends.base import TensorSpec
+from engines.device.streams import stage_stream
+from engines.errors import EngineError
+
+if TYPE_CHECKING:
+    from engines.device.streams import Device, Stream
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+TOO_SMALL = ("out of memory", "outofmemory", "alloc_failed", "failed to allocate memory")
+
+Outputs = dict[str, Any]  # arrays of NumPy or tensors of PyTorch (B, …), by output name
+
+log = logging.getLogger("posestream.engine")
+
+
+class Batches:
+    """Runs batches of any number of items in few sizes, smaller ones once memory has run out.
+
+    Args:
+        name: of the model, for the log.
+        shrink: frees what the engine keeps for batches above a size.
+        smallest, largest: batches that the engine can run.
+    """
+
+    def __init__(
+        self, name: str, shrink: Callable[[int], None], smallest: int = 1, largest: int = BUCKETS[-1]
+    ):
+        self.name, self.smallest, self.largest = name, smallest, largest
+        self.halved = 0
+        self._shrink = shrink
+
+    def bucket(self, count: int) -> int:
+        """The size in which `count` items run: the smallest that holds them; at most `largest`."""
+        sizes = (size for size in BUCKETS if self.smallest <= size < self.largest)
+        return next((size for size in (self.smallest, *sizes) if count <= size), self.largest)
+
+    def run(self, count: int, run: Callable[[int, int], Outputs]) -> list[Outputs]:
+        """The outputs of the parts in which `count` items run: `run(start, stop)` of each.
+
+        A part for which memory runs out is run again in halves, as are all from then on.
+
+        Raises:
+            EngineError: there is not even memory for the smallest batch; or as `run`.
+        """
+        parts: list[Outputs] = []
+        start = 0
+        while start < count:
+            stop = min(start + self.largest, count)
+            try:
+                parts.append(run(start, stop))
+                start = stop
+                continue
+            except (RuntimeError, EngineError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split())
+            # Outside of the clause: until it is left, the error keeps what was being computed in memory.
+            self._halve(self.bucket(stop - start), reason)
+        return parts
+
+    def _halve(self, failed: int, reason: str) -> None:
+        half = max(failed // 2, self.smallest)
+        if half == self.largest:
+            raise EngineError(
+                f"{self.name}: out of device memory even for a batch of {half} ({reason}); "
+                "free the GPU of other work, or take a smaller model"
+            )
+        log.warning(
+            "%s: out of device memory for a batch of %d, runs at most %d at once from now on (%s)",
+            self.name, failed, half, reason,
+        )  # fmt: skip
+        self.largest = half
+        self.halved += 1
+        self._shrink(half)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of PyTorch, TensorRT or ONNX Runtime says that the device's memory is too small.
+
+    PyTorch has a class of its own only for what its allocator lacks, not for what the libraries below it do,
+    and the others have none: their words tell.
+    """
+    told = str(error).lower()
+    return any(words in told for words in TOO_SMALL)
+
+
+def join(parts: list[Outputs], outputs: dict[str, TensorSpec]) -> Outputs:
+    """The outputs of all parts as one batch; sizes that follow from content are filled up with zeros."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return {name: np.zeros(empty_shape(spec), spec.dtype) for name, spec in outputs.items()}
+    joined = {}
+    for name in outputs:
+        arrays = [part[name] for part in parts]
+        sizes = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]
+        shape = (sum(map(len, arrays)), *sizes)
+        first = arrays[0]
+        whole = np.zeros(shape, first.dtype) if isinstance(first, np.ndarray) else first.new_zeros(shape)
+        start = 0
+        for array in arrays:
+            inside = tuple(slice(n) for n in array.shape[1:])
+            whole[(slice(start, start + len(array)), *inside)] = array
+            start += len(array)
+        joined[name] = whole
+    return joined
+
+
+def stream_behind(last: Stream, device: Device) -> Stream:
+    """This thread's stream, behind what an engine did on the `last` one, if that is another thread's."""
+    stream = stage_stream(device)
+    if stream is not last:
+        stream.wait(last.record())
+    return stream
+
+
+def empty_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """That of an output for a batch of none; sizes that follow from content are 0."""
+    return (0, *(max(n, 0) for n in spec.shape[1:]))

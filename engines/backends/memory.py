@@ -1,0 +1,65 @@
+"""An engine's memory on a device, into which its inputs are written."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from engines.backends.base import Items, TensorSpec, on_device_like, put
+from engines.device.copies import Staging
+
+if TYPE_CHECKING:
+    from engines.device.streams import Device, Stream
+
+
+class InputMemory:
+    """Room for so many items of one input, at one address for as long as it lives.
+
+    Args:
+        spec: of the input.
+        rows: so many items.
+        device: on which it lies.
+        stream: that writes to it first.
+    """
+
+    def __init__(self, spec: TensorSpec, rows: int, device: Device, stream: Stream):
+        self._spec, self._device = spec, device
+        shape = (rows, *spec.shape[1:])
+        size = math.prod(shape) * spec.dtype.itemsize
+        memory = device.empty(size, stream)
+        with stream.use():
+            memory.zero_()  # rows that are never filled are computed, too: let them be numbers
+        self.tensor = memory.view(getattr(torch, spec.dtype.name)).view(shape)
+        self._staging: Staging | None = None  # made when the host first gives something
+
+    def fill(self, items: Items, first: int, stop: int, stream: Stream) -> torch.Tensor:
+        """Write the items from `first` up to `stop`, as part of a stream; the rows that hold them.
+
+        Crops of images on a device are cut straight into it, tensors copied, and what the host has goes
+        through page-locked memory, of which the host waits for an earlier copy if it must, and for none else.
+        """
+        rows = self.tensor[: stop - first]
+        if not on_device_like(self._device.name, items):
+            self._fill_from_host(items, first, rows, stream)
+        elif isinstance(items, torch.Tensor):
+            part = items[first:stop]
+            self._device.copy(rows, part, stream)
+            if part.device == rows.device:  # that of another device, PyTorch keeps itself until it is here
+                stream.keep(part)
+        else:
+            items.cut_into(rows, stream, first)
+        return rows
+
+    def _fill_from_host(self, items: Items, first: int, rows: torch.Tensor, stream: Stream) -> None:
+        if self._device.name == "cpu":
+            put(items, rows.numpy(), first)
+            return
+        shape, dtype = tuple(rows.shape), self._spec.dtype
+
+        def write(memory: torch.Tensor) -> None:
+            put(items, memory.numpy().view(dtype).reshape(shape), first)
+
+        self._staging = self._staging or Staging(self._device, limit=2)
+        self._staging.upload(write, rows.view(-1).view(torch.uint8), stream)

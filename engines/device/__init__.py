@@ -1,0 +1,1 @@
+"""Frames, crops and results that stay in the memory of a GPU."""

@@ -1,0 +1,82 @@
+"""The CPU as a device: torch's operations are done when they return, so nothing ever waits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from engines.device.copies import Landing
+from engines.device.streams import Event, Stream
+
+
+class CpuEvent:
+    """Has passed."""
+
+    def synchronise(self) -> None:
+        """Return at once."""
+
+    def passed(self) -> bool:
+        """True."""
+        return True
+
+
+class CpuStream:
+    """The thread that calls."""
+
+    handle = 0
+
+    def __init__(self, device: CpuDevice):
+        self.landing = Landing(device)
+
+    def wait(self, event: Event) -> None:
+        """Nothing to wait for, unless the event is another device's."""
+        event.synchronise()
+
+    def record(self) -> CpuEvent:
+        """An event that has passed."""
+        return CpuEvent()
+
+    def use(self) -> contextlib.AbstractContextManager[None]:
+        """Changes nothing."""
+        return contextlib.nullcontext()
+
+    def adopt(self) -> None:
+        """Changes nothing."""
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Nothing runs any more."""
+
+
+class CpuDevice:
+    """See `engines.device.streams.Device`."""
+
+    name = "cpu"
+    torch_device = torch.device("cpu")
+
+    def stream(self) -> CpuStream:
+        """A stream of its own."""
+        return CpuStream(self)
+
+    def legacy(self) -> CpuEvent:
+        """An event that has passed."""
+        return CpuEvent()
+
+    def empty(self, size: int, stream: Stream) -> torch.Tensor:
+        """Memory (size,) uint8."""
+        return torch.empty(size, dtype=torch.uint8)
+
+    def pinned(self, size: int) -> torch.Tensor:
+        """Memory (size,) uint8; all of it is the host's."""
+        return torch.empty(size, dtype=torch.uint8)
+
+    def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
+        """Copy at once."""
+        to.copy_(source)
+
+    def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
+        """Tensors as arrays of their own."""
+        assert isinstance(stream, CpuStream)
+        return stream.landing.download(tensors, stream)

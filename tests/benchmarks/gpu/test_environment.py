@@ -1,0 +1,38 @@
+"""An environment of wheels, with this Python's packages below them."""
+
+import subprocess
+import sys
+import zipfile
+
+import environment
+import parts
+import pytest
+
+
+@pytest.fixture
+def wheels(tmp_path):
+    """A folder with a wheel of one module."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    info = "farmyard-1.0.dist-info"
+    with zipfile.ZipFile(folder / "farmyard-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("farmyard.py", "ANIMALS = ['cow']\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: farmyard\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "farmyard.py,,\n")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its environments are laid out otherwise")
+def test_wheels_whole_and_in_parts_are_there_beside_the_packages_below(wheels, tmp_path):
+    parts.cut(wheels, 200)
+    folder = tmp_path / "venv"
+    environment.make(folder, wheels)
+    script = "import farmyard, numpy; print(farmyard.ANIMALS)"
+    done = subprocess.run(
+        [folder / "bin" / "python", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['cow']"
+    (folder / "ours").touch()
+    environment.make(folder, wheels)
+    assert (folder / "ours").exists()  # nothing was made anew

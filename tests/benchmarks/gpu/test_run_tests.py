@@ -1,0 +1,54 @@
+"""The report of the tests on a GPU, from what pytest and compute-sanitizer tell."""
+
+import subprocess
+import sys
+
+import pytest
+import run_tests
+
+TESTS = """
+import pytest
+def test_good(): pass
+def test_bad(): assert 1 == 2, "one is\\nnot two"
+def test_odd(missing): pass
+@pytest.mark.parametrize("n", [1, 2])
+def test_left_out(n): pytest.skip("no CUDA device")
+"""
+
+
+def test_what_pytest_wrote_is_read(tmp_path):
+    (tmp_path / "test_some.py").write_text(TESTS)
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-o", "junit_family=xunit1"]
+    subprocess.run(
+        [*command, "--rootdir", tmp_path, tmp_path], cwd=tmp_path, capture_output=True, check=False
+    )
+    found = run_tests.read_report("some", report)
+    assert (found.passed, found.failed, found.skipped) == (1, 2, 2)
+    assert found.note == "2 x no CUDA device"
+    assert found.failures[0].startswith("test_bad: AssertionError: one is not two")
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "found"),
+    [
+        ("8 passed in 9 s\n========= ERROR SUMMARY: 0 errors", 0, (8, 0, 0, "no errors")),
+        ("2 skipped in 9 s\n========= ERROR SUMMARY: 0 errors", 0, (0, 0, 2, "no errors, but no test ran")),
+        (
+            "========= COMPUTE-SANITIZER\n========= Invalid __global__ write of size 4 bytes\n"
+            "=========     at crop+0x10\n8 passed in 9 s\n========= ERROR SUMMARY: 3 errors",
+            86,
+            (8, 1, 0, "3 errors; first: Invalid __global__ write of size 4 bytes"),
+        ),
+        ("Device not supported", 1, (0, 1, 0, "no summary (exit code 1): Device not supported")),
+    ],
+)
+def test_what_memcheck_said_is_read(said, code, found):
+    assert run_tests.read_memcheck(said, code) == found
+
+
+def test_files_with_the_mark_are_found():
+    files = run_tests.gpu_tests(run_tests.ROOT)
+    assert "tests/engines/test_plans.py" in files
+    assert "tests/engines/test_boxes.py" not in files
+    assert {*run_tests.KERNELS} < {*files}

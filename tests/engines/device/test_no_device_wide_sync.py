@@ -1,0 +1,125 @@
+"""A whole graph on the GPU, and what the host waits for meanwhile: never for the whole device."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+
+from engines.assets import cached_path  # noqa: E402
+from engines.contract import Contract, load_contract  # noqa: E402
+from engines.export import export_model, random_network  # noqa: E402
+from engines.plans import build_plan  # noqa: E402
+from engines.tensorrt.network import Batch  # noqa: E402
+from operators import REGISTRY  # noqa: E402
+from pipeline.graph import check_graph  # noqa: E402
+from pipeline.run import Run  # noqa: E402
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks" / "gpu"))
+from clip import make_clip  # noqa: E402
+from cuda_trace import cuda_trace  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
+
+DEVICE, PERSONS, STREAMS = "cuda:0", 3, 2
+WARM_S, TRACED_S = 4.0, 1.0
+ALLOCATING = {"cudaMalloc", "cudaMallocAsync", "cudaHostAlloc", "cudaMallocHost", "cudaFree", "cudaFreeHost"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A POSESTREAM_HOME with a detector and a pose model, small ones with weights drawn at random."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSESTREAM_HOME", str(home))
+        detector, pose = load_contract("rtmdet-nano-pth"), load_contract("rtmpose-t-body8")
+        small = {"input": detector.input.model_copy(update={"size": (128, 128)})}
+        _keep(home, detector.model_copy(update={"name": "small-detector", **small}))
+        size = (64, 96)
+        outputs = {
+            role: output.model_copy(update={"shape": (*output.shape[:2], 2 * side)})
+            for (role, output), side in zip(pose.outputs.items(), size, strict=True)
+        }
+        small = {"input": pose.input.model_copy(update={"size": size}), "outputs": outputs}
+        _keep(home, pose.model_copy(update={"name": "small-pose", **small}))
+        load_contract.cache_clear()
+        yield home
+    load_contract.cache_clear()
+
+
+def _keep(home: Path, model: Contract) -> None:
+    """A checkpoint of a model, and its contract, where one's own lie."""
+    file = home / "weights.pth"
+    torch.save({"state_dict": random_network(model, 0).state_dict()}, file)
+    content = file.read_bytes()
+    told = {"filename": f"{model.name}.pth", "sha256": hashlib.sha256(content).hexdigest()}
+    model = model.model_copy(update={"asset": model.asset.model_copy(update={**told, "bytes": len(content)})})
+    kept = cached_path(model.asset)
+    kept.parent.mkdir(parents=True)
+    file.rename(kept)
+    (home / "models").mkdir(exist_ok=True)
+    (home / "models" / f"{model.name}.yaml").write_text(yaml.safe_dump(model.model_dump(mode="json")))
+
+
+@pytest.fixture(params=["torch", "tensorrt", "tensorrt-rtx"])
+def graph(request, home):
+    """decode, detect, track and pose on the GPU, with batches of one size."""
+    backend = request.param
+    if backend != "torch":
+        for library in (backend.replace("-", "_"), "onnx", "onnxscript", "onnxslim"):
+            pytest.importorskip(library)
+        for name, batch in (("small-detector", Batch(1, 1, 1)), ("small-pose", Batch(1, 4, 4))):
+            contract = load_contract(name)
+            build_plan(contract, export_model(contract).path, backend, "fp32", batch)
+    on = {"device": DEVICE}
+    model = {"backend": backend, "batch": {"max": 1}, **on}
+    scores = dict.fromkeys(("low_score", "high_score", "new_score"), 0.0)
+    nodes = {
+        "decode": {"op": "decode", "loop": 0, **on},
+        "detect": {"op": "detect", "model": "small-detector", "min_score": 1e-6, "max_detections": PERSONS,
+                   "after": "decode", **model},
+        "track": {"op": "track", "after": "detect", **scores},
+        "pose": {"op": "pose", "model": "small-pose", "max_instances": PERSONS, "after": "track", **model},
+    }  # fmt: skip
+    return check_graph({"name": "on-the-gpu", "graph": nodes}, REGISTRY)
+
+
+@pytest.fixture(scope="module")
+def default_stream():
+    """The profiler's number of CUDA's default stream; found by a wait for it, which must be seen."""
+    with cuda_trace() as trace:
+        torch.ones(8, device=DEVICE).add_(1)
+        torch.cuda.default_stream().synchronize()
+        torch.cuda.synchronize()
+    assert trace.device_wide == 1, "the profiler does not see waits, so this test would see none"
+    (number,) = {stream for kind, stream in trace.waits if kind == "Stream Sync"}
+    return number
+
+
+def test_a_graph_on_the_gpu_never_waits_for_the_whole_device(graph, default_stream, tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4", (320, 240), 30)
+    run = Run(graph, {f"camera{n}": str(clip) for n in range(STREAMS)}, live=True)  # so that it lasts
+    run.start()
+    try:
+        assert not run.wait(WARM_S), "it ended at once"
+        with cuda_trace() as trace:
+            before = run.figures()
+            assert not run.wait(TRACED_S)
+            lately = run.figures().since(before)
+    finally:
+        run.stop()
+        run.finish()
+    frames = lately.stats().finished
+    assert frames >= 10
+    assert sum(stream.instances for stream in lately.streams) == PERSONS * frames
+    assert trace.device_wide == 0, trace
+    assert not any(stream == default_stream for _, stream in trace.waits), trace
+    assert not ALLOCATING & trace.calls.keys(), trace
+    # What comes back is results: far less than the smallest picture or output map.
+    assert 0 < trace.bytes["DtoH"] / frames < 64_000, trace
+    assert trace.bytes["HtoD"] / frames < 64_000, trace
