@@ -98,10 +98,8 @@ def _wanted(names: list[str], arch: str) -> list[str]:
 def _copy(source: zipfile.ZipFile, name: str, wheel: zipfile.ZipFile) -> str:
     """Copy a library, block by block, since one has 640 MB; its line in the wheel's record."""
     target = f"tensorrt_libs/{name.removeprefix(FOLDER)}"
-    member = zipfile.ZipInfo(target, source.getinfo(name).date_time)
-    member.compress_type = zipfile.ZIP_LZMA  # pip reads it as well, and it packs libnvinfer far better
     checksum, size = hashlib.sha256(), 0
-    with source.open(name) as reading, wheel.open(member, "w", force_zip64=True) as writing:
+    with source.open(name) as reading, wheel.open(target, "w", force_zip64=True) as writing:
         while block := reading.read(BLOCK):
             checksum.update(block)
             size += len(block)
