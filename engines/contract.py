@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engines.configs import available, read_config, read_names
@@ -93,6 +94,11 @@ class Input(_Strict):
     box_padding: float = Field(
         1.0, gt=0, description="of a top-down model: the region's size over that of the box, after its aspect"
     )
+
+    def scale_and_bias(self) -> tuple[np.ndarray, np.ndarray]:
+        """(3,) float32 each, in the order of `colour`: normalised = pixel * scale + bias."""
+        scale = np.float32(1) / np.array(self.std, np.float32)
+        return scale, -np.array(self.mean, np.float32) * scale
 
 
 class Output(_Strict):

@@ -11,8 +11,8 @@ import numpy as np
 
 from engines.contract import Input
 from engines.device.arrays import Array, to_host
+from engines.device.devices import open_device, stage_stream
 from engines.device.image import DeviceImage
-from engines.device.streams import open_device, stage_stream
 from engines.geometry import warp
 from engines.yuv import YuvImage
 
@@ -50,7 +50,7 @@ class Crops:
     ):
         self.images, self.image_index, self.matrices = images, image_index, matrices
         self.input = model_input
-        self._scale, self._bias = scale_and_bias(model_input)
+        self._scale, self._bias = model_input.scale_and_bias()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,9 +150,3 @@ class Crops:
         )
         if np.any(self._bias):
             out += self._bias[0] if same else self._bias
-
-
-def scale_and_bias(model_input: Input) -> tuple[np.ndarray, np.ndarray]:
-    """(3,) each, in the order of the model's channels: normalised = pixel * scale + bias."""
-    scale = np.float32(1) / np.array(model_input.std, np.float32)
-    return scale, -np.array(model_input.mean, np.float32) * scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engines.errors import EngineError
 
@@ -50,6 +50,20 @@ def runtime():  # type: ignore[no-untyped-def]  # modules have no type of their 
             "a GPU needs CUDA's bindings for Python, which are not installed: pip install cuda-bindings"
         ) from None
     return cudart
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the CUDA runtime; what it gives, if anything.
+
+    Raises:
+        EngineError: CUDA refuses, with its reason.
+    """
+    cudart = runtime()
+    error, *given = getattr(cudart, name)(*arguments)
+    if error:
+        _, reason = cudart.cudaGetErrorString(error)
+        raise EngineError(f"{name}: {reason.decode()} (CUDA error {int(error)})")
+    return given[0] if given else None
 
 
 def _driver() -> str:

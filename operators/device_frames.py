@@ -11,9 +11,10 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from engines.device.copies import Kept
+from engines.device.devices import open_device, stage_stream
 from engines.device.image import DeviceImage
 from engines.device.pool import SurfacePool
-from engines.device.streams import Device, open_device, stage_stream
+from engines.device.streams import Device
 from engines.errors import EngineError
 from engines.yuv import YuvImage
 from operators.nvdec import Nvdec, open_nvdec

@@ -162,7 +162,7 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         EngineError: CUDA refuses, or this FFmpeg has no NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
-    from engines.backends.cuda import call
+    from engines.gpu import call
 
     # FFmpeg is to use PyTorch's context, else neither sees the other's memory. PyAV asks it to retain the
     # primary one, but that FFmpeg refuses where it is active with other flags than its own, as after PyTorch

@@ -13,12 +13,25 @@ import numpy as np
 import pytest
 import yaml
 
-from engines.contract import Contract, HeatmapCodec
+from engines.contract import Contract, HeatmapCodec, Input
 from engines.load import load_engine
 from engines.topdown import TopDown
 
 K = 17
 SIZE = (48, 64)
+
+
+def model_input(**changes) -> Input:
+    """What a model may want: RGB crops of 64x48, not normalised, unless told otherwise."""
+    values = {
+        "name": "x",
+        "size": (64, 48),
+        "layout": "nhwc",
+        "colour": "rgb",
+        "mean": (0, 0, 0),
+        "std": (1, 1, 1),
+    }
+    return Input(**values | {"placement": "centre", "pad_value": 0} | changes)
 
 
 def contract(kind: str, *, udp: bool = False, name: str = "toy", skeleton: str = "coco17") -> Contract:

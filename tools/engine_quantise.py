@@ -84,9 +84,7 @@ def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
     )
 
 
-def _inputs(
-    contract: Contract, pictures: Iterator[Image], detector: str | None
-) -> Iterator[np.ndarray]:
+def _inputs(contract: Contract, pictures: Iterator[Image], detector: str | None) -> Iterator[np.ndarray]:
     """(1, …) each: whole frames for a detector, instances for a pose model."""
     kind = contract.codec.kind
     if kind in KINDS:

@@ -109,7 +109,7 @@ class Engine(Protocol):
 
         Device in, device out: tensors of PyTorch, and `Crops` of images that lie on a device, give tensors
         on the engine's device, and the host waits for nothing. They are ordered on this thread's stage stream
-        (`engines.device.streams.stage_stream`): what it is given next may read them, others wait for an event
+        (`engines.device.devices.stage_stream`): what it is given next may read them, others wait for an event
         of it. They hold until the next run of this engine, which overwrites them. An engine without memory on
         a device (LiteRT, ONNX Runtime) takes such items through the host, and gives arrays.
 

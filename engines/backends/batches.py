@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.backends.base import TensorSpec
-from engines.device.streams import stage_stream
+from engines.device.devices import stage_stream
 from engines.errors import EngineError
 
 if TYPE_CHECKING:

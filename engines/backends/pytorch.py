@@ -12,7 +12,8 @@ import numpy as np
 from engines.backends.base import Items, TensorSpec, on_devices_like
 from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
 from engines.contract import Contract
-from engines.device.streams import Device, Stream, open_device, stage_stream
+from engines.device.devices import open_device, stage_stream
+from engines.device.streams import Device, Stream
 from engines.errors import EngineError
 
 if TYPE_CHECKING:

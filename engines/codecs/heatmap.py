@@ -11,25 +11,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from engines.codecs.refinement import DARK, DARK_KERNEL, DARK_UDP, QUARTER, Window, gaussian
 from engines.contract import Contract, HeatmapCodec
 from engines.device.arrays import Array, Outputs, indices, is_tensor, namespace, single
-
-# MMPose's `blur_kernel_size`, in cells; its published configs leave it at the default, whatever their sigma.
-DARK_KERNEL = 11
-
-
-class Window(NamedTuple):
-    """What a refinement looks at: the cells around a peak, as they are, or blurred for their logarithm."""
-
-    reach: int  # cells to each side
-    blurred: bool = False
-    lowest: float = 0.0  # limits of what the logarithm is taken of
-    highest: float = np.inf
-
-
-QUARTER = Window(1)
-DARK = Window(2, blurred=True, lowest=1e-10)
-DARK_UDP = Window(1, blurred=True, lowest=1e-3, highest=50)
 
 
 class Peaks(NamedTuple):
@@ -233,12 +217,6 @@ def _blurred_near(peaks: Peaks, reach: int) -> np.ndarray:
     )
     every = np.arange(len(blurred))[:, None, None]
     return np.asarray(blurred[every, rows[:, :, None], columns[:, None, :]])
-
-
-@functools.cache
-def gaussian() -> np.ndarray:
-    """(DARK_KERNEL,) float32: what DARK blurs with, along each axis."""
-    return np.asarray(cv2.getGaussianKernel(DARK_KERNEL, 0, cv2.CV_32F)).ravel()
 
 
 @functools.cache

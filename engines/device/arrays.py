@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from engines.device.streams import Stream, open_device, stage_stream
+from engines.device.devices import open_device, stage_stream
+from engines.device.streams import Stream
 
 Array = Any  # an np.ndarray, or a torch.Tensor of any device
 Outputs = dict[str, Array]  # of a model, by role

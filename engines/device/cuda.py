@@ -11,10 +11,9 @@ from typing import cast
 import numpy as np
 import torch
 
-from engines.backends.cuda import call
 from engines.device.copies import Landing
 from engines.device.streams import Event, Stream
-from engines.gpu import runtime
+from engines.gpu import call, runtime
 
 
 class CudaEvent:

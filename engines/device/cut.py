@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from engines.contract import Input
-from engines.crops import scale_and_bias
 from engines.device.image import DeviceImage, reading
 from engines.device.nvrtc import Kernel, kernel_for
 from engines.device.streams import Stream
@@ -120,7 +119,7 @@ def _works(
     work["half"] = out.dtype == torch.float16
     work["bgr"] = model_input.colour == "bgr"
     work["edge"] = model_input.pad_value == "edge"
-    work["scale"], work["bias"] = scale_and_bias(model_input)
+    work["scale"], work["bias"] = model_input.scale_and_bias()
     index = crops["surface"].tolist()
     for start, stop, table in _launches(index):
         count = stop - start
@@ -212,7 +211,7 @@ def _cut_one(
         (m[0] * first + m[1] * second + m[2] * third + m[3]).clamp(0, 255).round()
         for m in surface["matrix"].tolist()
     ]
-    scale, bias = (values.tolist() for values in scale_and_bias(model_input))
+    scale, bias = (values.tolist() for values in model_input.scale_and_bias())
     for i, values in enumerate(reversed(rgb) if model_input.colour == "bgr" else rgb):
         channel = out[i] if model_input.layout == "nchw" else out[..., i]
         channel.copy_(values * scale[i] + bias[i])

@@ -7,10 +7,9 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from engines.backends.cuda import call
 from engines.device.streams import Stream
 from engines.errors import EngineError
-from engines.gpu import runtime
+from engines.gpu import call, runtime
 
 Enqueue = Callable[[], None]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from engines.device.copies import aligned
-from engines.device.streams import stage_stream
+from engines.device.devices import stage_stream
 from engines.errors import EngineError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ class Tensors:
     """The same as tensors of the CPU, reduced where they lie and finished on the host."""
 
     def __init__(self):
-        from engines.device.streams import open_device
+        from engines.device.devices import open_device
 
         self.device = open_device("cpu")
         self.stream = self.device.stream()

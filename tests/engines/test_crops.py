@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from toy_models import model_input
 
 from engines.backends.base import put
-from engines.contract import Input
 from engines.crops import Crops
 from engines.geometry import roi_matrices, warp
 
@@ -18,18 +18,6 @@ INDEX = np.array([1, 0, 1])
 MATRICES = roi_matrices(np.array([(40, 60, 50, 40, 0.2), (60, 30, 64, 48, 0), (0, 0, 30, 30, 1)]), (64, 48))
 
 
-def wanted(**changes):
-    values = {
-        "name": "x",
-        "size": (64, 48),
-        "layout": "nhwc",
-        "colour": "rgb",
-        "mean": (0, 0, 0),
-        "std": (1, 1, 1),
-    }
-    return Input(**values | {"placement": "centre", "pad_value": 0} | changes)
-
-
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])
 @pytest.mark.parametrize(
@@ -37,7 +25,7 @@ def wanted(**changes):
     [((0, 0, 0), (255, 255, 255)), ((127.5,) * 3, (127.5,) * 3), ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4))],
 )
 def test_crops_come_as_the_model_wants_them(layout, colour, mean, std):
-    crops = Crops(IMAGES, INDEX, MATRICES, wanted(layout=layout, colour=colour, mean=mean, std=std))
+    crops = Crops(IMAGES, INDEX, MATRICES, model_input(layout=layout, colour=colour, mean=mean, std=std))
     batch = np.asarray(crops)
     pixels = np.stack([warp(IMAGES[i], m, (64, 48), 0) for i, m in zip(INDEX, MATRICES, strict=True)])
     expected = (pixels[..., :: -1 if colour == "bgr" else 1] - np.array(mean)) / np.array(std)
@@ -49,7 +37,7 @@ def test_crops_come_as_the_model_wants_them(layout, colour, mean, std):
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 def test_crops_go_where_an_engine_wants_them(layout):
-    crops = Crops(IMAGES, INDEX, MATRICES, wanted(layout=layout))
+    crops = Crops(IMAGES, INDEX, MATRICES, model_input(layout=layout))
     batch = np.asarray(crops)
     for items in (crops, batch):
         memory = np.full((2, *crops.shape[1:]), -1, np.float32)
@@ -61,4 +49,4 @@ def test_crops_go_where_an_engine_wants_them(layout):
 
 
 def test_no_crops():
-    assert np.asarray(Crops([], np.zeros(0, int), np.empty((0, 2, 3)), wanted())).shape == (0, 48, 64, 3)
+    assert np.asarray(Crops([], np.zeros(0, int), np.empty((0, 2, 3)), model_input())).shape == (0, 48, 64, 3)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_models import model_input
 
-from engines.contract import Input
 from engines.geometry import (
     crop_to_frame,
     invert_affine,
@@ -16,20 +16,6 @@ from engines.geometry import (
 
 SIDE = st.integers(16, 4096)
 SIZE = st.tuples(SIDE, SIDE)
-
-
-def model_input(**changes):
-    values = {
-        "name": "x",
-        "size": (64, 48),
-        "layout": "nhwc",
-        "colour": "rgb",
-        "mean": (0, 0, 0),
-        "std": (1, 1, 1),
-        "placement": "centre",
-        "pad_value": 0,
-    }
-    return Input(**values | changes)
 
 
 def noise(height, width, seed=0):

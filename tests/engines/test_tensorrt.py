@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from engines.backends.base import TensorSpec
-from engines.backends.cuda import call
 from engines.backends.tensorrt import check_arrays
 from engines.contract import Output, load_contract
 from engines.errors import ContractError, EngineError
-from engines.gpu import Gpu, this_gpu
+from engines.gpu import Gpu, call, this_gpu
 from engines.tensorrt.flavours import TensorRT, flavour
 from engines.tensorrt.network import Batch, Network
 

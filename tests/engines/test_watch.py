@@ -7,7 +7,7 @@ import pytest
 from toy_models import contract, save
 
 from engines.backends.base import TensorSpec, put
-from engines.backends.cuda import DeviceClock
+from engines.device.clock import DeviceClock
 from engines.errors import EngineError
 from engines.load import load_engine
 from engines.watch import Loaded, watch, watched

@@ -12,9 +12,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from engines.device.streams import open_device, stage_stream  # noqa: E402
 from engines.yuv import YuvImage  # noqa: E402
 from operators import device_frames  # noqa: E402
 from operators.decode import Decode  # noqa: E402

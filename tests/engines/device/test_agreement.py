@@ -9,8 +9,8 @@ import toy_models
 
 torch = pytest.importorskip("torch")
 
+from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from engines.device.streams import open_device, stage_stream  # noqa: E402
 from engines.load import load_engine  # noqa: E402
 from engines.topdown import TopDown  # noqa: E402
 from engines.yuv import YuvImage, rgb_matrix  # noqa: E402
@@ -51,7 +51,9 @@ class OnDevice:
 
     def run(self, inputs):
         items = inputs["in"]
-        seen = (items if isinstance(items, torch.Tensor) else items.made())[:, [k % 3 for k in range(toy_models.K)]]
+        seen = (items if isinstance(items, torch.Tensor) else items.made())[
+            :, [k % 3 for k in range(toy_models.K)]
+        ]
         cells = self.contract.codec.size[::-1]
         return {"maps": torch.nn.functional.interpolate(seen, cells, mode="bilinear", align_corners=True)}
 

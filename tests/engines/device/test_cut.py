@@ -14,8 +14,8 @@ from engines.contract import Input  # noqa: E402
 from engines.crops import Crops  # noqa: E402
 from engines.device import cut as module  # noqa: E402
 from engines.device.cut import cut  # noqa: E402
+from engines.device.devices import open_device  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
-from engines.device.streams import open_device  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.geometry import roi_matrices  # noqa: E402
 from engines.yuv import YuvImage, rgb_matrix  # noqa: E402

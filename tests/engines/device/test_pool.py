@@ -17,9 +17,9 @@ from device_toys import Race, World  # noqa: E402
 
 from engines.device import copies  # noqa: E402
 from engines.device.copies import Kept, Staging  # noqa: E402
+from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import LayoutError, Readers, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from engines.device.streams import open_device, stage_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
 SIZE = (6, 4)  # width, height

@@ -15,9 +15,9 @@ from device_toys import Race, World  # noqa: E402
 
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.contract import load_contract  # noqa: E402
+from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from engines.device.streams import open_device, stage_stream  # noqa: E402
 from engines.export import random_network  # noqa: E402
 from engines.topdown import TopDown  # noqa: E402
 from engines.yuv import YuvImage, rgb_matrix  # noqa: E402

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from engines.boxes import nms  # noqa: E402
 from engines.device import suppress as module  # noqa: E402
-from engines.device.streams import open_device  # noqa: E402
+from engines.device.devices import open_device  # noqa: E402
 from engines.device.suppress import suppress  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from tests.cuda_emulator import emulated  # noqa: E402

@@ -1,4 +1,4 @@
-"""The CUDA runtime, and its times on the clock of the host."""
+"""Times of a CUDA device on the clock of the host."""
 
 from __future__ import annotations
 
@@ -7,28 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engines.errors import EngineError
-from engines.gpu import runtime
-
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
 
 ANCHOR_EVERY_NS = 5_000_000_000  # CUDA tells times in float32 ms, which after 8 s are right to 1 µs only
 ANCHOR_TRIES = 5
-
-
-def call(name: str, *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime; what it gives, if anything.
-
-    Raises:
-        EngineError: CUDA refuses, with its reason.
-    """
-    cudart = runtime()
-    error, *given = getattr(cudart, name)(*arguments)
-    if error:
-        _, reason = cudart.cudaGetErrorString(error)
-        raise EngineError(f"{name}: {reason.decode()} (CUDA error {int(error)})")
-    return given[0] if given else None
 
 
 class _Anchor(NamedTuple):
