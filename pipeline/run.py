@@ -251,16 +251,6 @@ class Run(Running):
         """What operators may know of the run when so many of them share the processors."""
         return self.info._replace(cores=max(1, self._cores // max(1, sharing)))
 
-    def _info_of(self, stage: Stage) -> RunInfo:
-        """The same for a stage, whose workers share the processors.
-
-        Where there are too few streams for a worker a processor, one is left to the other stages: with two
-        processors and one stream, BlazePose on both of them is 7 % slower than on one.
-        """
-        workers = len(stage.operators)
-        leaves = self.graph.node(stage.name).workers == "auto" and workers < self._cores
-        return self.info._replace(cores=max(1, (self._cores - leaves) // workers))
-
     def _note_source_end(self) -> None:
         with self._lock:
             self._reading -= 1
@@ -285,7 +275,7 @@ class Run(Running):
         if self._tracer:
             self._tracer.begin(self.info)
         for stage in self._stages:
-            stage.start(self._info_of(stage))
+            stage.start(self._info_for(len(stage.operators)))
             if self._tracer:
                 stage.opened.wait()
                 self._tracer.opened(stage.name)

@@ -96,10 +96,6 @@ class SameByStream(Same):
 
     per_stream = True
     seen: dict[str, set[int]] = defaultdict(set)  # noqa: RUF012 - shared on purpose
-    cores: list[int] = []  # noqa: RUF012 - likewise, of each worker
-
-    def open(self, run: RunInfo) -> None:
-        self.cores.append(run.cores)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         for p in packets:
@@ -325,7 +321,6 @@ def graph(source: str = "numbers", **nodes: dict[str, object]) -> Graph:
     Collect.packets.clear()
     Collect.ended.clear()
     SameByStream.seen.clear()
-    SameByStream.cores.clear()
     Script.finished_packets.clear()
     Diary.told.clear()
     spec: dict[str, dict[str, object]] = {source: {"op": source}}

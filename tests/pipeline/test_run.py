@@ -54,18 +54,6 @@ def test_a_stream_stays_with_one_worker_where_there_is_memory():
     assert len(set.union(*toys.SameByStream.seen.values())) == 3  # and the streams are spread
 
 
-@pytest.mark.parametrize(
-    ("workers", "streams", "cores"),
-    [("auto", 1, [7]), ("auto", 3, [2, 2, 2]), ("auto", 9, [1] * 8), (1, 9, [8]), (3, 1, [2, 2, 2])],
-)
-def test_processors_are_shared_out_and_few_streams_leave_one_to_other_stages(workers, streams, cores):
-    graph = toys.graph(work={"op": "same_by_stream", "workers": workers})
-    run = Run(graph, {f"s{i}": "1" for i in range(streams)}, cores=8)
-    run.start()
-    run.finish()
-    assert toys.SameByStream.cores == cores
-
-
 def test_batches_take_from_all_streams_and_wait_for_more():
     graph = toys.graph(work={"op": "slow", "ms": 2, "batch": {"max": 8, "wait_ms": 20}, "capacity": 8})
     stats = run_graph(graph, {f"s{i}": "40" for i in range(4)})
