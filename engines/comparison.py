@@ -203,9 +203,9 @@ def _meaning(contract: Contract, expected: Outputs, found: Outputs) -> Meaning |
 
 
 def _keypoints(contract: Contract, expected: Outputs, found: Outputs) -> Meaning:
-    decode = CODECS[contract.codec.kind].decode
-    points, scores = decode(expected, contract)  # (N, K, 2), (N, K)
-    other_points, other_scores = decode(found, contract)
+    codec = CODECS[contract.codec.kind]
+    points, scores = codec.finish(codec.reduce(expected, contract), contract)  # (N, K, 2), (N, K)
+    other_points, other_scores = codec.finish(codec.reduce(found, contract), contract)
     there = np.isfinite(points).all(axis=-1)
     both = there & np.isfinite(other_points).all(axis=-1)
     shifts = np.linalg.norm(points[both] - other_points[both], axis=-1)
@@ -217,8 +217,8 @@ def _boxes(contract: Contract, expected: Outputs, found: Outputs) -> Meaning:
     """Each of the reference's best boxes against the nearest one of its class; nothing is suppressed."""
     reduce = KINDS[contract.codec.kind].reduce
     lost, shifts, scores, other_scores = 0, [], [], []
-    ours = finish(reduce(expected, contract, WEAKEST, 1.0, None), contract)
-    theirs = finish(reduce(found, contract, WEAKEST / 2, 1.0, None), contract)
+    ours = finish(reduce(expected, contract, WEAKEST, 1.0, None), 1.0)
+    theirs = finish(reduce(found, contract, WEAKEST / 2, 1.0, None), 1.0)
     for one, other in zip(ours, theirs, strict=True):
         for box, score, kind in zip(one.boxes[:BEST], one.scores[:BEST], one.classes[:BEST], strict=True):
             same = np.flatnonzero(other.classes == kind)

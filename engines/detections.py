@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engines.contract import Contract
+from engines.boxes import nms
 
 # What a codec's `reduce` gives: by name, fields of `Detections` for each of B images, rows best first, and
-# `kept`, what selects those to keep. Of tensors they are tensors (B, M, …), and (B, M) bool.
+# `kept`, what selects those to keep. Of tensors they are tensors (B, M, …), rows of score 0 only fill up, and
+# `kept` is (B, M) bool; without it overlapping ones are still among them.
 Reduced = dict[str, Any]
 
 
@@ -32,15 +33,25 @@ def pack(found: Sequence[Detections]) -> Reduced:
     return columns | {"kept": [slice(None)] * len(found)}
 
 
-def finish(reduced: Reduced, contract: Contract) -> list[Detections]:
+def finish(reduced: Reduced, nms_iou: float) -> list[Detections]:
     """Detections of each image in px of the model's input, best first; that of all detectors' codecs.
 
     Args:
         reduced: what the codec's `reduce` gave, on the host.
-        contract: not needed; all codecs are called alike.
+        nms_iou: that it was given, for boxes that the device could not suppress.
     """
     fields = {name: rows for name, rows in reduced.items() if name != "kept"}
+    if "kept" in reduced:
+        kept = reduced["kept"]
+    else:
+        images = zip(fields["boxes"], fields["scores"], fields["classes"], strict=True)
+        kept = [_kept(*image, nms_iou) for image in images]
     return [
-        Detections(**{name: rows[image][kept] for name, rows in fields.items()})
-        for image, kept in enumerate(reduced["kept"])
+        Detections(**{name: rows[image][which] for name, rows in fields.items()})
+        for image, which in enumerate(kept)
     ]
+
+
+def _kept(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, nms_iou: float) -> np.ndarray:
+    real = np.flatnonzero(scores > 0)
+    return real[nms(boxes[real], scores[real], classes[real], nms_iou)]

@@ -83,14 +83,10 @@ class Detector:
         batch, matrices = letterboxed(images, self.contract)
         found = self.engine.run({self.contract.input.name: batch})
         outputs = {role: found[output.name] for role, output in self.contract.outputs.items()}
-        reduced = self.kind.reduce(
-            outputs,
-            self.contract,
-            self.kind.min_score if min_score is None else min_score,
-            self.kind.nms_iou if nms_iou is None else nms_iou,
-            stream_of(outputs),
-        )
-        detections = finish(to_host(reduced), self.contract)
+        min_score = self.kind.min_score if min_score is None else min_score
+        nms_iou = self.kind.nms_iou if nms_iou is None else nms_iou
+        reduced = self.kind.reduce(outputs, self.contract, min_score, nms_iou, stream_of(outputs))
+        detections = finish(to_host(reduced), nms_iou)
         back = invert_affine(matrices)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
         found_in = zip(detections, back, sizes, strict=True)

@@ -14,20 +14,13 @@ import numpy as np
 from engines.boxes import iou
 from engines.codecs.blazepose import rois_from_alignment, sigmoid
 from engines.contract import BlazePoseDetectorCodec, Contract
-from engines.detections import Detections, Reduced, finish, pack
+from engines.detections import Detections, Reduced, pack
 from engines.device.arrays import Outputs
 
 if TYPE_CHECKING:
     from engines.device.streams import Stream
 
 BOX_VALUES = 4  # centre x, y, width, height
-
-
-def decode(
-    outputs: dict[str, np.ndarray], contract: Contract, min_score: float, nms_iou: float
-) -> list[Detections]:
-    """`reduce` and `finish` at once, of outputs that lie on the host."""
-    return finish(reduce(outputs, contract, min_score, nms_iou), contract)
 
 
 def reduce(

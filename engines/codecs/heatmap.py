@@ -29,11 +29,6 @@ class Peaks(NamedTuple):
         return self.maps[self.which[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def decode(outputs: dict[str, np.ndarray], contract: Contract) -> tuple[np.ndarray, np.ndarray]:
-    """`reduce` and `finish` at once, of outputs that lie on the host."""
-    return finish(reduce(outputs, contract), contract)
-
-
 def reduce(outputs: Outputs, contract: Contract) -> dict[str, Array]:
     """The highest cells x, y (N, K, 2), their heights (N, K) float32, and what refinement looks at.
 

@@ -8,11 +8,6 @@ from engines.contract import Contract, SimccCodec
 from engines.device.arrays import Array, Outputs, indices, is_tensor, namespace, single
 
 
-def decode(outputs: dict[str, np.ndarray], contract: Contract) -> tuple[np.ndarray, np.ndarray]:
-    """`reduce` and `finish` at once, of outputs that lie on the host."""
-    return finish(reduce(outputs, contract), contract)
-
-
 def reduce(outputs: Outputs, contract: Contract) -> dict[str, Array]:
     """The highest bins (N, K, 2), and the lower one of their two heights (N, K) float32.
 

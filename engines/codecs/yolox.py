@@ -12,18 +12,11 @@ import numpy as np
 
 from engines.boxes import nms
 from engines.contract import Contract, YoloxCodec
-from engines.detections import Detections, Reduced, finish, pack
+from engines.detections import Detections, Reduced, pack
 from engines.device.arrays import Array, Outputs, constant, is_tensor, namespace, single
 
 if TYPE_CHECKING:
     from engines.device.streams import Stream
-
-
-def decode(
-    outputs: dict[str, np.ndarray], contract: Contract, min_score: float, nms_iou: float
-) -> list[Detections]:
-    """`reduce` and `finish` at once, of outputs that lie on the host."""
-    return finish(reduce(outputs, contract, min_score, nms_iou), contract)
 
 
 def reduce(

@@ -28,7 +28,8 @@ def take(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 def suppressed(
     boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, max_iou: float, stream: Stream | None
 ) -> dict[str, torch.Tensor]:
-    """What `engines.detections.finish` needs: candidates (B, M, …), best first, and which of them to keep.
+    """What `engines.detections.finish` needs: candidates (B, M, …), best first, and where a kernel runs
+    which of them to keep.
 
     Args:
         boxes: (B, M, 4) float32.
@@ -38,5 +39,6 @@ def suppressed(
         stream: the current one, on which the tensors were made.
     """
     assert stream is not None  # whoever has tensors has a stream
+    reduced = {"boxes": boxes, "scores": scores, "classes": classes}
     kept = suppress(boxes, scores, classes, max_iou, stream)
-    return {"boxes": boxes, "scores": scores, "classes": classes, "kept": kept}
+    return reduced if kept is None else reduced | {"kept": kept}

@@ -1,7 +1,10 @@
 """Non-maximum suppression on a device, for all images of a batch at once.
 
 The kernel gives what `engines.boxes.nms` does, OpenCV's NMSBoxesBatched: float64 areas, float32 overlaps.
-Where it cannot run, on the CPU for one, that itself is taken.
+
+It has no twin of PyTorch's operations. Greedy suppression is a chain of decisions: as operations on whole
+tensors it takes an unknown number of rounds over all pairs, and the host would have to look at each. Where
+the kernel cannot run, the host suppresses once it has the candidates, which it waits for in any case.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from engines.boxes import nms
 from engines.device.nvrtc import kernel_for
 from engines.device.streams import Stream
 from engines.errors import EngineError
@@ -33,8 +35,10 @@ WORK = np.dtype(
 
 def suppress(
     boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, max_iou: float, stream: Stream
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """Which boxes greedy suppression within each class keeps: (B, M) bool, exact.
+
+    None where the kernel cannot run: on the CPU, or without NVRTC.
 
     Args:
         boxes: (B, M, 4) float32 x0 y0 x1 y1, best first; M at most 1024.
@@ -50,29 +54,15 @@ def suppress(
     if count > MOST:
         raise EngineError(f"{count} boxes an image, at most {MOST} can be suppressed; give the best ones")
     fused = kernel_for(boxes, "nms", WORK)
+    if fused is None:
+        return None
     with stream.use():
-        if not fused or not scores.numel():
-            return _on_host(boxes, scores, classes, max_iou)
         given = (boxes.float().contiguous(), scores.float().contiguous(), classes.int().contiguous())
         kept = torch.empty_like(given[1], dtype=torch.bool)
+        if not kept.numel():
+            return kept
         work = np.zeros((), WORK)
         work[()] = (*(tensor.data_ptr() for tensor in (*given, kept)), count, max_iou)
         # Until it has run the memory of `given` stays theirs: PyTorch reuses it on this stream alone, later.
         fused.launch((images, 1, 1), (-(-count // WARP) * WARP, 1, 1), work, stream.handle)
         return kept
-
-
-def _on_host(
-    boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, max_iou: float
-) -> torch.Tensor:
-    """By the reference itself, image by image; where the tensors lie on a GPU, the host waits for them.
-
-    Greedy suppression is a chain of decisions: as operations on whole tensors it takes an unknown number of
-    rounds over all pairs, and the host would have to look at the outcome of each.
-    """
-    arrays = [tensor.cpu().numpy() for tensor in (boxes, scores, classes)]
-    kept = np.zeros(scores.shape, bool)
-    for mine, one_boxes, one_scores, one_classes in zip(kept, *arrays, strict=True):
-        real = np.flatnonzero(one_scores > 0)
-        mine[real[nms(one_boxes[real], one_scores[real], one_classes[real], max_iou)]] = True
-    return torch.from_numpy(kept).to(boxes.device)

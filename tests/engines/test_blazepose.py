@@ -33,9 +33,9 @@ def detector_outputs(*found):
     return {"boxes": boxes, "scores": scores}
 
 
-def test_a_detection_is_read_relative_to_its_anchor():
+def test_a_detection_is_read_relative_to_its_anchor(on_host):
     outputs = detector_outputs((1, 2, 0.9, (1, 2, 30, 40), (3, 5, 3, -15)))
-    none, one = blazepose_detector.decode(outputs, DETECTOR, 0.5, 0.3)
+    none, one = on_host.decode(blazepose_detector, outputs, DETECTOR, 0.5, 0.3)
     assert none.boxes.shape == (0, 4)
     assert none.rois.shape == (0, 5)
     # The anchor is at (12, 4), so the hip is at (15, 9) and the circle's radius 20.
@@ -45,12 +45,13 @@ def test_a_detection_is_read_relative_to_its_anchor():
     assert one.classes.tolist() == [0]
 
 
-def test_scores_below_the_threshold_are_left_out():
+def test_scores_below_the_threshold_are_left_out(on_host):
     outputs = detector_outputs(
         (0, 0, 0.4, (0, 0, 8, 8), (0, 0, 0, -9)), (0, 900, 0.6, (0, 0, 8, 8), (0, 0, 0, -9))
     )
-    assert [len(d.scores) for d in blazepose_detector.decode(outputs, DETECTOR, 0.5, 0.3)] == [1, 0]
-    assert [len(d.scores) for d in blazepose_detector.decode(outputs, DETECTOR, 0.3, 0.3)] == [2, 0]
+    for min_score, found in ((0.5, [1, 0]), (0.3, [2, 0])):
+        detections = on_host.decode(blazepose_detector, outputs, DETECTOR, min_score, 0.3)
+        assert [len(one.scores) for one in detections] == found
 
 
 def test_weighted_nms_averages_what_overlaps():

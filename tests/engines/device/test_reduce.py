@@ -9,7 +9,6 @@ import toy_onestage  # noqa: E402
 
 from engines.codecs import heatmap, rtmdet, simcc, yolo, yolo_pose, yolox  # noqa: E402
 from engines.contract import load_contract  # noqa: E402
-from engines.device import candidates  # noqa: E402
 from engines.device.arrays import mean  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
 from tests.no_waits import NoWaits  # noqa: E402
@@ -34,10 +33,8 @@ CODECS = pytest.mark.parametrize(
 
 @CODECS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype, monkeypatch):
+def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
     """On PyTorch's device without memory, where no value can be asked for; constants are copied there once."""
-    # Its own fallback waits, and its kernel is for CUDA only; the shape is the one it promises.
-    monkeypatch.setattr(candidates, "suppress", lambda boxes, scores, *_: torch.empty_like(scores) > 0)
     stream = open_device("cpu").stream()
     contract = toy_onestage.contract() if name == "toy" else load_contract(name)
     outputs = {
