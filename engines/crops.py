@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -75,7 +76,9 @@ class Crops:
         return len(self.matrices)
 
     def __getitem__(self, part: slice) -> Crops:
-        return Crops(self.images, self.image_index[part], self.matrices[part], self.input)
+        some = copy(self)
+        some.image_index, some.matrices = self.image_index[part], self.matrices[part]
+        return some
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         batch = np.empty(self.shape, self.dtype)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engines.backends.base import Engine, Items
+from engines.backends.batches import BUCKETS
 from engines.codecs import heatmap, simcc
 from engines.contract import Contract, HeatmapCodec
 from engines.crops import Crops, Image
@@ -17,7 +18,7 @@ from engines.geometry import crop_to_frame, invert_affine, transform_points
 from engines.skeletons import load_skeleton
 
 CODECS = {"simcc": simcc, "heatmap": heatmap}
-# Crops that go through the engine at once, of however many frames: more of them only take more memory.
+# Crops that go through the engine at once, of however many frames: on the host more only take more memory.
 RUN_MAX = 32
 
 
@@ -84,10 +85,11 @@ class TopDown:
         points = np.empty((len(regions), count, 2), np.float32)
         scores = np.empty((len(regions), count), np.float32)
         to_frame = crop_to_frame(regions, self.grid)
-        for start in range(0, len(regions), RUN_MAX):
-            part = slice(start, start + RUN_MAX)
-            batch = Crops(images, image_index[part], invert_affine(to_frame[part]), self.contract.input)
-            reduced = to_host(self.codec.reduce(self._run(batch), self.contract))
+        crops = Crops(images, image_index, invert_affine(to_frame), self.contract.input)
+        at_once = RUN_MAX if crops.device is None else BUCKETS[-1]
+        for start in range(0, len(crops), at_once):
+            part = slice(start, start + at_once)
+            reduced = to_host(self.codec.reduce(self._run(crops[part]), self.contract))
             found, scores[part] = self.codec.finish(reduced, self.contract)
             points[part] = transform_points(found, to_frame[part])
         mirrored = np.flatnonzero(regions[:, 2] < 0)

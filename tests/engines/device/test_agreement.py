@@ -48,9 +48,11 @@ class OnDevice:
 
     def __init__(self, contract):
         self.contract = contract
+        self.batches = []
 
     def run(self, inputs):
         items = inputs["in"]
+        self.batches.append(len(items))
         seen = (items if isinstance(items, torch.Tensor) else items.made())[
             :, [k % 3 for k in range(toy_models.K)]
         ]
@@ -78,3 +80,13 @@ def test_keypoints_of_a_device_are_those_of_the_host(where, flip_test, tmp_path)
     assert len(np.unique(expected.points[0].round(1), axis=0)) >= 3  # the spots are told apart
     np.testing.assert_allclose(found.points, expected.points, atol=0.1)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1 / 255)
+
+
+def test_as_many_crops_go_at_once_as_the_largest_batch_holds():
+    contract, device = toy_models.contract("heatmap"), open_device("cpu")
+    image = SurfacePool(device, 1).from_host(picture(), stage_stream(device))
+    engine = OnDevice(contract)
+    regions = np.tile(REGIONS, (12, 1))[:70]
+    found = TopDown(contract, engine).in_regions([image], np.zeros(70, np.int64), regions)
+    assert engine.batches == [64, 6]
+    np.testing.assert_allclose(found.points[6:], found.points[:-6], atol=1e-3)
