@@ -7,9 +7,6 @@ remembers who has read and written it; an access that is not ordered behind thos
 What is handed in runs later: when somebody waits for it, or when the dice say so. Until then it works on the
 memory itself, whoever has that by then. Memory that is dropped is used again as PyTorch does it: at once by
 the stream that has allocated it, unless other streams keep it.
-
-A world that watches runs everything at once instead, and sees what PyTorch's own operations read and write on
-the streams that are used: so real stages run in it, as on the CPU. It counts what would make the host wait.
 """
 
 from __future__ import annotations
@@ -23,14 +20,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from engines.device.copies import Landing
 
 Clock = Counter  # by stream or thread
-# On a GPU the host waits until it knows their result, or the size of it.
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal"}
 
 
 class Race(AssertionError):  # noqa: N818
@@ -114,15 +107,14 @@ class ToyStream:
         before = current.get(self.device)
         current[self.device] = self
         try:
-            with Watch(self.world) if self.world.watches else contextlib.nullcontext():
+            with self.world.watch():
                 yield
         finally:
             current[self.device] = before
 
     def adopt(self) -> None:
         self.world.current()[self.device] = self
-        if self.world.watches:
-            Watch(self.world).__enter__()  # for as long as this thread lives
+        self.world.watch().__enter__()  # for as long as this thread lives
 
     def keep(self, tensor: torch.Tensor) -> None:
         self.world.memory_of(tensor).keepers.add(self)
@@ -236,34 +228,19 @@ class ToyDevice:
         return all(event.happened for event in memory.pending)
 
 
-class Watch(TorchDispatchMode):
-    """Tells a world what PyTorch's operations of this thread do."""
-
-    def __init__(self, world: World):
-        super().__init__()
-        self._world = world
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        found = operation(*args, **(kwargs or {}))
-        self._world.see(operation, args, kwargs or {}, found)
-        return found
-
-
 class World:
     """What several devices share: the lock, the dice, the host's clocks and all memory."""
 
-    def __init__(self, seed: int = 0, eager: float = 0.2, *, watches: bool = False):
-        self.watches = watches
-        self.waits: Counter[str] = Counter()  # operations of PyTorch for which the host would wait
+    def __init__(self, seed: int = 0, eager: float = 0.2):
         self.lock = threading.RLock()
         self.races: list[str] = []
         self.log: list[tuple[str, str]] = []  # who waited for what
         self.idle: list[Memory] = []
         self.devices: list[ToyDevice] = []
-        self._random, self._eager = random.Random(seed), 1.0 if watches else eager
-        self._threads = threading.local()
+        self._random, self._eager = random.Random(seed), eager
+        self.threads = threading.local()
         self._hosts = 0
-        self._out: dict[int, Memory] = {}  # by address
+        self.handed_out: dict[int, Memory] = {}  # by address
         self._dropped: deque[Memory] = deque()  # told by finalisers, which take no lock
 
     def device(self, name: str = "toy:0") -> ToyDevice:
@@ -272,15 +249,15 @@ class World:
 
     def host(self) -> Clock:
         """The clock of this thread."""
-        if not hasattr(self._threads, "clock"):
-            self._threads.clock = Clock()
-        return self._threads.clock
+        if not hasattr(self.threads, "clock"):
+            self.threads.clock = Clock()
+        return self.threads.clock
 
     def current(self) -> dict[ToyDevice, ToyStream | None]:
         """The streams to which torch's operations of this thread would go."""
-        if not hasattr(self._threads, "current"):
-            self._threads.current = {}
-        return self._threads.current
+        if not hasattr(self.threads, "current"):
+            self.threads.current = {}
+        return self.threads.current
 
     def host_knows(self, event: ToyEvent) -> None:
         clock = self.host()
@@ -316,75 +293,16 @@ class World:
         """A tensor of this memory; once it and all of its views are gone, the memory is idle."""
         array = memory.bytes.numpy()[:]
         weakref.finalize(array, self._dropped.append, memory).atexit = False
-        self._out[memory.bytes.data_ptr()] = memory
+        self.handed_out[memory.bytes.data_ptr()] = memory
         return torch.from_numpy(array)
 
-    @contextlib.contextmanager
-    def unseen(self):
-        """Inside, PyTorch's operations are the toys' own."""
-        self._threads.unseen = True
-        try:
-            yield
-        finally:
-            self._threads.unseen = False
+    def watch(self) -> contextlib.AbstractContextManager:
+        """Inside, this world sees what PyTorch's operations of this thread do, if it wants to."""
+        return contextlib.nullcontext()
 
-    def see(self, operation, args: tuple, kwargs: dict, found: object) -> None:
-        """What an operation of PyTorch reads, writes and makes, on the stream that is used."""
-        if getattr(self._threads, "unseen", False):
-            return
-        arguments = operation._schema.arguments
-        given = [(argument, kwargs.get(argument.name)) for argument in arguments[len(args) :]]
-        touched = [
-            (memory, "write" if argument.alias_info and argument.alias_info.is_write else "read")
-            for argument, value in [*zip(arguments, args, strict=False), *given]
-            if not argument.alias_info or argument.alias_info.is_write  # else it only makes a view
-            for memory in self._known(value)
-        ]
-        streams = [stream for stream in self.current().values() if stream]
-        with self.lock:
-            if not streams:
-                if touched:
-                    raise Race(f"the default stream would run {operation}")
-                return
-            (stream,) = streams
-            stream.clock |= self.host()
-            stream.clock[stream] += 1
-            for memory, what in sorted(touched, key=lambda access: access[1]):  # reads first
-                memory.access(stream, what)
-            name = operation._schema.name.removeprefix("aten::")
-            masked = name == "index" and any(
-                value.dtype == torch.bool for value in tree_leaves(args[1]) if value is not None
-            )
-            if touched and (name in WAITING or masked):
-                self.waits[name] += 1
-            if any(given.alias_info for given in operation._schema.returns):
-                return  # a view: what it is of is known, or the host's
-            for tensor in tree_leaves(found):
-                if isinstance(tensor, torch.Tensor):
-                    self._note(tensor, stream)
-
-    def _known(self, value: object) -> list[Memory]:
-        tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-        found = [self._out.get(tensor.untyped_storage().data_ptr()) for tensor in tensors if tensor.numel()]
-        return [memory for memory in found if memory]
-
-    def _note(self, tensor: torch.Tensor, stream: ToyStream) -> None:
-        """Memory that an operation has allocated; it may be dropped only if whoever uses it keeps it."""
-        address = tensor.untyped_storage().data_ptr()
-        if not tensor.numel() or address in self._out:
-            return
-        memory = self._out[address] = Memory(0, stream)
-        memory.access(stream, "write")
-        weakref.finalize(tensor.untyped_storage(), self._forget, address, memory).atexit = False
-
-    def _forget(self, address: int, memory: Memory) -> None:
-        """Its stream may have it again at once: work of others on it must be over, or they keep it."""
-        with self.lock:
-            del self._out[address]
-            uses = {**memory.read, **dict([memory.written] if memory.written else [])}
-            for stream, at in uses.items():
-                if stream not in memory.keepers and memory.owner.clock[stream] < at:
-                    self.races.append(f"memory of {memory.owner} was dropped while {stream} works on it")
+    def unseen(self) -> contextlib.AbstractContextManager:
+        """Inside, they are the toys' own."""
+        return contextlib.nullcontext()
 
     def take_back_dropped(self) -> None:
         while self._dropped:
@@ -393,13 +311,11 @@ class World:
             self.idle.append(memory)
 
     def memory_of(self, tensor: torch.Tensor) -> Memory:
-        return self._out[tensor.untyped_storage().data_ptr()]
+        return self.handed_out[tensor.untyped_storage().data_ptr()]
 
     def place(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
         """The place of a tensor in its memory, which does not keep it alive."""
         memory = self.memory_of(tensor)
-        if self.watches:  # it runs at once
-            return lambda: tensor
         start, shape, stride = tensor.storage_offset() * tensor.itemsize, tensor.shape, tensor.stride()
         reach = 1 + sum((count - 1) * step for count, step in zip(shape, stride, strict=True))
         stop = start + tensor.itemsize * (reach if tensor.numel() else 0)

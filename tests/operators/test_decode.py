@@ -65,17 +65,16 @@ def numbers(path, **options):
     return [number_of(packet.image) for packet in Decode(**options).read("cam", str(path))]
 
 
+KINDS = [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("mpeg4", "mp4"), ("mpeg4", "avi")]
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    kinds = [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("mpeg4", "mp4"), ("mpeg4", "avi")]
     images = [grey(i) for i in range(50)]
-    return {(codec, kind): make_video(folder / f"{codec}.{kind}", images, codec) for codec, kind in kinds} | {
+    return {(codec, kind): make_video(folder / f"{codec}.{kind}", images, codec) for codec, kind in KINDS} | {
         "noisy": [grey(i, noise=True) for i in range(50)]
     }
-
-
-KINDS = [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("mpeg4", "mp4"), ("mpeg4", "avi")]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

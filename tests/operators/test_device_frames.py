@@ -27,16 +27,6 @@ from tests.small_videos import small_video  # noqa: E402
 from tests.watching import Watching, http_server, send_pictures, until  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("videos")
-
-
-@pytest.fixture(scope="module")
-def video(folder):
-    return small_video(folder / "plain.mp4")
-
-
 @pytest.fixture
 def device(monkeypatch):
     """`cuda` is the CPU, which has no NVDEC."""
@@ -117,9 +107,9 @@ def test_nvdecs_frames_are_those_of_the_processor(nvdec, video, caplog):
     assert not caplog.records
 
 
-def test_the_whole_image_is_close_to_the_processors(nvdec, folder):
+def test_the_whole_image_is_close_to_the_processors(nvdec, tmp_path):
     # Of smooth colours: the device's image repeats a sample of colour where swscale blends.
-    path = folder / "smooth.mp4"
+    path = tmp_path / "smooth.mp4"
     ramp = np.linspace(0, 255, 320)
     picture = np.stack(np.broadcast_arrays(ramp[None], ramp[None, ::-1], ramp[:240, None] / 2), -1).astype(
         np.uint8
@@ -155,8 +145,8 @@ def test_frames_that_are_thinned_out_are_not_copied(nvdec, video, options):
     assert [sum(plane.exports for plane in frame.planes) for frame in given] == [2, 0, 0, 0, 0] * 8
 
 
-def test_turned_pictures_come_upright(device, folder, caplog):
-    path = small_video(folder / "turned.mp4", frames=3, rotate=90)
+def test_turned_pictures_come_upright(device, tmp_path, caplog):
+    path = small_video(tmp_path / "turned.mp4", frames=3, rotate=90)
     found, _ = packets(path)
     expected, _ = packets(path, "cpu")
     assert [p.size for p in found] == [(96, 128)] * 3
@@ -166,8 +156,8 @@ def test_turned_pictures_come_upright(device, folder, caplog):
     assert "turned or mirrored" in caplog.text
 
 
-def test_frames_of_another_kind_than_before_go_by_way_of_rgb(device, folder):
-    path = small_video(folder / "ten.mp4", frames=1, pix_fmt="yuv420p10le")
+def test_frames_of_another_kind_than_before_go_by_way_of_rgb(device, tmp_path):
+    path = small_video(tmp_path / "ten.mp4", frames=1, pix_fmt="yuv420p10le")
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     frames = device_frames.frames_on("cuda", "cam", 4, lambda event, n: None)
@@ -304,8 +294,8 @@ class TestOnAGpu:
             ("libvpx-vp9", "webm", (320, 180)),
         ],
     )
-    def test_nvdec_gives_the_processors_samples(self, folder, caplog, codec, kind, size):
-        path = small_video(folder / f"{codec}.{kind}", codec, size=size)
+    def test_nvdec_gives_the_processors_samples(self, tmp_path, caplog, codec, kind, size):
+        path = small_video(tmp_path / f"{codec}.{kind}", codec, size=size)
         found, counters = packets(path)
         expected, _ = packets(path, "cpu")
         assert [(p.pts_ns, p.size) for p in found] == [(p.pts_ns, p.size) for p in expected]
@@ -318,8 +308,8 @@ class TestOnAGpu:
     @pytest.mark.parametrize(
         ("codec", "options"), [("libx264", {"pix_fmt": "yuv420p10le"}), ("libsvtav1", {}), ("mpeg4", {})]
     )
-    def test_what_the_chip_does_not_decode_is_uploaded(self, folder, caplog, codec, options):
-        path = small_video(folder / f"other-{codec}.mp4", codec, size=(320, 192), **options)
+    def test_what_the_chip_does_not_decode_is_uploaded(self, tmp_path, caplog, codec, options):
+        path = small_video(tmp_path / f"other-{codec}.mp4", codec, size=(320, 192), **options)
         found, counters = packets(path)
         expected, _ = packets(path, "cpu")
         if counters["uploaded_frames"]:  # some chips have AV1
@@ -331,8 +321,8 @@ class TestOnAGpu:
             for packet, other in zip(found, expected, strict=True):
                 assert_same_samples(packet.picture, other.picture)
 
-    def test_two_streams_at_once_looped_and_thinned_in_a_constant_number_of_surfaces(self, folder, pools):
-        path = small_video(folder / "both.mp4", size=(320, 180))
+    def test_two_streams_at_once_looped_and_thinned_in_a_constant_number_of_surfaces(self, tmp_path, pools):
+        path = small_video(tmp_path / "both.mp4", size=(320, 180))
         wanted = [packet.picture for packet in packets(path, "cpu", stride=3)[0]]
         made, errors = {}, []
 
@@ -354,8 +344,8 @@ class TestOnAGpu:
         assert [len(counts) for counts in made.values()] == [20 * len(wanted)] * 2
         assert all(counts[-1] == counts[len(wanted)] <= 4 for counts in made.values())
 
-    def test_memory_stays_as_it_is(self, folder):
-        path = small_video(folder / "memory.mp4", size=(320, 180))
+    def test_memory_stays_as_it_is(self, tmp_path):
+        path = small_video(tmp_path / "memory.mp4", size=(320, 180))
         used = []
         for packet in Decode(device="cuda", loop=10).read("cam", str(path)):
             if packet.seq % 40 == 39:

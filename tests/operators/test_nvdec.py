@@ -43,16 +43,6 @@ class Watched:
                 self.errors += 1
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("videos")
-
-
-@pytest.fixture(scope="module")
-def video(folder):
-    return small_video(folder / "plain.mp4")
-
-
 def decoded(path, **hardware):
     """Times of the frames, which of them are NVDEC's, and what watched it."""
     with av.open(str(path)) as container:
@@ -67,8 +57,8 @@ def times(path):
 
 
 @pytest.mark.parametrize(("codec", "kind"), DECODED_BY_GPUS)
-def test_nvdec_gives_every_frame(folder, codec, kind):
-    path = small_video(folder / f"{codec}.{kind}", codec)
+def test_nvdec_gives_every_frame(tmp_path, codec, kind):
+    path = small_video(tmp_path / f"{codec}.{kind}", codec)
     found, hardware, watched = decoded(path)
     assert found == times(path)
     assert all(hardware)
@@ -105,8 +95,8 @@ class Counting:
         ("colour.mp4", {"colorspace": 7}, "has the number 7"),
     ],
 )
-def test_what_nvdec_is_not_for_the_processor_decodes(folder, name, options, reason):
-    path = small_video(folder / name, **options)
+def test_what_nvdec_is_not_for_the_processor_decodes(tmp_path, name, options, reason):
+    path = small_video(tmp_path / name, **options)
     found, hardware, watched = decoded(path)
     assert found == times(path)
     assert not any(hardware)
@@ -155,8 +145,8 @@ def test_one_bad_packet_is_an_error_and_no_more(video):
     assert len(found) >= 38
 
 
-def test_after_many_failures_the_processor_goes_on(folder):
-    path = small_video(folder / "long.mp4", frames=100)
+def test_after_many_failures_the_processor_goes_on(tmp_path):
+    path = small_video(tmp_path / "long.mp4", frames=100)
     found, hardware, watched = decoded(path, fails_on=range(30, 1000))
     assert watched.errors >= FAILURES_MAX
     assert [f"failed on {FAILURES_MAX} packets in a row" in told for told in watched.reasons] == [True]

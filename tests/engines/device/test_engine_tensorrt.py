@@ -187,7 +187,7 @@ def toy(request, monkeypatch):
     monkeypatch.setattr(tensorrt, "open_device", lambda name: device)
 
     def hand_in(kernel, handle, reads, writes):
-        reads, writes = ([world._out[address].bytes for address in some] for some in (reads, writes))
+        reads, writes = ([world.handed_out[address].bytes for address in some] for some in (reads, writes))
         stream = next(stream for stream in device.streams if stream.handle == handle)
         stream.launch(lambda *of: kernel(*(one.data_ptr() for one in of)), reads=reads, writes=writes)
 

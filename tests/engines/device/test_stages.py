@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race, World  # noqa: E402
+from device_toys import Race  # noqa: E402
+from device_watch import WatchedWorld  # noqa: E402
 
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.contract import load_contract  # noqa: E402
@@ -29,7 +30,7 @@ BOXES = np.array([[10, 5, 60, 90], [30, 20, 120, 100], [-20, -10, 40, 50]], np.f
 @pytest.fixture
 def world(monkeypatch):
     """One whose device all of the engines take for the CPU."""
-    world = World(watches=True)
+    world = WatchedWorld()
     device = world.device("cpu")
     for module in ("engines.crops", "engines.backends.pytorch", "engines.device.arrays"):
         monkeypatch.setattr(f"{module}.open_device", lambda name: device)
