@@ -13,7 +13,7 @@ What is random is said in the result: weights where neither the cache nor POSEST
 and boxes always, the detector's best whatever their scores, so that every frame has --persons crops. The clip
 is made, of moving figures before a texture, unless one is given. What cannot run here has a row that says
 why, and so has what the time did not suffice for. --dry-run goes through all of it on the CPU, in small.
-Without --json the result goes to benchmarks/results/gpu/, named after the GPU.
+Without --json the result goes to benchmarks/results/gpu/, named after the GPU; without one to build/.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         setting.clip = str(given.clip or make_clip(*clip_of(setting, given.dry_run)))
         rows, told = measure(setting, deadline, folder)
-    show(rows)
+    show(rows, setting.size)
     more = {"setting": vars(setting) | {"clip": Path(setting.clip).name}, "random": told}
     keep("bench", rows, given, target=TARGET, paced_p95_ms=PACED_P95_MS, **more)
     return 0 if any("fps" in row for row in rows) else 1

@@ -12,6 +12,7 @@ from typing import Any
 import harness
 
 RESULTS = Path(harness.__file__).resolve().parent / "results" / "gpu"
+ELSEWHERE = RESULTS.parents[2] / "build"  # what no GPU has given is no result
 PACKAGES = ("tensorrt-cu13-bindings", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "triton")
 
 
@@ -24,14 +25,17 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def keep(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any) -> Path:
-    """Write the result where --json says, or to results/gpu/GPU-KIND.json, and say where that is."""
+    """Write the result where --json says, or to results/gpu/GPU-KIND.json, and say where that is.
+
+    Without a GPU it goes to build/, which is not kept.
+    """
     document = harness.result(rows, versions=_versions(), **more)
     machine = document["machine"]
     if given.commit:
         machine["commit"] = given.commit
-    gpu = next(iter(machine.get("gpus", [])), "no-gpu")
-    name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    path = given.json or RESULTS / f"{name}-{kind}.json"
+    gpu = next(iter(machine.get("gpus", [])), "")
+    name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "no-gpu"
+    path = given.json or (RESULTS if gpu else ELSEWHERE) / f"{name}-{kind}.json"
     harness.write(path, document)
     print(f"  {path}")
     return path

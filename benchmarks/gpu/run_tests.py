@@ -5,8 +5,8 @@
 Each test file runs in a process of its own, since after an illegal access nothing in a process reaches the
 GPU any more. compute-sanitizer's memcheck runs the tests of our own kernels, with PyTorch's pool of memory
 switched off, in which a kernel could go too far unseen. What the time does not suffice for is said.
-Without --json the result goes to benchmarks/results/gpu/, named after the GPU. Exit code 1 if a test failed,
-or none ran.
+Without --json the result goes to benchmarks/results/gpu/, named after the GPU; without one to build/. Exit
+code 1 if a test failed, or none ran.
 """
 
 from __future__ import annotations

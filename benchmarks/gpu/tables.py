@@ -12,11 +12,11 @@ STREAMS = ("streams", "frames/s", "p50 ms", "p95", "p99", "GPU", "NVDEC", "to GP
 POSES = ("RTMPose-m", "batch", "alone crops/s", "p50 ms", "graph crops/s", "of alone", "")
 
 
-def show(rows: list[Row]) -> None:
-    """Both tables."""
+def show(rows: list[Row], size: tuple[int, int]) -> None:
+    """Both tables; `size` of the frames in px."""
     streams = [row for row in rows if row["kind"] in ("streams", "paced")]
-    harness.show(f"1080p H.264; target {TARGET:.0%} of the bound; paced: p95 {PACED_P95_MS:.0f} ms", STREAMS,
-                 [stream_cells(row) for row in streams])  # fmt: skip
+    target = f"target {TARGET:.0%} of the bound; paced: p95 {PACED_P95_MS:.0f} ms"
+    harness.show(f"{size[0]}x{size[1]} H.264; {target}", STREAMS, [stream_cells(row) for row in streams])
     poses = [row for row in rows if row["kind"] == "alone" and row["model"] == "pose"]
     graph = {(row["backend"], row.get("persons")): row for row in rows if row["kind"] == "graph"}
     harness.show("crops/s", POSES, [
