@@ -131,7 +131,6 @@ def test_crops_are_those_of_the_host(monkeypatch, way, layout, matrix, changes, 
     expected = np.asarray(Crops([image], index, matrices, model_input))
     found = crops_by(way, monkeypatch, [image], layout, index, matrices, model_input, dtype)
     grey_levels = np.abs(found - expected) * max(model_input.std)
-    print(way, layout, grey_levels.mean(), grey_levels.max(), np.percentile(grey_levels, 99))
     assert grey_levels.reshape(len(ROIS), -1).mean(1).max() < 0.1  # of each crop
     assert grey_levels.max() < 4
 
