@@ -37,7 +37,7 @@ from pipeline.run import Run
 from pipeline.tracing import Tracer
 from tools.profiling.gpus import load_nvml
 from tools.profiling.recording.recorder import Recorder
-from tools.profiling.session import SAMPLE_HZ
+from tools.profiling.settings import SAMPLE_HZ
 from tools.profiling.use import UseSampler
 
 OFF, ON, TRACED = "off", "recording", "with trace"

@@ -22,7 +22,8 @@ from operators.graphs import free_name
 from operators.kafka.client import VARIABLES, BrokerError, Connection, connect, explain
 from pipeline.errors import ConfigError
 from pipeline.fragments import producers_of
-from pipeline.graph import Graph, Node, check_graph, nearest, resolve
+from pipeline.graph import Graph, check_graph, nearest, resolve
+from pipeline.node import Node
 from pipeline.options import options_model
 
 Codec = Literal["jpeg", "png", "raw", "none"]

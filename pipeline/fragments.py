@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.node import Node
 from pipeline.yaml_lines import Path
-
-if TYPE_CHECKING:
-    from pipeline.graph import Node
 
 
 def check_fragments(nodes: Sequence[Node], error: Callable[[Path, str], ConfigError]) -> None:

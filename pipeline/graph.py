@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.edge import Policy
 from pipeline.errors import ConfigError, OptionError
 from pipeline.fragments import check_fragments
-from pipeline.operator import Operator, Ports, Source
+from pipeline.node import Node
+from pipeline.operator import Operator, Source
 from pipeline.options import check_options, options_model
 from pipeline.stage import Batching, OnError
 from pipeline.yaml_lines import Path, parse_yaml
@@ -68,33 +69,6 @@ class GraphSpec(BaseModel):
     )
     between: dict[str, Any] = Field({}, description="options of what carries packets between fragments")
     graph: dict[str, NodeSpec] = Field(min_length=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One node of a checked graph."""
-
-    name: str
-    op: str
-    operator: type[Operator]
-    options: dict[str, Any]
-    after: tuple[str, ...]
-    batching: Batching
-    workers: int | Literal["auto"]
-    capacity: int | None
-    on_full: Policy | None
-    on_error: Literal["fail", "skip"] | None
-    fragment: str | None
-    ports: Ports
-
-    @property
-    def per_stream(self) -> bool:
-        """Whether all packets of a stream must go to the same worker."""
-        return self.operator.per_stream if self.ports.per_stream is None else self.ports.per_stream
-
-    def make(self) -> Operator:
-        """A new operator with this node's options."""
-        return self.operator(**self.options)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from pipeline.edge import Edge, Inbox, Item, Lane, Policy
 from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph
 from pipeline.metrics import Histogram, RunStats
+from pipeline.node import Node
 from pipeline.operator import RunInfo, Source
 from pipeline.pace import Pace
 from pipeline.packet import End, Event, Packet

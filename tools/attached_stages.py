@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import psutil
 
 from pipeline.figures import EdgeFigures, RunFigures, StageFigures
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph
 from pipeline.metrics import Histogram, StageStats, by_reason
+from pipeline.node import Node
 
 MB = 1e6
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from operators import REGISTRY
 from operators.fragments import cut
 from operators.graphs import available_graphs, load_graph, models_named
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph
+from pipeline.node import Node
 from pipeline.schema import graph_schema
 from tools.run import parse_changes
 

@@ -21,7 +21,7 @@ from tools.run import Changes, interrupts, parse_changes
 
 if TYPE_CHECKING:
     from tools.profiling.profile import Profile
-    from tools.profiling.session import Settings
+    from tools.profiling.settings import Settings
 
 MEASURE = "What is measured"
 SHOW = "What is written"
@@ -163,7 +163,7 @@ def profile(
     `posestream profile human-lite walk.mp4 --compare before.json --tolerance 5`
     """  # fmt: skip
     from tools.profiling.profile import read_profile
-    from tools.profiling.session import Settings
+    from tools.profiling.settings import Settings
     from tools.profiling.sweep import read_points
 
     points = read_points(sweep or [])

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from operators.graphs import models_named
-from pipeline.graph import Node
+from pipeline.node import Node
 from pipeline.options import options_model
 from tools.profiling.bounds import on_cpu
+from tools.profiling.measured import OTHERS, Measured
 from tools.profiling.profile import Stage
 
-if TYPE_CHECKING:
-    from tools.profiling.verdict import Measured
-
 MOSTLY = 0.5
-OTHERS = 0.5  # cores
 
 
 def others(measured: Measured) -> Iterator[str]:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.figures import EdgeFigures, RunFigures
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph
 from pipeline.metrics import by_reason
+from pipeline.node import Node
 from tools.profiling.profile import Flow
 
 

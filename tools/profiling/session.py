@@ -6,10 +6,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from itertools import count, cycle, islice
 from pathlib import Path
-from typing import Any
 
 from engines.errors import EngineError
 from operators.cameras.uri import is_camera
@@ -24,11 +22,11 @@ from tools.profiling.bounds import Lone
 from tools.profiling.gpus import load_nvml
 from tools.profiling.profile import Profile
 from tools.profiling.recording.recorder import Recorder
+from tools.profiling.settings import Settings
 from tools.profiling.summary import Window, write_up
 from tools.profiling.use import UseSampler
 from tools.run import check_weights
 
-SAMPLE_HZ = 20.0  # more often than that costs more than 2 %
 TICK_S = 0.1
 FIRST_FRAME_S = 10.0  # until the first frame has left, before warming up begins
 DRAIN_S = 30.0  # until what was read is finished; then it is thrown away
@@ -56,26 +54,6 @@ class Ending:
         """Nor finish what was read."""
         self.stopped.set()
         self.aborted.set()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to measure, and how."""
-
-    graph: str | Path  # a ready graph, or a file
-    sources: Mapping[str, str]  # stream: file or URL
-    changes: Mapping[str, Any] = field(default_factory=dict)  # node.option: value
-    streams: int | None = None  # the sources are repeated until there are so many
-    seconds: float = 20.0
-    warmup_s: float = 3.0
-    processes: int | None = None  # None: as the graph says
-    live: bool = False
-    max_age_s: float | None = None  # of frames, if live
-    sample_hz: float = SAMPLE_HZ  # 0: no flame graph, and no lines at which a stage stands still
-    bound: bool = True
-    trace: Path | None = None  # write the Chrome trace there
-    command: str = ""
-    swept: Mapping[str, str] = field(default_factory=dict)  # what a sweep set, for its table
 
 
 def measure(

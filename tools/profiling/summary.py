@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.figures import RunFigures, StageFigures
 from pipeline.graph import Graph
@@ -14,13 +13,12 @@ from pipeline.metrics import RunStats, StageStats, by_reason
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.flow import flow_of
 from tools.profiling.machine import this_machine
+from tools.profiling.measured import Measured
 from tools.profiling.profile import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.recording.log import logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
-from tools.profiling.verdict import Measured, judge
-
-if TYPE_CHECKING:
-    from tools.profiling.session import Settings
+from tools.profiling.settings import Settings
+from tools.profiling.verdict import judge
 
 MB = 1e6
 APART = 0.05  # of the frames; less is what lies between the stages

@@ -13,11 +13,13 @@ import yaml
 from engines.errors import EngineError
 from operators.graphs import load_graph, models_named
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.graph import Graph, Node, nearest
+from pipeline.graph import Graph, nearest
+from pipeline.node import Node
 from pipeline.options import options_model
 from tools.profiling.bounds import Lone
 from tools.profiling.profile import Profile
-from tools.profiling.session import Ending, NothingMeasuredError, Said, Settings, measure
+from tools.profiling.session import Ending, NothingMeasuredError, Said, measure
+from tools.profiling.settings import Settings
 
 NUMBERS = ("streams", "processes")  # of the run; all else is of nodes
 NAMES = (*NUMBERS, "batch", "backend")

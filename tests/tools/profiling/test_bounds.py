@@ -15,7 +15,8 @@ from operators.graphs import load_graph
 from pipeline.errors import SourceError
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.profile import Engine
-from tools.profiling.session import Ending, Settings, measure
+from tools.profiling.session import Ending, measure
+from tools.profiling.settings import Settings
 
 
 def graph_of(folder, *, source="decode", **nodes):

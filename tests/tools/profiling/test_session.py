@@ -12,7 +12,8 @@ from profiling_toys import Stuck
 from pipeline.errors import ConfigError, RunError
 from tools.profiling import session
 from tools.profiling.profile import Profile
-from tools.profiling.session import Ending, NothingMeasuredError, Settings, measure, prepare, repeated
+from tools.profiling.session import Ending, NothingMeasuredError, measure, prepare, repeated
+from tools.profiling.settings import Settings
 
 
 @pytest.fixture

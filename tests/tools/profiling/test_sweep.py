@@ -10,7 +10,8 @@ import yaml
 
 from pipeline.errors import ConfigError, RunError
 from tools.profiling.profile import Profile
-from tools.profiling.session import Ending, Settings
+from tools.profiling.session import Ending
+from tools.profiling.settings import Settings
 from tools.profiling.sweep import Failed, as_json, read_points, settings_at, sweep
 
 

@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 from operators.graphs import load_graph
+from tools.profiling.measured import Measured
 from tools.profiling.profile import Edge, Engine, Place, Stage, Use
-from tools.profiling.session import Settings, measure
-from tools.profiling.verdict import Measured, judge
+from tools.profiling.session import measure
+from tools.profiling.settings import Settings
+from tools.profiling.verdict import judge
 
 SAME = {"op": "toys:Same"}
 
