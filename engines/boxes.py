@@ -10,15 +10,16 @@ import numpy as np
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes (N, 4) and (M, 4), x0 y0 x1 y1: (N, M); 0 where both are empty."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)  # (N, M)
-    union = _area(a)[:, None] + _area(b)[None, :] - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    low = np.maximum(a[:, None, :2], b[:, :2])
+    sides = np.maximum(np.minimum(a[:, None, 2:], b[:, 2:]) - low, 0)
+    common = sides[..., 0] * sides[..., 1]  # (N, M)
+    union = _area(a)[:, None] + _area(b) - common
+    return common / np.maximum(union, np.finfo(union.dtype).tiny)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
-    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)  # (N,)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    return sides[:, 0] * sides[:, 1]  # (N,)
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, max_iou: float) -> np.ndarray:

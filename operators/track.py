@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 
 from engines.boxes import iou
+from operators import motion as motions
 from pipeline.operator import Operator
 from pipeline.packet import Instances, Packet
 
@@ -26,27 +27,31 @@ MatchIou = Annotated[float, Field(gt=0, lt=1, description="a box that overlaps l
 Seconds = Annotated[float, Field(gt=0, description="a track that no detection has met for longer ends")]
 
 LOW_MATCH_IOU = 0.5  # of unsure detections; the paper's, section 4.1
-# Noise of the motion model, in units of the object's size (the mean of its width and height).
-BOX_STD = 0.05  # of a detected box, as in DeepSORT
-SPEED_STD = 2.0  # 1/s, of an object just found
-ACCELERATION = 1.0  # 1/s² · √s, white-noise acceleration
 
-# A row a track. The noise of x, y, width and height is independent, so the 8x8 Kalman filter of the paper
-# falls apart into four of position and velocity, whose covariance is (var, cov; cov, speed_var).
-TRACK = np.dtype(
-    [
-        ("id", np.int64),
-        ("label", np.object_),
-        ("score", np.float32),
-        ("seen_ns", np.int64),  # when a detection last met it
-        ("lost", np.bool_),  # the last detection run has missed it
-        ("at", np.float64, 4),  # centre x, centre y, width, height in px
-        ("speed", np.float64, 4),  # of the same, px/s
-        ("var", np.float64, 4),
-        ("cov", np.float64, 4),
-        ("speed_var", np.float64, 4),
-    ]
-)
+
+class _Tracks(NamedTuple):
+    """T tracks of a stream, a row each."""
+
+    ids: np.ndarray  # (T,) int64
+    labels: np.ndarray  # (T,) object
+    scores: np.ndarray  # (T,) float32
+    seen_ns: np.ndarray  # (T,) int64, when a detection last met it
+    lost: np.ndarray  # (T,) bool: the last detection run has missed it
+    motion: np.ndarray  # (5, T, 4), see `operators.motion`
+
+    def rows(self, index: np.ndarray) -> _Tracks:
+        """Those that `index` picks."""
+        return _Tracks(*(field[index] for field in self[:-1]), self.motion[:, index])
+
+    def joined_by(self, others: _Tracks) -> _Tracks:
+        """These, and others behind them."""
+        fields = [np.concatenate(pair) for pair in zip(self[:-1], others[:-1], strict=True)]
+        return _Tracks(*fields, np.concatenate([self.motion, others.motion], axis=1))
+
+
+def _none() -> _Tracks:
+    dtypes = (np.int64, np.object_, np.float32, np.int64, np.bool_)
+    return _Tracks(*(np.empty(0, dtype) for dtype in dtypes), np.empty((5, 0, 4)))
 
 
 @dataclasses.dataclass
@@ -56,7 +61,7 @@ class _Stream:
     size: tuple[int, int]  # of its pictures
     last_ns: int | None = None  # of its last packet
     updated_ns: int | None = None  # of the last packet on which detection ran: `tracks` are as of then
-    tracks: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, TRACK))
+    tracks: _Tracks = dataclasses.field(default_factory=_none)
     labelled: bool = False  # whether its detections have labels
 
     def goes_on(self, now_ns: int, lost_ns: int) -> bool:
@@ -116,52 +121,59 @@ class Track(Operator):
 
     def _update(self, stream: str, state: _Stream, now_ns: int, found: Instances) -> Instances:
         elapsed_s = 0.0 if state.updated_ns is None else (now_ns - state.updated_ns) / 1e9
-        alive = ~state.tracks["lost"] | (now_ns - state.tracks["seen_ns"] <= self.lost_ns)
-        tracks = predict(state.tracks[alive], elapsed_s)
+        tracks = state.tracks
+        if tracks.lost.any():
+            tracks = tracks.rows(~tracks.lost | (now_ns - tracks.seen_ns <= self.lost_ns))
+        motion = motions.predict(tracks.motion, elapsed_s)
         state.labelled = "labels" in found
         labels = found.labels if state.labelled else np.full(len(found), "", np.object_)
 
-        row_of = self._associate(tracks, found.boxes, found.scores, labels)  # (N,) row in tracks, -1 for none
+        overlap = iou(motions.boxes_of(motion), found.boxes)  # (T, N)
+        overlap *= tracks.labels[:, None] == labels
+        row_of = self._associate(overlap, tracks.lost, found.scores)  # (N,) row in tracks, -1 for none
         met = row_of >= 0
         rows = row_of[met]
-        correct(tracks, rows, to_centres(found.boxes[met]))
-        tracks["lost"] = True
-        tracks["lost"][rows], tracks["seen_ns"][rows], tracks["score"][rows] = (
-            False,
-            now_ns,
-            found.scores[met],
+        motions.correct(motion, rows, found.boxes[met])
+        scores, seen_ns, lost = (
+            tracks.scores.copy(),
+            tracks.seen_ns.copy(),
+            np.ones(len(tracks.ids), np.bool_),
         )
-        tracks["speed"][tracks["lost"], 2:] = 0  # what is out of sight should not grow or shrink
+        scores[rows], seen_ns[rows], lost[rows] = found.scores[met], now_ns, False
+        motion[motions.SPEED, lost, motions.SIZE] = 0  # what is out of sight should not grow or shrink
+        tracks = _Tracks(tracks.ids, tracks.labels, scores, seen_ns, lost, motion)
 
         new = np.flatnonzero(~met & (found.scores >= max(self.high_score, self.new_score)))
-        row_of[new] = len(tracks) + np.arange(len(new))
         if len(new):
-            born = begin(to_centres(found.boxes[new]), found.scores[new], labels[new], now_ns)
-            born["id"] = self.ids_given[stream] + 1 + np.arange(len(new))
-            self.ids_given[stream] += len(new)
-            tracks = np.concatenate([tracks, born])
+            row_of[new] = len(tracks.ids) + np.arange(len(new))
+            tracks = tracks.joined_by(self._begin(stream, found.rows(new), labels[new], now_ns))
         state.tracks, state.updated_ns = tracks, now_ns
 
-        tracked = np.flatnonzero(row_of >= 0)
-        if len(tracked) < len(found):
-            self.count("detections without a track", len(found) - len(tracked))
-        ids = tracks["id"][row_of[tracked]]
-        return found.rows(tracked).replace(track_ids=ids, detected=np.ones(len(tracked), np.bool_))
+        tracked = row_of >= 0
+        if not tracked.all():
+            self.count("detections without a track", len(found) - int(tracked.sum()))
+            found, row_of = found.rows(tracked), row_of[tracked]
+        return found.replace(track_ids=tracks.ids[row_of], detected=np.ones(len(found), np.bool_))
 
-    def _associate(
-        self, tracks: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray
-    ) -> np.ndarray:
-        """The track of each detection, -1 for none: (N,) rows of `tracks`."""
-        overlap = iou(to_boxes(tracks["at"]), boxes.astype(np.float64))  # (T, N)
-        overlap *= tracks["label"][:, None] == labels[None, :]
-        row_of = np.full(len(boxes), -1)
+    def _begin(self, stream: str, found: Instances, labels: np.ndarray, now_ns: int) -> _Tracks:
+        """New tracks where these were found."""
+        count, given = len(found), self.ids_given[stream]
+        self.ids_given[stream] += count
+        ids = given + 1 + np.arange(count)
+        seen_ns, lost = np.full(count, now_ns), np.zeros(count, np.bool_)
+        return _Tracks(ids, labels, found.scores, seen_ns, lost, motions.begin(found.boxes))
+
+    def _associate(self, overlap: np.ndarray, lost: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """The track of each detection, -1 for none: (N,) rows of `overlap` (T, N)."""
+        row_of = np.full(len(scores), -1)
         sure = scores >= self.high_score
-        _match(overlap, row_of, np.arange(len(tracks)), np.flatnonzero(sure), self.match_iou)
-        # A lost track has no place that an unsure detection could confirm.
-        waiting = ~tracks["lost"]
-        waiting[row_of[row_of >= 0]] = False
+        _match(overlap, row_of, np.arange(len(lost)), np.flatnonzero(sure), self.match_iou)
         unsure = np.flatnonzero(~sure & (scores >= self.low_score))
-        _match(overlap, row_of, np.flatnonzero(waiting), unsure, LOW_MATCH_IOU)
+        if len(unsure):
+            # A lost track has no place that an unsure detection could confirm.
+            waiting = ~lost
+            waiting[row_of[row_of >= 0]] = False
+            _match(overlap, row_of, np.flatnonzero(waiting), unsure, LOW_MATCH_IOU)
         return row_of
 
     def reset(self, stream: str) -> None:
@@ -176,17 +188,17 @@ class Track(Operator):
 
 def _coast(state: _Stream, dt_s: float, size: tuple[int, int]) -> Instances:
     """Where the tracks that were seen last time are now, `dt_s` later; without those that left the frame."""
-    tracks = predict(state.tracks[~state.tracks["lost"]], dt_s)
-    boxes = to_boxes(tracks["at"]).astype(np.float32)
+    tracks = state.tracks.rows(~state.tracks.lost)
+    boxes = motions.boxes_of(motions.predict(tracks.motion, dt_s)).astype(np.float32)
     inside = ((boxes[:, :2] < size) & (boxes[:, 2:] > 0)).all(axis=1)
-    tracks, boxes = tracks[inside], boxes[inside]
-    labels: dict[str, Any] = {"labels": tracks["label"].copy()} if state.labelled else {}
+    tracks, boxes = tracks.rows(inside), boxes[inside]
+    labels: dict[str, Any] = {"labels": tracks.labels} if state.labelled else {}
     return Instances(
         boxes=boxes,
-        scores=tracks["score"].copy(),
+        scores=tracks.scores,
         **labels,
-        track_ids=tracks["id"].copy(),
-        detected=np.zeros(len(tracks), np.bool_),
+        track_ids=tracks.ids,
+        detected=np.zeros(len(boxes), np.bool_),
     )
 
 
@@ -195,58 +207,8 @@ def _match(
 ) -> None:
     """Pair tracks `rows` with detections `columns` for the largest sum of overlaps; write it to `row_of`."""
     if len(rows) and len(columns):
-        part = overlap[np.ix_(rows, columns)]
+        part = overlap[rows[:, None], columns]
         part[part < min_iou] = 0  # before assigning: a pair that cannot be must not displace one that can
         picked, at = linear_sum_assignment(part, maximize=True)
         real = part[picked, at] > 0
         row_of[columns[at[real]]] = rows[picked[real]]
-
-
-def begin(at: np.ndarray, scores: np.ndarray, labels: np.ndarray, now_ns: int) -> np.ndarray:
-    """New tracks, ids still 0, at centres and sizes `at` (N, 4) px: TRACK rows."""
-    tracks = np.zeros(len(at), TRACK)
-    size = _size(at)
-    tracks["at"], tracks["score"], tracks["label"], tracks["seen_ns"] = at, scores, labels, now_ns
-    tracks["var"], tracks["speed_var"] = (BOX_STD * size) ** 2, (SPEED_STD * size) ** 2
-    return tracks
-
-
-def predict(tracks: np.ndarray, dt_s: float) -> np.ndarray:
-    """A copy of the tracks, `dt_s` later; constant velocity driven by white-noise acceleration."""
-    tracks = tracks.copy()
-    noise = (ACCELERATION * _size(tracks["at"])) ** 2  # (T, 1) px²/s³
-    tracks["at"] += dt_s * tracks["speed"]
-    np.maximum(tracks["at"][:, 2:], 1.0, out=tracks["at"][:, 2:])
-    tracks["var"] += dt_s * (2 * tracks["cov"] + dt_s * tracks["speed_var"]) + noise * dt_s**3 / 3
-    tracks["cov"] += dt_s * tracks["speed_var"] + noise * dt_s**2 / 2
-    tracks["speed_var"] += noise * dt_s
-    return tracks
-
-
-def correct(tracks: np.ndarray, rows: np.ndarray, at: np.ndarray) -> None:
-    """Kalman update, in place, of `rows` with the centres and sizes `at` (len(rows), 4) that were seen."""
-    met = tracks[rows]  # a copy
-    gain = met["var"] / (met["var"] + (BOX_STD * _size(at)) ** 2)  # (n, 4)
-    speed_gain = gain * met["cov"] / met["var"]
-    error = at - met["at"]
-    met["at"] += gain * error
-    met["speed"] += speed_gain * error
-    met["speed_var"] -= speed_gain * met["cov"]
-    met["cov"] *= 1 - gain
-    met["var"] *= 1 - gain
-    tracks[rows] = met
-
-
-def to_centres(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) x0 y0 x1 y1 to (N, 4) centre x, centre y, width, height."""
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def to_boxes(at: np.ndarray) -> np.ndarray:
-    """The inverse of `to_centres`."""
-    return np.concatenate([at[:, :2] - at[:, 2:] / 2, at[:, :2] + at[:, 2:] / 2], axis=1)
-
-
-def _size(at: np.ndarray) -> np.ndarray:
-    return np.maximum(at[:, 2:].mean(axis=1, keepdims=True), 1.0)  # (N, 1) px

@@ -123,29 +123,40 @@ class Inbox:
     def __init__(self, lanes: Sequence[Lane], join_max: int | None = None):
         self.lanes = list(lanes)
         self._lock = threading.Lock()
-        self._not_empty = threading.Condition(self._lock)
-        self._not_full = threading.Condition(self._lock)
+        self._not_empty = threading.Condition(self._lock)  # for workers without a batch
+        self._enough = threading.Condition(self._lock)  # for the one that gathers
+        self._not_full = threading.Condition(self._lock)  # for producers
         several = len(self.lanes) > 1
         self._joiner = Joiner(len(self.lanes), join_max, self.lanes[0].max_age_ns) if several else None
         self._joined: deque[Taken] = deque()
         self._aborted = False
         self._tickets = 0
-        self._gathering = False
+        self._lacking = 0  # items that a worker still gathers; 0 if none does
 
     def put(self, lane: Lane, items: Sequence[Item]) -> None:
         """Queue items on a lane of this inbox; waits while the lane is full and its policy is `block`."""
         now = time.monotonic_ns()
+        blocks = lane.policy == "block"
         with self._lock:
             for item in items:
-                if lane.policy == "block" and lane.full:
-                    self._not_empty.notify_all()  # else nobody would make room
+                if blocks and lane.full:
+                    self._tell(len(items), at_once=True)  # else nobody would make room
                     while lane.full and not self._aborted:
                         self._not_full.wait()
                     now = time.monotonic_ns()
                 lane.append(now, item)
                 if self._aborted:
                     lane.discard("aborted")
-            self._not_empty.notify(len(items))
+            if blocks and not lane.full:
+                self._not_full.notify()  # there is room for one more who waits
+            self._tell(len(items), at_once=lane.others > 0 or (blocks and lane.full))
+
+    def _tell(self, items: int, *, at_once: bool) -> None:
+        """Wake whom new items are for: one that gathers only when it has enough of them, or `at_once`."""
+        if not self._lacking:
+            self._not_empty.notify(items)
+        elif at_once or self._joiner or self.lanes[0].packets >= self._lacking:
+            self._enough.notify()
 
     def take(self, most: int, wait_s: float = 0.0) -> tuple[int, list[Taken]] | None:
         """The next batch: up to `most` items, waiting up to `wait_s` behind the first for more.
@@ -157,20 +168,23 @@ class Inbox:
         with self._lock:
             # Only one worker at a time gathers a batch, else two would share out a stream's packets between
             # them and no ticket could tell their order.
-            while self._gathering or not (batch := self._pop(most)):
-                if self._done() and not self._gathering:
+            while self._lacking or not (batch := self._pop(most)):
+                if self._done() and not self._lacking:
                     self._not_empty.notify_all()  # the other workers, too, are done
                     return None
                 self._not_empty.wait()
             if wait_s and len(batch) < most:
                 deadline = time.monotonic() + wait_s
-                self._gathering = True
-                while len(batch) < most and (left := deadline - time.monotonic()) > 0:
-                    if more := self._pop(most - len(batch)):
+                while lacking := most - len(batch):
+                    if more := self._pop(lacking):
                         batch += more
-                    elif self._done() or not self._not_empty.wait(left):
+                        continue
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._done():
                         break
-                self._gathering = False
+                    self._lacking = lacking
+                    self._enough.wait(left)
+                self._lacking = 0
                 self._not_empty.notify_all()
             ticket = self._tickets
             self._tickets += 1
@@ -179,18 +193,16 @@ class Inbox:
     def _pop(self, most: int) -> list[Taken]:
         if self._joiner is None:
             lane = self.lanes[0]
-            was_full = lane.full
+            before = lane.packets
             batch: list[Taken] = []
             while len(batch) < most and (queued := lane.pop()) is not None:
                 batch.append(queued)
             lane.delivered += sum(isinstance(item, Packet) for _, item in batch)
+            self._not_full.notify(before - lane.packets)  # no more than have room: each costs a switch
         else:
             if not self._joined:
                 self._join(self._joiner)
-            was_full = True
             batch = [self._joined.popleft() for _ in range(min(most, len(self._joined)))]
-        if was_full:
-            self._not_full.notify_all()
         return batch
 
     def _join(self, joiner: Joiner) -> None:
@@ -220,6 +232,7 @@ class Inbox:
         with self._lock:
             lane.closed = True
             self._not_empty.notify_all()
+            self._enough.notify_all()
 
     def abort(self) -> None:
         """Throw away all packets that wait here and all that still come; ends of streams stay."""
@@ -227,8 +240,8 @@ class Inbox:
             self._aborted = True
             for lane in self.lanes:
                 lane.discard("aborted")
-            self._not_full.notify_all()
-            self._not_empty.notify_all()
+            for waiting in (self._not_full, self._not_empty, self._enough):
+                waiting.notify_all()
 
     def forget(self, streams: Collection[str]) -> None:
         """These streams have ended long ago; what was lost of them is no longer told by stream."""

@@ -1,0 +1,76 @@
+"""How boxes move: for each a Kalman filter of constant velocity, driven by white-noise acceleration.
+
+The noise of x, y, width and height is independent, so the 8x8 filter of DeepSORT and ByteTrack falls apart
+into four of position and velocity. A state (5, T, 4) float64 holds for T boxes centre x, centre y, width and
+height in px; their speeds in px/s; and the variance, the covariance and the speed's variance of these.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+AT, SPEED, VAR, COV, SPEED_VAR = range(5)
+SIZE = slice(2, 4)  # of the four: width and height
+
+# Noise, in units of the object's size (the mean of its width and height).
+BOX_STD = 0.05  # of a detected box, as in DeepSORT
+SPEED_STD = 2.0  # 1/s, of an object just found
+ACCELERATION = 1.0  # 1/s² · √s, white-noise acceleration
+
+
+def begin(boxes: np.ndarray) -> np.ndarray:
+    """The states (5, N, 4) of boxes (N, 4) x0 y0 x1 y1 that are seen for the first time."""
+    state = np.zeros((5, len(boxes), 4))
+    state[AT] = _to_centres(boxes)
+    size = _size(state[AT])
+    state[VAR], state[SPEED_VAR] = (BOX_STD * size) ** 2, (SPEED_STD * size) ** 2
+    return state
+
+
+def predict(state: np.ndarray, dt_s: float) -> np.ndarray:
+    """The state `dt_s` later, a new one."""
+    noise = (ACCELERATION * _size(state[AT])) ** 2  # (T, 1) px²/s³
+    later = (_transition(dt_s) @ state.reshape(5, -1)).reshape(state.shape)
+    later[VAR:] += np.array([[[dt_s**3 / 3]], [[dt_s**2 / 2]], [[dt_s]]]) * noise
+    np.maximum(later[AT, :, SIZE], 1.0, out=later[AT, :, SIZE])
+    return later
+
+
+def correct(state: np.ndarray, rows: np.ndarray, boxes: np.ndarray) -> None:
+    """Kalman update, in place, of `rows` (n,) with the boxes (n, 4) x0 y0 x1 y1 that were seen."""
+    met = state[:, rows]  # a copy
+    seen = _to_centres(boxes)
+    gains = met[VAR : COV + 1] / (met[VAR] + (BOX_STD * _size(seen)) ** 2)  # (2, n, 4): of place, of speed
+    met[: SPEED + 1] += gains * (seen - met[AT])
+    met[SPEED_VAR] -= gains[1] * met[COV]
+    met[VAR : COV + 1] *= 1 - gains[0]
+    state[:, rows] = met
+
+
+def boxes_of(state: np.ndarray) -> np.ndarray:
+    """(T, 4) float64, x0 y0 x1 y1."""
+    centres, halves = state[AT, :, :2], state[AT, :, SIZE] / 2
+    return np.concatenate([centres - halves, centres + halves], axis=1)
+
+
+def _transition(dt_s: float) -> np.ndarray:
+    """(5, 5): each row of the later state as a sum of rows of the earlier one."""
+    return np.array(
+        [
+            [1, dt_s, 0, 0, 0],
+            [0, 1, 0, 0, 0],
+            [0, 0, 1, 2 * dt_s, dt_s**2],
+            [0, 0, 0, 1, dt_s],
+            [0, 0, 0, 0, 1],
+        ]
+    )
+
+
+def _to_centres(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) x0 y0 x1 y1 to (N, 4) centre x, centre y, width, height."""
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:]
+    return np.concatenate([(low + high) / 2, high - low], axis=1)
+
+
+def _size(at: np.ndarray) -> np.ndarray:
+    return np.maximum((at[:, 2:3] + at[:, 3:4]) / 2, 1.0)  # (N, 1) px
