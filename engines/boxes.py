@@ -7,6 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+TINY = float(np.finfo(np.float32).tiny)
+
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes (N, 4) and (M, 4), x0 y0 x1 y1: (N, M); 0 where both are empty."""
@@ -14,7 +16,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     sides = np.maximum(np.minimum(a[:, None, 2:], b[:, 2:]) - low, 0)
     common = sides[..., 0] * sides[..., 1]  # (N, M)
     union = _area(a)[:, None] + _area(b) - common
-    return common / np.maximum(union, np.finfo(union.dtype).tiny)
+    return common / np.maximum(union, TINY)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -87,10 +87,8 @@ class Detector:
         nms_iou = self.kind.nms_iou if nms_iou is None else nms_iou
         reduced = self.kind.reduce(outputs, self.contract, min_score, nms_iou, stream_of(outputs))
         detections = finish(to_host(reduced), nms_iou)
-        back = invert_affine(matrices)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        found_in = zip(detections, back, sizes, strict=True)
-        return [to_frame(*one, clip=not self.kind.rois) for one in found_in]
+        return to_frames(detections, invert_affine(matrices), sizes, clip=not self.kind.rois)
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -101,7 +99,8 @@ def letterboxed(images: Sequence[Image], contract: Contract) -> tuple[Crops, np.
     """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from their px to its."""
     model_input = contract.input
     sizes = [(image.shape[1], image.shape[0]) for image in images]
-    matrices = np.stack([letterbox_matrix(size, model_input) for size in sizes])  # (B, 2, 3)
+    of_size = {size: letterbox_matrix(size, model_input) for size in set(sizes)}
+    matrices = np.stack([of_size[size] for size in sizes])  # (B, 2, 3)
     sampling = _centred(matrices) if KINDS[contract.codec.kind].centred else matrices
     return Crops(images, np.arange(len(images)), sampling, model_input), matrices
 
@@ -113,23 +112,33 @@ def _centred(matrices: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def to_frame(found: Detections, back: np.ndarray, size: tuple[int, int], *, clip: bool) -> Detections:
-    """Detections from px of the model's input to px of a frame of `size` (width, height).
+def to_frames(
+    found: Sequence[Detections], back: np.ndarray, sizes: Sequence[tuple[int, int]], *, clip: bool
+) -> list[Detections]:
+    """Detections of B frames from px of the model's input to px of the frames.
 
     Args:
         found: in px of the model's input.
-        back: (2, 3), the inverse of the letterbox: a scale and a shift.
-        size: of the frame.
+        back: (B, 2, 3), the inverses of the letterboxes: a scale and a shift.
+        sizes: of the frames, (width, height).
         clip: cut boxes off at the frame's edge; regions of interest and keypoints may always lie outside.
     """
-    boxes = transform_points(found.boxes.reshape(-1, 2, 2), back).reshape(-1, 4)
+    counts = [len(one.scores) for one in found]
+    # All rows of all frames at once: frame by frame this is much of what the host does where a GPU detects.
+    every = Detections._make(
+        None if rows[0] is None else np.concatenate(rows) for rows in zip(*found, strict=True)
+    )
+    maps = back.repeat(counts, axis=0)  # (N, 2, 3)
+    boxes = transform_points(every.boxes.reshape(-1, 2, 2), maps).reshape(-1, 4)
     if clip:
-        boxes = np.clip(boxes, 0, [*size, *size])
-    rois = None if found.rois is None else found.rois.copy()
+        boxes = np.clip(boxes, 0, np.tile(sizes, 2).repeat(counts, axis=0))
+    rois, keypoints = every.rois, every.keypoints
     if rois is not None:
-        rois[:, :2] = transform_points(rois[:, :2], back)
-        rois[:, 2:4] *= back[0, 0]
-    keypoints = found.keypoints
+        rois[:, :2] = transform_points(rois[:, :2], maps)
+        rois[:, 2:4] *= maps[:, :1, 0]
     if keypoints is not None:
-        keypoints = transform_points(keypoints, back).astype(np.float32)
-    return found._replace(boxes=boxes.astype(np.float32), rois=rois, keypoints=keypoints)
+        keypoints = transform_points(keypoints, maps).astype(np.float32)
+    every = every._replace(boxes=boxes.astype(np.float32), rois=rois, keypoints=keypoints)
+    stops = np.cumsum(counts).tolist()
+    parts = [slice(stop - count, stop) for stop, count in zip(stops, counts, strict=True)]
+    return [Detections._make(None if rows is None else rows[part] for rows in every) for part in parts]

@@ -1,7 +1,7 @@
 """How boxes move: for each a Kalman filter of constant velocity, driven by white-noise acceleration.
 
 The noise of x, y, width and height is independent, so the 8x8 filter of DeepSORT and ByteTrack falls apart
-into four of position and velocity. A state (5, T, 4) float64 holds for T boxes centre x, centre y, width and
+into four of position and velocity. A state (T, 5, 4) float64 holds for T boxes centre x, centre y, width and
 height in px; their speeds in px/s; and the variance, the covariance and the speed's variance of these.
 """
 
@@ -19,37 +19,38 @@ ACCELERATION = 1.0  # 1/s² · √s, white-noise acceleration
 
 
 def begin(boxes: np.ndarray) -> np.ndarray:
-    """The states (5, N, 4) of boxes (N, 4) x0 y0 x1 y1 that are seen for the first time."""
-    state = np.zeros((5, len(boxes), 4))
-    state[AT] = _to_centres(boxes)
-    size = _size(state[AT])
-    state[VAR], state[SPEED_VAR] = (BOX_STD * size) ** 2, (SPEED_STD * size) ** 2
+    """The states (N, 5, 4) of boxes (N, 4) x0 y0 x1 y1 that are seen for the first time."""
+    state = np.zeros((len(boxes), 5, 4))
+    state[:, AT] = _to_centres(boxes)
+    size = _size(state[:, AT])
+    state[:, VAR], state[:, SPEED_VAR] = (BOX_STD * size) ** 2, (SPEED_STD * size) ** 2
     return state
 
 
 def predict(state: np.ndarray, dt_s: float) -> np.ndarray:
     """The state `dt_s` later, a new one."""
-    noise = (ACCELERATION * _size(state[AT])) ** 2  # (T, 1) px²/s³
-    later = (_transition(dt_s) @ state.reshape(5, -1)).reshape(state.shape)
-    later[VAR:] += np.array([[[dt_s**3 / 3]], [[dt_s**2 / 2]], [[dt_s]]]) * noise
-    np.maximum(later[AT, :, SIZE], 1.0, out=later[AT, :, SIZE])
+    noise = (ACCELERATION * _size(state[:, AT])) ** 2  # (T, 1) px²/s³
+    later = _transition(dt_s) @ state
+    later[:, VAR:] += np.array([[dt_s**3 / 3], [dt_s**2 / 2], [dt_s]]) * noise[:, None]
+    np.maximum(later[:, AT, SIZE], 1.0, out=later[:, AT, SIZE])
     return later
 
 
 def correct(state: np.ndarray, rows: np.ndarray, boxes: np.ndarray) -> None:
     """Kalman update, in place, of `rows` (n,) with the boxes (n, 4) x0 y0 x1 y1 that were seen."""
-    met = state[:, rows]  # a copy
+    met = state[rows]  # a copy
     seen = _to_centres(boxes)
-    gains = met[VAR : COV + 1] / (met[VAR] + (BOX_STD * _size(seen)) ** 2)  # (2, n, 4): of place, of speed
-    met[: SPEED + 1] += gains * (seen - met[AT])
-    met[SPEED_VAR] -= gains[1] * met[COV]
-    met[VAR : COV + 1] *= 1 - gains[0]
-    state[:, rows] = met
+    noise = (BOX_STD * _size(seen)) ** 2  # (n, 1)
+    gains = met[:, VAR : COV + 1] / (met[:, VAR] + noise)[:, None]  # (n, 2, 4): of place and of speed
+    met[:, : SPEED + 1] += gains * (seen - met[:, AT])[:, None]
+    met[:, SPEED_VAR] -= gains[:, 1] * met[:, COV]
+    met[:, VAR : COV + 1] *= 1 - gains[:, :1]
+    state[rows] = met
 
 
 def boxes_of(state: np.ndarray) -> np.ndarray:
     """(T, 4) float64, x0 y0 x1 y1."""
-    centres, halves = state[AT, :, :2], state[AT, :, SIZE] / 2
+    centres, halves = state[:, AT, :2], state[:, AT, SIZE] / 2
     return np.concatenate([centres - halves, centres + halves], axis=1)
 
 
@@ -67,7 +68,7 @@ def _transition(dt_s: float) -> np.ndarray:
 
 
 def _to_centres(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) x0 y0 x1 y1 to (N, 4) centre x, centre y, width, height."""
+    """Boxes (N, 4) x0 y0 x1 y1 to (N, 4) float64 centre x, centre y, width, height."""
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:]
     return np.concatenate([(low + high) / 2, high - low], axis=1)
 

@@ -37,21 +37,20 @@ class _Tracks(NamedTuple):
     scores: np.ndarray  # (T,) float32
     seen_ns: np.ndarray  # (T,) int64, when a detection last met it
     lost: np.ndarray  # (T,) bool: the last detection run has missed it
-    motion: np.ndarray  # (5, T, 4), see `operators.motion`
+    motion: np.ndarray  # (T, 5, 4), see `operators.motion`
 
     def rows(self, index: np.ndarray) -> _Tracks:
         """Those that `index` picks."""
-        return _Tracks(*(field[index] for field in self[:-1]), self.motion[:, index])
+        return _Tracks._make(field[index] for field in self)
 
     def joined_by(self, others: _Tracks) -> _Tracks:
         """These, and others behind them."""
-        fields = [np.concatenate(pair) for pair in zip(self[:-1], others[:-1], strict=True)]
-        return _Tracks(*fields, np.concatenate([self.motion, others.motion], axis=1))
+        return _Tracks._make(np.concatenate(pair) for pair in zip(self, others, strict=True))
 
 
 def _none() -> _Tracks:
     dtypes = (np.int64, np.object_, np.float32, np.int64, np.bool_)
-    return _Tracks(*(np.empty(0, dtype) for dtype in dtypes), np.empty((5, 0, 4)))
+    return _Tracks._make([*(np.empty(0, dtype) for dtype in dtypes), np.empty((0, 5, 4))])
 
 
 @dataclasses.dataclass
@@ -140,10 +139,10 @@ class Track(Operator):
             np.ones(len(tracks.ids), np.bool_),
         )
         scores[rows], seen_ns[rows], lost[rows] = found.scores[met], now_ns, False
-        motion[motions.SPEED, lost, motions.SIZE] = 0  # what is out of sight should not grow or shrink
+        motion[lost, motions.SPEED, motions.SIZE] = 0  # what is out of sight should not grow or shrink
         tracks = _Tracks(tracks.ids, tracks.labels, scores, seen_ns, lost, motion)
 
-        new = np.flatnonzero(~met & (found.scores >= max(self.high_score, self.new_score)))
+        new = (~met & (found.scores >= max(self.high_score, self.new_score))).nonzero()[0]
         if len(new):
             row_of[new] = len(tracks.ids) + np.arange(len(new))
             tracks = tracks.joined_by(self._begin(stream, found.rows(new), labels[new], now_ns))
@@ -167,13 +166,13 @@ class Track(Operator):
         """The track of each detection, -1 for none: (N,) rows of `overlap` (T, N)."""
         row_of = np.full(len(scores), -1)
         sure = scores >= self.high_score
-        _match(overlap, row_of, np.arange(len(lost)), np.flatnonzero(sure), self.match_iou)
-        unsure = np.flatnonzero(~sure & (scores >= self.low_score))
+        _match(overlap, row_of, np.arange(len(lost)), sure.nonzero()[0], self.match_iou)
+        unsure = (~sure & (scores >= self.low_score)).nonzero()[0]
         if len(unsure):
             # A lost track has no place that an unsure detection could confirm.
             waiting = ~lost
             waiting[row_of[row_of >= 0]] = False
-            _match(overlap, row_of, np.flatnonzero(waiting), unsure, LOW_MATCH_IOU)
+            _match(overlap, row_of, waiting.nonzero()[0], unsure, LOW_MATCH_IOU)
         return row_of
 
     def reset(self, stream: str) -> None:
@@ -190,7 +189,7 @@ def _coast(state: _Stream, dt_s: float, size: tuple[int, int]) -> Instances:
     """Where the tracks that were seen last time are now, `dt_s` later; without those that left the frame."""
     tracks = state.tracks.rows(~state.tracks.lost)
     boxes = motions.boxes_of(motions.predict(tracks.motion, dt_s)).astype(np.float32)
-    inside = ((boxes[:, :2] < size) & (boxes[:, 2:] > 0)).all(axis=1)
+    inside = np.all((boxes[:, :2] < size) & (boxes[:, 2:] > 0), axis=1)
     tracks, boxes = tracks.rows(inside), boxes[inside]
     labels: dict[str, Any] = {"labels": tracks.labels} if state.labelled else {}
     return Instances(

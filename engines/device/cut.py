@@ -7,7 +7,6 @@ included; both ways here do the same operations in the same order, so that they 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,12 +90,7 @@ def cut(
     crops["inverse"], crops["surface"] = inverses, [distinct[i] for i in image_index.tolist()]
     crops["sparse"] = np.abs(np.linalg.det(inverses[:, :, :2])) >= SPARSE**2
     with reading([images[i] for i in distinct], stream) as planes:
-        channels = [_channels(of_one) for of_one in planes]
-        described = [
-            _surface(of_one, images[i], model_input.pad_value)
-            for of_one, i in zip(channels, distinct, strict=True)
-        ]
-        surfaces = np.array(described, SURFACE)
+        surfaces = _surfaces(planes, [images[i] for i in distinct], model_input.pad_value)
         fused = kernel_for(out, "crop", WORK)
         if fused:
             for work, count in _works(crops, surfaces, model_input, out):
@@ -104,8 +98,8 @@ def cut(
             return
         with stream.use():
             for crop, to in zip(crops, out, strict=True):
-                surface = surfaces[crop["surface"]]
-                _cut_one(channels[crop["surface"]], surface, crop, model_input, to)
+                n = crop["surface"]
+                _cut_one(_channels(planes[n]), surfaces[n], crop, model_input, to)
 
 
 def _works(
@@ -157,24 +151,42 @@ def _channels(planes: Sequence[torch.Tensor]) -> Channels:
     return list(planes)
 
 
-def _surface(channels: Channels, image: DeviceImage, pad_value: float | str) -> tuple[Any, ...]:
-    """A `SURFACE`."""
-    height, width, _ = image.shape
+def _surfaces(
+    planes: Sequence[Sequence[torch.Tensor]], images: Sequence[DeviceImage], pad_value: float | str
+) -> np.ndarray:
+    """A `SURFACE` for each image."""
     pad = 0.0 if pad_value == "edge" else float(pad_value)
-    if image.matrix is None:
-        matrix, pads = RGB, [pad] * 3
-    else:
-        matrix, pads = image.matrix, [brightness(image.matrix, pad), NEUTRAL, NEUTRAL]
-    return (
-        [channel.data_ptr() for channel in channels],
-        [channel.stride(0) for channel in channels],
-        [channel.stride(1) for channel in channels],
-        width,
-        height,
-        image.matrix is not None,
-        [min(max(round(value), 0), 255) for value in pads],
-        matrix,
-    )
+    described = np.zeros(len(images), SURFACE)
+    # By column, and in Python where it can be: this is done for every frame.
+    channels, pitches, steps = zip(*map(_layout, planes), strict=True)
+    described["channels"], described["pitches"], described["steps"] = channels, pitches, steps
+    described["width"] = [image.shape[1] for image in images]
+    described["height"] = [image.shape[0] for image in images]
+    described["halved"] = [image.matrix is not None for image in images]
+    described["matrix"] = [RGB if image.matrix is None else image.matrix for image in images]
+    matrices = {id(image.matrix): image.matrix for image in images}  # most share one
+    pads = {key: _pads(matrix, pad) for key, matrix in matrices.items()}
+    described["pads"] = [pads[id(image.matrix)] for image in images]
+    return described
+
+
+def _layout(planes: Sequence[torch.Tensor]) -> tuple[list[int], list[int], list[int]]:
+    """Of each channel of a frame: the address, the bytes from row to row, and those from sample to sample."""
+    first, second = planes[0], planes[-1]
+    if len(planes) == 3:  # I420
+        places, rows = [plane.data_ptr() for plane in planes], [plane.stride(0) for plane in planes]
+        return places, rows, [plane.stride(1) for plane in planes]
+    place, rows, steps = second.data_ptr(), [first.stride(0)], [first.stride(1)]
+    if len(planes) == 2:  # NV12
+        places = [first.data_ptr(), place, place + second.stride(2)]
+        return places, rows + 2 * [second.stride(0)], steps + 2 * [second.stride(1)]
+    return [place + i * first.stride(2) for i in range(3)], 3 * rows, 3 * steps
+
+
+def _pads(matrix: np.ndarray | None, pad: float) -> list[int]:
+    """What lies around a frame, by channel."""
+    values = [pad] * 3 if matrix is None else [brightness(matrix, pad), NEUTRAL, NEUTRAL]
+    return [min(max(round(value), 0), 255) for value in values]
 
 
 def _launches(index: list[int]) -> Iterator[tuple[int, int, dict[int, int]]]:

@@ -7,7 +7,7 @@ from engines.boxes import iou, nms
 from engines.codecs import rtmdet, yolox
 from engines.contract import load_contract
 from engines.detections import Detections
-from engines.detector import KINDS, Detector, to_frame
+from engines.detector import KINDS, Detector, to_frames
 from engines.errors import ContractError
 from engines.geometry import invert_affine, letterbox_matrix, transform_points
 from engines.load import load_engine
@@ -172,7 +172,7 @@ def test_boxes_come_back_to_a_tenth_of_a_pixel(model, size, corners):
     found = Detections(
         transform_points(frame, matrix).reshape(1, 4).astype(np.float32), np.ones(1), np.zeros(1, int), rois
     )
-    back = to_frame(found, invert_affine(matrix), size, clip=True)
+    (back,) = to_frames([found], invert_affine(matrix)[None], [size], clip=True)
     np.testing.assert_allclose(back.boxes, frame.reshape(1, 4), atol=0.1)
     np.testing.assert_allclose(back.rois, [[*frame[0, 0], 100, 50, 0.5]], atol=0.1)
 
