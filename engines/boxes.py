@@ -12,16 +12,19 @@ TINY = float(np.finfo(np.float32).tiny)
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes (N, 4) and (M, 4), x0 y0 x1 y1: (N, M); 0 where both are empty."""
-    low = np.maximum(a[:, None, :2], b[:, :2])
-    sides = np.maximum(np.minimum(a[:, None, 2:], b[:, 2:]) - low, 0)
-    common = sides[..., 0] * sides[..., 1]  # (N, M)
-    union = _area(a)[:, None] + _area(b) - common
-    return common / np.maximum(union, TINY)
+    return overlap(a[:, None], b)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The same of each box (…, 4) with the other one in its place (…, 4): (…)."""
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
+    common = sides[..., 0] * sides[..., 1]
+    return common / np.maximum(_area(a) + _area(b) - common, TINY)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return sides[:, 0] * sides[:, 1]  # (N,)
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def nms(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, max_iou: float) -> np.ndarray:

@@ -28,8 +28,8 @@ class DeviceFrames:
     """Makes the pictures of one source on a device; see `operators.pictures.Frames`.
 
     They lie in a pool of at most `surfaces`, which is the source's own: of cameras that `sync` waits for,
-    none can take the memory that the others need. A graph holds as many of a source's frames as there is
-    room on its edges (a batch each, 4 or more) and in its batches; if these are more, the decoder waits for one to
+    none can take the memory that the others need. A graph holds as many of a source's frames as there is room
+    on its edges (a batch each, 4 or more) and in its batches; if these are more, the decoder waits for one to
     leave. Only an operator that lets none go before it has seen more than `surfaces` would wait for ever:
     after 30 s an error says so. Frames that are dropped on an edge, or wanted no longer, come back at once;
     frames that nobody asks a picture of are never copied.

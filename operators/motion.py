@@ -27,12 +27,16 @@ def begin(boxes: np.ndarray) -> np.ndarray:
     return state
 
 
-def predict(state: np.ndarray, dt_s: float) -> np.ndarray:
-    """The state `dt_s` later, a new one."""
-    noise = (ACCELERATION * _size(state[:, AT])) ** 2  # (T, 1) px²/s³
-    later = _transition(dt_s) @ state
-    later[:, VAR:] += np.array([[dt_s**3 / 3], [dt_s**2 / 2], [dt_s]]) * noise[:, None]
-    np.maximum(later[:, AT, SIZE], 1.0, out=later[:, AT, SIZE])
+def predict(state: np.ndarray, dt_s: np.ndarray) -> np.ndarray:
+    """The state `dt_s` (T,) later, a new one."""
+    later, dt_s = state.copy(), dt_s[:, None]
+    at, speed, var, cov, speed_var = (later[:, row] for row in range(5))
+    noise = (ACCELERATION * _size(at)) ** 2 * dt_s  # (T, 1) px²/s²
+    at += dt_s * speed
+    np.maximum(at[:, SIZE], 1.0, out=at[:, SIZE])
+    var += dt_s * (2 * cov + dt_s * speed_var) + noise * dt_s**2 / 3
+    cov += dt_s * speed_var + noise * dt_s / 2
+    speed_var += noise
     return later
 
 
@@ -52,19 +56,6 @@ def boxes_of(state: np.ndarray) -> np.ndarray:
     """(T, 4) float64, x0 y0 x1 y1."""
     centres, halves = state[:, AT, :2], state[:, AT, SIZE] / 2
     return np.concatenate([centres - halves, centres + halves], axis=1)
-
-
-def _transition(dt_s: float) -> np.ndarray:
-    """(5, 5): each row of the later state as a sum of rows of the earlier one."""
-    return np.array(
-        [
-            [1, dt_s, 0, 0, 0],
-            [0, 1, 0, 0, 0],
-            [0, 0, 1, 2 * dt_s, dt_s**2],
-            [0, 0, 0, 1, dt_s],
-            [0, 0, 0, 0, 1],
-        ]
-    )
 
 
 def _to_centres(boxes: np.ndarray) -> np.ndarray:

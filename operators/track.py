@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 
-from engines.boxes import iou
+from engines.boxes import overlap
 from operators import motion as motions
+from operators.association import match, pairs
 from pipeline.operator import Operator
 from pipeline.packet import Instances, Packet
 
@@ -30,7 +31,7 @@ LOW_MATCH_IOU = 0.5  # of unsure detections; the paper's, section 4.1
 
 
 class _Tracks(NamedTuple):
-    """T tracks of a stream, a row each."""
+    """T tracks, a row each."""
 
     ids: np.ndarray  # (T,) int64
     labels: np.ndarray  # (T,) object
@@ -39,18 +40,53 @@ class _Tracks(NamedTuple):
     lost: np.ndarray  # (T,) bool: the last detection run has missed it
     motion: np.ndarray  # (T, 5, 4), see `operators.motion`
 
-    def rows(self, index: np.ndarray) -> _Tracks:
+    def rows(self, index: np.ndarray | slice) -> _Tracks:
         """Those that `index` picks."""
         return _Tracks._make(field[index] for field in self)
-
-    def joined_by(self, others: _Tracks) -> _Tracks:
-        """These, and others behind them."""
-        return _Tracks._make(np.concatenate(pair) for pair in zip(self, others, strict=True))
 
 
 def _none() -> _Tracks:
     dtypes = (np.int64, np.object_, np.float32, np.int64, np.bool_)
     return _Tracks._make([*(np.empty(0, dtype) for dtype in dtypes), np.empty((0, 5, 4))])
+
+
+def _joined(parts: Sequence[_Tracks]) -> _Tracks:
+    """All of them, one behind the other."""
+    return parts[0] if len(parts) == 1 else _Tracks._make(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+class _Found(NamedTuple):
+    """The N detections of S packets of as many streams, one behind the other."""
+
+    streams: list[str]  # (S,)
+    instances: list[Instances]  # (S,)
+    counts: list[int]  # (S,)
+    at_ns: np.ndarray  # (S,) int64, time on the streams' clocks
+    stream_of: np.ndarray  # (N,) int64, which of the streams
+    boxes: np.ndarray  # (N, 4) float32
+    scores: np.ndarray  # (N,) float32
+    labels: np.ndarray  # (N,) object; empty ones where there are none
+
+    @classmethod
+    def of(cls, packets: Sequence[Packet]) -> _Found:
+        """Those of packets that detection has looked at."""
+        found = [packet.instances for packet in packets if packet.instances is not None]
+        counts = [len(one) for one in found]
+        labels = [one.labels if "labels" in one else np.full(len(one), "", np.object_) for one in found]
+        return cls(
+            [packet.stream for packet in packets],
+            found,
+            counts,
+            np.array([packet.pts_ns for packet in packets]),
+            np.arange(len(found)).repeat(counts),
+            _stacked([one.boxes for one in found]),
+            _stacked([one.scores for one in found]),
+            _stacked(labels),
+        )
 
 
 @dataclasses.dataclass
@@ -103,77 +139,133 @@ class Track(Operator):
         self.ids_given: Counter[str] = Counter()  # by stream, also of those that have ended
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        """Track packet by packet, since each depends on the one before it."""
-        return [self._track(packet) for packet in packets]
+        """Track the packets of all streams at once, but one behind the other of each stream."""
+        results = list(packets)
+        for together in _rounds(packets):
+            states = {i: self._state(packets[i]) for i in together}
+            looked = [i for i in together if packets[i].instances is not None]
+            found = self._update([states[i] for i in looked], [packets[i] for i in looked]) if looked else []
+            for i, instances in zip(looked, found, strict=True):
+                results[i] = packets[i].replace(instances=instances)
+            for i, state in states.items():
+                # Where nothing has looked yet there is nothing, which differs from having found none.
+                if packets[i].instances is None and state.updated_ns is not None:
+                    results[i] = packets[i].replace(instances=_coast(state, packets[i]))
+        return results
 
-    def _track(self, packet: Packet) -> Packet:
+    def _state(self, packet: Packet) -> _Stream:
+        """What is remembered of the packet's stream, as far as it goes on."""
         now_ns = packet.pts_ns
         state = self.streams.get(packet.stream)
         if state is None or state.size != packet.size or not state.goes_on(now_ns, self.lost_ns):
             state = self.streams[packet.stream] = _Stream(packet.size)
         state.last_ns = now_ns
-        if packet.instances is not None:
-            return packet.replace(instances=self._update(packet.stream, state, now_ns, packet.instances))
-        if state.updated_ns is None:  # nothing has looked yet, which differs from having found none
-            return packet
-        return packet.replace(instances=_coast(state, (now_ns - state.updated_ns) / 1e9, packet.size))
+        return state
 
-    def _update(self, stream: str, state: _Stream, now_ns: int, found: Instances) -> Instances:
-        elapsed_s = 0.0 if state.updated_ns is None else (now_ns - state.updated_ns) / 1e9
-        tracks = state.tracks
-        if tracks.lost.any():
-            tracks = tracks.rows(~tracks.lost | (now_ns - tracks.seen_ns <= self.lost_ns))
-        motion = motions.predict(tracks.motion, elapsed_s)
-        state.labelled = "labels" in found
-        labels = found.labels if state.labelled else np.full(len(found), "", np.object_)
+    def _update(self, states: list[_Stream], packets: list[Packet]) -> list[Instances]:
+        """Of S streams, with a packet each on which detection ran: the detections that belong to tracks."""
+        found = _Found.of(packets)
+        for state, instances in zip(states, found.instances, strict=True):
+            state.labelled = "labels" in instances
+        tracks = _joined([state.tracks for state in states])
+        counts = [len(state.tracks.ids) for state in states]
+        stream_of = np.arange(len(states)).repeat(counts)  # (T,)
+        now_ns = found.at_ns[stream_of]  # (T,), and when its stream was last looked at
+        then_ns = np.array([state.updated_ns or 0 for state in states]).repeat(counts)
 
-        overlap = iou(motions.boxes_of(motion), found.boxes)  # (T, N)
-        overlap *= tracks.labels[:, None] == labels
-        row_of = self._associate(overlap, tracks.lost, found.scores)  # (N,) row in tracks, -1 for none
+        motion = motions.predict(tracks.motion, (now_ns - then_ns) / 1e9)
+        alive = ~tracks.lost | (now_ns - tracks.seen_ns <= self.lost_ns)
+        rows, columns = pairs(counts, found.counts)
+        overlaps = overlap(motions.boxes_of(motion)[rows], found.boxes[columns])
+        overlaps *= (tracks.labels[rows] == found.labels[columns]) & alive[rows]
+        row_of = self._associate(rows, columns, overlaps, tracks.lost, found.scores)
+
         met = row_of >= 0
         rows = row_of[met]
         motions.correct(motion, rows, found.boxes[met])
-        scores, seen_ns, lost = (
-            tracks.scores.copy(),
-            tracks.seen_ns.copy(),
-            np.ones(len(tracks.ids), np.bool_),
-        )
-        scores[rows], seen_ns[rows], lost[rows] = found.scores[met], now_ns, False
+        scores, seen_ns, lost = tracks.scores.copy(), tracks.seen_ns.copy(), np.ones(len(motion), np.bool_)
+        scores[rows], seen_ns[rows], lost[rows] = found.scores[met], now_ns[rows], False
         motion[lost, motions.SPEED, motions.SIZE] = 0  # what is out of sight should not grow or shrink
         tracks = _Tracks(tracks.ids, tracks.labels, scores, seen_ns, lost, motion)
 
         new = (~met & (found.scores >= max(self.high_score, self.new_score))).nonzero()[0]
         if len(new):
-            row_of[new] = len(tracks.ids) + np.arange(len(new))
-            tracks = tracks.joined_by(self._begin(stream, found.rows(new), labels[new], now_ns))
-        state.tracks, state.updated_ns = tracks, now_ns
+            row_of[new] = len(motion) + np.arange(len(new))
+            tracks = _joined([tracks, self._begin(found, new)])
+            stream_of = np.concatenate([stream_of, found.stream_of[new]])
+            alive = np.concatenate([alive, np.ones(len(new), np.bool_)])
+        self._hand_back(states, found.at_ns, tracks, stream_of, alive)
+        return self._tracked(found, tracks, row_of)
 
-        tracked = row_of >= 0
-        if not tracked.all():
-            self.count("detections without a track", len(found) - int(tracked.sum()))
-            found, row_of = found.rows(tracked), row_of[tracked]
-        return found.replace(track_ids=tracks.ids[row_of], detected=np.ones(len(found), np.bool_))
+    def _associate(
+        self,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        overlaps: np.ndarray,
+        lost: np.ndarray,
+        scores: np.ndarray,
+    ) -> np.ndarray:
+        """The track of each detection, -1 for none: (N,).
 
-    def _begin(self, stream: str, found: Instances, labels: np.ndarray, now_ns: int) -> _Tracks:
-        """New tracks where these were found."""
-        count, given = len(found), self.ids_given[stream]
-        self.ids_given[stream] += count
-        ids = given + 1 + np.arange(count)
-        seen_ns, lost = np.full(count, now_ns), np.zeros(count, np.bool_)
-        return _Tracks(ids, labels, found.scores, seen_ns, lost, motions.begin(found.boxes))
-
-    def _associate(self, overlap: np.ndarray, lost: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """The track of each detection, -1 for none: (N,) rows of `overlap` (T, N)."""
+        Args:
+            rows: (P,), the tracks in pairs of a track and a detection of one stream.
+            columns: (P,), the detections.
+            overlaps: (P,) of them; 0 for pairs that cannot be.
+            lost: (T,), of the tracks.
+            scores: (N,), of the detections.
+        """
         row_of = np.full(len(scores), -1)
         sure = scores >= self.high_score
-        _match(overlap, row_of, np.arange(len(lost)), sure.nonzero()[0], self.match_iou)
-        unsure = (~sure & (scores >= self.low_score)).nonzero()[0]
-        if len(unsure):
+        match(row_of, rows, columns, overlaps, sure[columns] & (overlaps >= self.match_iou))
+        unsure = ~sure & (scores >= self.low_score)
+        if unsure.any():
             # A lost track has no place that an unsure detection could confirm.
             waiting = ~lost
             waiting[row_of[row_of >= 0]] = False
-            _match(overlap, row_of, waiting.nonzero()[0], unsure, LOW_MATCH_IOU)
+            may = unsure[columns] & waiting[rows] & (overlaps >= LOW_MATCH_IOU)
+            match(row_of, rows, columns, overlaps, may)
         return row_of
+
+    def _begin(self, found: _Found, new: np.ndarray) -> _Tracks:
+        """Tracks where these were found."""
+        ids = []
+        for n in found.stream_of[new].tolist():
+            self.ids_given[found.streams[n]] += 1
+            ids.append(self.ids_given[found.streams[n]])
+        boxes, at_ns = found.boxes[new], found.at_ns[found.stream_of[new]]
+        here = np.zeros(len(new), np.bool_)
+        return _Tracks(np.array(ids), found.labels[new], found.scores[new], at_ns, here, motions.begin(boxes))
+
+    @staticmethod
+    def _hand_back(
+        states: list[_Stream], at_ns: np.ndarray, tracks: _Tracks, stream_of: np.ndarray, alive: np.ndarray
+    ) -> None:
+        """Give each stream its tracks, new ones last, without those that were lost for too long."""
+        if len(states) == 1 and alive.all():
+            states[0].tracks, states[0].updated_ns = tracks, int(at_ns[0])
+            return
+        order = np.argsort(stream_of, kind="stable")
+        order = order[alive[order]]
+        tracks = tracks.rows(order)
+        stops = np.searchsorted(stream_of[order], np.arange(len(states) + 1)).tolist()
+        for state, start, stop, now_ns in zip(states, stops, stops[1:], at_ns.tolist(), strict=False):
+            state.tracks, state.updated_ns = tracks.rows(slice(start, stop)), now_ns
+
+    def _tracked(self, found: _Found, tracks: _Tracks, row_of: np.ndarray) -> list[Instances]:
+        """The detections of each packet that belong to a track, with its id."""
+        tracked = row_of >= 0
+        if not tracked.all():
+            self.count("detections without a track", int((~tracked).sum()))
+        ids, results, start = tracks.ids[row_of[tracked]], [], 0
+        kept = np.bincount(found.stream_of[tracked], minlength=len(found.streams)).tolist()
+        first = 0  # row of `found`
+        for instances, count, number in zip(found.instances, found.counts, kept, strict=True):
+            if number < count:
+                instances = instances.rows(tracked[first : first + count])
+            detected = np.ones(number, np.bool_)
+            results.append(instances.replace(track_ids=ids[start : start + number], detected=detected))
+            first, start = first + count, start + number
+        return results
 
     def reset(self, stream: str) -> None:
         """End all tracks of the stream; the ids they had stay used."""
@@ -185,11 +277,26 @@ class Track(Operator):
         return ()
 
 
-def _coast(state: _Stream, dt_s: float, size: tuple[int, int]) -> Instances:
-    """Where the tracks that were seen last time are now, `dt_s` later; without those that left the frame."""
+def _rounds(packets: Sequence[Packet]) -> list[list[int]]:
+    """The packets by their places, in rounds that have at most one of each stream, in order."""
+    rounds: list[list[int]] = []
+    seen: Counter[str] = Counter()
+    for i, packet in enumerate(packets):
+        number = seen[packet.stream]
+        seen[packet.stream] += 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(i)
+    return rounds
+
+
+def _coast(state: _Stream, packet: Packet) -> Instances:
+    """Where the tracks that were seen last time are now; without those that left the frame."""
+    assert state.updated_ns is not None
     tracks = state.tracks.rows(~state.tracks.lost)
-    boxes = motions.boxes_of(motions.predict(tracks.motion, dt_s)).astype(np.float32)
-    inside = np.all((boxes[:, :2] < size) & (boxes[:, 2:] > 0), axis=1)
+    elapsed_s = np.full(len(tracks.ids), (packet.pts_ns - state.updated_ns) / 1e9)
+    boxes = motions.boxes_of(motions.predict(tracks.motion, elapsed_s)).astype(np.float32)
+    inside = np.all((boxes[:, :2] < packet.size) & (boxes[:, 2:] > 0), axis=1)
     tracks, boxes = tracks.rows(inside), boxes[inside]
     labels: dict[str, Any] = {"labels": tracks.labels} if state.labelled else {}
     return Instances(
@@ -199,15 +306,3 @@ def _coast(state: _Stream, dt_s: float, size: tuple[int, int]) -> Instances:
         track_ids=tracks.ids,
         detected=np.zeros(len(boxes), np.bool_),
     )
-
-
-def _match(
-    overlap: np.ndarray, row_of: np.ndarray, rows: np.ndarray, columns: np.ndarray, min_iou: float
-) -> None:
-    """Pair tracks `rows` with detections `columns` for the largest sum of overlaps; write it to `row_of`."""
-    if len(rows) and len(columns):
-        part = overlap[rows[:, None], columns]
-        part[part < min_iou] = 0  # before assigning: a pair that cannot be must not displace one that can
-        picked, at = linear_sum_assignment(part, maximize=True)
-        real = part[picked, at] > 0
-        row_of[columns[at[real]]] = rows[picked[real]]

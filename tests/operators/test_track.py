@@ -221,3 +221,34 @@ def test_a_crowd_keeps_its_ids_through_noise_and_weak_scores(rng):
             person = int(np.flatnonzero((np.float32(boxes) == found).all(axis=1))[0])
             by_person[person].add(int(row))
     assert sum(len(found) for found in by_person) <= n + 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_packets_of_many_streams_at_once_are_tracked_as_one_by_one(seed):
+    """Persons cross, come and go; of some frames there are no detections, and streams are not in step."""
+    random = np.random.default_rng(seed)
+    packets = []
+    for stream in "abcdef":
+        at, speed = random.uniform(200, 800, (4, 2)), random.normal(0, 60, (4, 2))
+        for n in range(30):
+            boxes = np.array([box(*centre) for centre in at + n / 10 * speed + random.normal(0, 2, (4, 2))])
+            seen = random.random(4) < 0.9
+            scores = random.choice([0.05, 0.3, 0.9, 0.95], 4, p=[0.05, 0.15, 0.4, 0.4])[seen]
+            looked = random.random() < 0.8
+            packets.append(
+                packet(n / 10, boxes[seen] if looked else None, scores, ["person"] * len(scores), stream)
+            )
+    packets.sort(key=lambda one: (one.pts_ns, random.random()))
+    together, single, found = Track(), Track(), []
+    for start in range(0, len(packets), 16):
+        found += together.process(packets[start : start + 16])
+    for one, given in zip(found, packets, strict=True):
+        (expected,) = single.process([given])
+        assert (one.stream, one.pts_ns) == (given.stream, given.pts_ns)
+        if expected.instances is None:
+            assert one.instances is None
+            continue
+        for name, values in expected.instances.fields.items():
+            np.testing.assert_array_equal(one.instances[name], values, err_msg=name)
+    assert together.counters == single.counters
+    assert max(one.instances.track_ids.max(initial=0) for one in found if one.instances) >= 4
