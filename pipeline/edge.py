@@ -52,6 +52,13 @@ class Lane:
         """Whether the next packet must wait, where the policy is to wait."""
         return self.packets >= self.capacity
 
+    def at_limit(self, stream: str) -> bool:
+        """Whether one more packet of a stream would wait, or cost one."""
+        if self.policy == "block":
+            return self.full
+        queue = self.queues.get(stream)
+        return queue is not None and self._holds(queue) >= self.capacity
+
     def append(self, now: int, item: Item) -> None:
         """Queue an item; a full lane that does not block loses a packet. Events and ends are never lost."""
         stream = item.stream
@@ -149,7 +156,8 @@ class Inbox:
                     lane.discard("aborted")
             if blocks and not lane.full:
                 self._not_full.notify()  # there is room for one more who waits
-            self._tell(len(items), at_once=lane.others > 0 or (blocks and lane.full))
+            pressing = lane.others > 0 or any(lane.at_limit(item.stream) for item in items)
+            self._tell(len(items), at_once=pressing)
 
     def _tell(self, items: int, *, at_once: bool) -> None:
         """Wake whom new items are for: one that gathers only when it has enough of them, or `at_once`."""

@@ -123,3 +123,17 @@ def test_whoever_gathers_stops_when_no_more_can_come():
     worker.join(10)
     assert len(found[0][1]) == 1
     assert found[1] is None
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "latest"])
+def test_whoever_gathers_takes_a_packet_before_the_next_would_cost_it(policy):
+    lane = Lane(2, policy)
+    inbox, found = Inbox([lane]), []
+    worker = threading.Thread(target=lambda: found.append(inbox.take(6, 30)), daemon=True)
+    worker.start()
+    for seq in range(6):
+        inbox.put(lane, [packet("a", seq)])
+        time.sleep(0.05)
+    worker.join(10)
+    assert [item.seq for _, item in found[0][1]] == list(range(6))
+    assert lane.dropped == {}
