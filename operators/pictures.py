@@ -139,10 +139,9 @@ class DisplayMatrix:
 
     def __call__(self, frame: VideoFrame) -> np.ndarray | None:
         """The matrix (9,) int32 of this frame."""
+        # NVDEC's videos are upright (`operators.nvdec`), and a copy of its frame would be a download.
         if frame.format.name == "cuda" and not frame.rotation:
-            return (
-                None  # NVDEC's videos are upright (`operators.nvdec`), and a copy of its frame is a download
-            )
+            return None
         if frame.rotation != self._rotation:
             self._rotation = frame.rotation
             side_data: Any = _scaler().reformat(frame, width=16, height=16, threads=1).side_data

@@ -31,9 +31,7 @@ class Surface:
         self.memory, self.layout, self.size = memory, layout, size
         self.planes = planes_of(memory, layout, size)
         self.readers = Readers()
-        self.written: Event | None = (
-            None  # the event behind the last write, which perhaps nobody has waited for
-        )
+        self.written: Event | None = None  # behind the last write, for which perhaps nobody has waited
 
 
 class SurfacePool:
