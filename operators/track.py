@@ -52,7 +52,7 @@ def _none() -> _Tracks:
 
 def _joined(parts: Sequence[_Tracks]) -> _Tracks:
     """All of them, one behind the other."""
-    return parts[0] if len(parts) == 1 else _Tracks._make(map(np.concatenate, zip(*parts, strict=True)))
+    return _Tracks._make(map(_stacked, zip(*parts, strict=True)))
 
 
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:

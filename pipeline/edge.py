@@ -67,7 +67,7 @@ class Lane:
             queue = self.queues[stream] = deque()
         if isinstance(item, Packet):
             self.received += 1
-            if self.policy != "block" and self._holds(queue) >= self.capacity:
+            if self.policy != "block" and self.at_limit(stream):
                 self.dropped[stream, "full"] += 1
                 if self.policy == "drop_newest":
                     return

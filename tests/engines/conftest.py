@@ -47,11 +47,9 @@ def finished(codec, reduced, contract, *thresholds):
     return detections.finish(reduced, thresholds[1]) if thresholds else codec.finish(reduced, contract)
 
 
-@pytest.fixture(params=["numpy", "torch"])
+@pytest.fixture(params=["on_host", "tensors"], ids=["numpy", "torch"])
 def arrays(request):
-    return (
-        request.getfixturevalue("on_host") if request.param == "numpy" else request.getfixturevalue("tensors")
-    )
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

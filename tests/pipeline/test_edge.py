@@ -99,17 +99,6 @@ def test_a_batch_that_stays_small_is_handed_out_in_time_with_all_that_is_there()
     assert 0.3 <= time.monotonic() - start < 5
 
 
-def test_a_batch_larger_than_the_edge_is_gathered_all_the_same():
-    lane = Lane(2, "block")
-    inbox, found = Inbox([lane]), []
-    worker = threading.Thread(target=lambda: found.append(inbox.take(6, 30)), daemon=True)
-    worker.start()
-    for seq in range(6):
-        inbox.put(lane, [packet("a", seq)])
-    worker.join(10)
-    assert len(found[0][1]) == 6
-
-
 def test_whoever_gathers_stops_when_no_more_can_come():
     lane = Lane(8, "block")
     inbox, found = Inbox([lane]), []
@@ -125,8 +114,8 @@ def test_whoever_gathers_stops_when_no_more_can_come():
     assert found[1] is None
 
 
-@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "latest"])
-def test_whoever_gathers_takes_a_packet_before_the_next_would_cost_it(policy):
+@pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest", "latest"])
+def test_a_batch_larger_than_the_edge_is_gathered_and_costs_no_packet(policy):
     lane = Lane(2, policy)
     inbox, found = Inbox([lane]), []
     worker = threading.Thread(target=lambda: found.append(inbox.take(6, 30)), daemon=True)
