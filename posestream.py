@@ -10,11 +10,11 @@ Everything here lives elsewhere and is only re-exported.
 """
 
 from engines.errors import AssetError, ContractError, EngineError
-from operators.graphs import load_graph, run
+from operators.graph_files import load_graph, run
 from operators.records.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
-from pipeline.metrics import RunStats
+from pipeline.measurement.metrics import RunStats
 from pipeline.operator import Operator, Source
 from pipeline.packet import End, Instances, Packet
 from pipeline.run import Run

@@ -33,9 +33,9 @@ import harness
 import psutil
 
 from engines.home import cache_home
-from operators.graphs import load_graph, with_sinks
-from pipeline.figures import RunFigures
-from pipeline.metrics import Histogram, RunStats
+from operators.graph_files import load_graph, with_sinks
+from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.metrics import Histogram, RunStats
 from pipeline.run import Run
 
 MB = 1e6

@@ -16,9 +16,9 @@ from typing import Any, Self, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from engines.assets import fetch
-from engines.clips import available_clips, load_clip
-from tools.profiling.machine import this_machine
+from engines.assets.clips import available_clips, load_clip
+from engines.assets.store import fetch
+from tools.profiling.machine.hardware import this_machine
 
 T = TypeVar("T")
 

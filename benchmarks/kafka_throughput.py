@@ -38,7 +38,7 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.kafka.broker import Broker, create_topic
+from tests.support.kafka.broker import Broker, create_topic
 
 TARGET, KEYPOINTS = 0.9, 17
 RUN = RunInfo.new("bench")

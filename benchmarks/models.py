@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import harness
 
-from engines.assets import is_cached, locate
-from engines.backends.choice import BACKENDS, choices, suits
-from engines.bench import bench_model
-from engines.contract import available_models, load_contract
+from engines.assets.model_files import find_model, runnable
+from engines.assets.store import is_cached, locate
+from engines.contracts.contract import available_models, load_contract
 from engines.errors import AssetError, EngineError
-from engines.prepared import find_model, runnable
+from engines.loading.backend_choice import BACKENDS, choices, suits
+from engines.verification.bench import bench_model
 
 COLUMNS = ("model", "input", "backend", "threads", "batch", "items/s", "p50 ms", "p99 ms", "MB", "GPU MB")
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import harness
 
-from operators.graphs import load_graph, with_sinks
+from operators.graph_files import load_graph, with_sinks
 from pipeline.operator import RunInfo
 from pipeline.run import run_graph
 from tools.run import parse_changes

@@ -31,14 +31,14 @@ from typing import Any
 import harness
 import numpy as np
 
-from operators.graphs import load_graph, with_sinks
-from pipeline.figures import RunFigures
+from operators.graph_files import load_graph, with_sinks
+from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.tracing import Tracer
 from pipeline.run import Run
-from pipeline.tracing import Tracer
-from tools.profiling.gpus import load_nvml
+from tools.profiling.machine.gpus import load_nvml
+from tools.profiling.machine.usage import UseSampler
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.settings import SAMPLE_HZ
-from tools.profiling.use import UseSampler
 
 OFF, ON, TRACED = "off", "recording", "with trace"
 KINDS = (OFF, ON, TRACED)

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.rtsp_fixtures import SIZES, RtspServer, make_clip, why_not
-from tests.watching import Watching, until
+from tests.support.rtsp_fixtures import SIZES, RtspServer, make_clip, why_not
+from tests.support.watching import Watching, until
 
 BACK_S, NOTICED_S = 2.0, 1.0
 GROWTH, GROWTH_MB = 0.02, 4.0

@@ -39,13 +39,13 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import operators.decode
-from operators.graphs import load_graph, with_sinks
+from operators.graph_files import load_graph, with_sinks
 from pipeline.run import Run
-from tests.faulty_server import FaultyServer
-from tests.rtsp_fixtures import RtspServer, make_clip, why_not
-from tests.watching import http_server, link_threads, send_pictures
-from tools.attached import Attached
-from tools.prometheus import make_registry, scrape
+from tests.support.faulty_server import FaultyServer
+from tests.support.rtsp_fixtures import RtspServer, make_clip, why_not
+from tests.support.watching import http_server, link_threads, send_pictures
+from tools.service.attached import Attached
+from tools.service.prometheus import make_registry, scrape
 
 LIBC = ctypes.CDLL(None)
 MB = 1e6

@@ -33,7 +33,7 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.kafka.broker import Broker
+from tests.support.kafka.broker import Broker
 
 STREAMS = ("yard", "barn", "gate", "field")
 MOST_TWICE = 0.01

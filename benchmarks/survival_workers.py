@@ -28,11 +28,11 @@ import msgpack
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from operators.records.messages import decode  # noqa: E402
 from pipeline.packet import End, Packet  # noqa: E402
-from tests.kafka.broker import Broker  # noqa: E402
+from tests.support.kafka.broker import Broker  # noqa: E402
 
 WORKERS, PATIENCE_S = 3, 120
 STAND_IN = """\
@@ -65,7 +65,7 @@ class Layout:
     def __init__(self, folder: Path, brokers: str, graph: str):
         self.folder, self.graph = folder, graph
         self.environment = os.environ | {
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}",
             "POSESTREAM_KAFKA": brokers,
         }
         self.processes: list[subprocess.Popen[bytes]] = []

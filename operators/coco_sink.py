@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import orjson
 
+from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError
-from engines.skeletons import load_skeleton
-from operators.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error, write_all
+from operators.files.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error, write_all
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
 

@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from engines.crops import Image
+from engines.images.crops import Image
 from operators.cameras.camera import Camera
 from operators.cameras.link import LinkOptions
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of
-from operators.device_frames import frames_on
-from operators.media import IMAGE_FPS, SourceProbe, image_paths, probe, shots
-from operators.pictures import HOST, Frames
-from operators.video import SECOND_NS
+from operators.decoding.device_frames import frames_on
+from operators.decoding.frame_images import HOST, Frames
+from operators.decoding.media_files import IMAGE_FPS, SourceProbe, image_paths, probe, shots
+from operators.decoding.video import SECOND_NS
 from pipeline.errors import OptionError, SourceError
 from pipeline.operator import Ports, RunInfo, Source
 from pipeline.packet import End, Event, Packet
@@ -60,7 +60,7 @@ class Decode(Source):
     `captured_ns` by the camera's clock where it tells and is right; what happens to them are events. Files
     play at their own pace.
 
-    With `device: cuda` frames are decoded by the GPU and stay in its memory (`operators.device_frames`); what
+    With `device: cuda` frames are decoded by the GPU and stay in its memory (`decoding.device_frames`); what
     it cannot decode is copied there, which the log tells with the reason. Damage inside of a slice the GPU
     conceals without a word: such frames are not left out. A topic's frames stay on the host.
     """

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from engines.configs import nearest
-from engines.detections import Detections
-from engines.detector import KINDS, Detector
-from engines.load import load_engine
-from operators.models import Device, RunsOn, contract_for, model_for
-from operators.whole_frames import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
+from engines.codecs.detections import Detections
+from engines.contracts.config_files import nearest
+from engines.estimators.detector import KINDS, Detector
+from engines.loading.load import load_engine
+from operators.estimation.full_frame import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
+from operators.estimation.model_options import Device, RunsOn, contract_for, model_for
 from pipeline.errors import OptionError
 from pipeline.operator import Ports, RunInfo
 from pipeline.packet import Instances
@@ -32,7 +32,7 @@ class Detect(WorksOnWholeFrames):
               labels  str     (N,)    class names
               rois    float32 (N, 5)  BlazePose only: centre x, y, width, height in px, angle in rad
     Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. Where
-    `min_score` and `nms_iou` are not given, those of the model's family hold (`engines.detector.KINDS`).
+    `min_score` and `nms_iou` are not given, those of the model's family hold (`estimators.detector.KINDS`).
     """
 
     provides = FIELDS

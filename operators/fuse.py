@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from engines.ensemble import Ensemble, Look
-from engines.load import load_engine
-from engines.topdown import CODECS, TopDown
-from operators.boxed import BoxedPoses
-from operators.models import Device, RunsOn, Threads, contract_for, count_halved, model_for
+from engines.estimators.ensemble import Ensemble, Look
+from engines.estimators.topdown import CODECS, TopDown
+from engines.loading.load import load_engine
+from operators.estimation.model_options import Device, RunsOn, Threads, contract_for, count_halved, model_for
+from operators.estimation.poses_in_boxes import BoxedPoses
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Packet
@@ -44,7 +44,7 @@ class Fuse(Operator):
               keypoint_scores  float32 (N, K)     mean of the models' own, an outlier's counting as 0
 
     Each model takes the plain crop and, one at a time, the augmented ones: at most 8 in all. A keypoint is
-    the mean of all that found it, by their scores, without those far from the rest (`engines.ensemble.fuse`).
+    the mean of all that found it, by their scores, without those far from the rest (`ensemble.fuse`).
     """
 
     needs = ("image", "boxes")

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from operators.records.record import event_record, header, record, to_json
-from operators.sink_files import (
+from operators.files.sink_files import (
     Folder,
     RotateMb,
     RotateMin,
@@ -20,6 +19,7 @@ from operators.sink_files import (
     sink_error,
     write_all,
 )
+from operators.records.record import event_record, header, record, to_json
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Event, Packet
 

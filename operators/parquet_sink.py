@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from operators.files.sink_files import Folder, OpenFiles, Rotation, StreamFiles, close_all, sink_error
 from operators.records.record import header, to_json
-from operators.sink_files import Folder, OpenFiles, Rotation, StreamFiles, close_all, sink_error
 from pipeline.errors import SinkError
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Packet

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from engines.contract import Contract, YoloPoseCodec
-from engines.detections import Detections
-from engines.detector import Detector
-from engines.load import load_engine
-from operators.models import Device, RunsOn, Threads, contract_for, model_for
-from operators.whole_frames import Every, Fraction, MaxDetections, WorksOnWholeFrames
+from engines.codecs.detections import Detections
+from engines.contracts.contract import Contract, YoloPoseCodec
+from engines.estimators.detector import Detector
+from engines.loading.load import load_engine
+from operators.estimation.full_frame import Every, Fraction, MaxDetections, WorksOnWholeFrames
+from operators.estimation.model_options import Device, RunsOn, Threads, contract_for, model_for
 from pipeline.operator import Ports, RunInfo
 from pipeline.packet import Instances
 
@@ -29,7 +29,7 @@ class PoseOnestage(WorksOnWholeFrames):
               keypoints        float32 (N, K, 2)  px of the frame, those outside of it included
               keypoint_scores  float32 (N, K)     0..1; not of models that were trained without visibility
     Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. Where
-    `min_score` and `nms_iou` are not given, those of the model's family hold (`engines.detector.KINDS`).
+    `min_score` and `nms_iou` are not given, those of the model's family hold (`estimators.detector.KINDS`).
     """
 
     provides = ("boxes", "scores", "labels", "keypoints", "keypoint_scores")

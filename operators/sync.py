@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from operators.groups import NOTHING_MORE, Group, best_group
+from operators.cameras.frame_matching import NOTHING_MORE, Group, best_group
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import End, Event, Packet

@@ -17,9 +17,9 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from engines.boxes import overlap
-from operators import motion as motions
-from operators.association import match, pairs
+from engines.images.boxes import overlap
+from operators.tracking import kalman as motions
+from operators.tracking.association import match, pairs
 from pipeline.operator import Operator
 from pipeline.packet import Instances, Packet
 
@@ -38,7 +38,7 @@ class _Tracks(NamedTuple):
     scores: np.ndarray  # (T,) float32
     seen_ns: np.ndarray  # (T,) int64, when a detection last met it
     lost: np.ndarray  # (T,) bool: the last detection run has missed it
-    motion: np.ndarray  # (T, 5, 4), see `operators.motion`
+    motion: np.ndarray  # (T, 5, 4), see `operators.tracking.kalman`
 
     def rows(self, index: np.ndarray | slice) -> _Tracks:
         """Those that `index` picks."""

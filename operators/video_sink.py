@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from engines.contracts.skeletons import Skeleton, load_skeleton
 from engines.errors import ContractError
-from engines.skeletons import Skeleton, load_skeleton
-from operators.draw import draw
-from operators.mp4 import Mp4, find_encoder
-from operators.sink_files import Folder, RotateMb, RotateMin, Rotation, StreamFiles, close_all
+from operators.files.draw import draw
+from operators.files.mp4_writer import Mp4, find_encoder
+from operators.files.sink_files import Folder, RotateMb, RotateMin, Rotation, StreamFiles, close_all
 from pipeline.errors import SinkError
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Packet

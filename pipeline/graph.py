@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.edge import Policy
+from pipeline.definition.fragments import check_fragments
+from pipeline.definition.options import check_options, options_model
+from pipeline.definition.yaml_lines import Path, parse_yaml
+from pipeline.edges.edge import Policy
 from pipeline.errors import ConfigError, OptionError
-from pipeline.fragments import check_fragments
 from pipeline.node import Node
 from pipeline.operator import Operator, Source
-from pipeline.options import check_options, options_model
 from pipeline.stage import Batching, OnError
-from pipeline.yaml_lines import Path, parse_yaml
 
 Registry = Mapping[str, str | type[Operator]]  # operator name: its class, or "module:Class"
 

@@ -10,21 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from pipeline.edge import Edge, Inbox, Item, Lane, Policy
+from pipeline.edges.edge import Edge, Inbox, Item, Lane, Policy
+from pipeline.edges.pace import Pace
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from pipeline.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
 from pipeline.graph import Graph
-from pipeline.metrics import Histogram, RunStats
+from pipeline.measurement.ended_sources import Past
+from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
+from pipeline.measurement.metrics import Histogram, RunStats
+from pipeline.measurement.tracing import Tracer
 from pipeline.node import Node
 from pipeline.operator import RunInfo, Source
-from pipeline.pace import Pace
 from pipeline.packet import End, Event, Packet
-from pipeline.past import Past
+from pipeline.processes.split_run import SplitRun, processes_for
 from pipeline.reader import Reader
 from pipeline.running import Running
-from pipeline.split import SplitRun, processes_for
 from pipeline.stage import Stage
-from pipeline.tracing import Tracer
 
 _log = logging.getLogger("posestream.run")
 

@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from pipeline.errors import PipelineError
-from pipeline.figures import RunFigures
 from pipeline.graph import Graph
-from pipeline.metrics import RunStats
+from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.metrics import RunStats
 from pipeline.operator import RunInfo
 
 

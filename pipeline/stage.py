@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.edge import Edge, Inbox, Item, Taken
+from pipeline.edges.edge import Edge, Inbox, Item, Taken
+from pipeline.edges.join import merge
 from pipeline.errors import PipelineError, RunError
-from pipeline.figures import StageFigures
-from pipeline.join import merge
-from pipeline.metrics import WorkerMetrics, forget_losses
+from pipeline.measurement.figures import StageFigures
+from pipeline.measurement.metrics import WorkerMetrics, forget_losses
+from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import End, Event, Packet
-from pipeline.tracing import Span, Tracer
 
 OnError = Literal["fail", "skip"]
 

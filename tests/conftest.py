@@ -4,13 +4,16 @@ import functools
 
 import pytest
 
-from engines.assets import fetch
-from engines.backends.choice import cuda_devices
-from engines.clips import load_clip
-from engines.contract import load_contract
+from engines.assets.clips import load_clip
+from engines.assets.store import fetch
+from engines.contracts.contract import load_contract
 from engines.errors import AssetError
+from engines.loading.backend_choice import cuda_devices
 
-pytest_plugins = ["tests.kafka_fixtures", "tests.rtsp_fixtures"]  # a real broker, a real camera
+pytest_plugins = [
+    "tests.support.kafka_fixtures",
+    "tests.support.rtsp_fixtures",
+]  # a real broker, a real camera
 
 
 def pytest_runtest_setup(item):
@@ -50,7 +53,7 @@ def small(tmp_path_factory):
     """A small real RTMPose: its checkpoint, and the export that took some seconds."""
     for library in ("torch", "onnx", "onnxscript", "onnxslim"):
         pytest.importorskip(library)
-    from tests.small_rtmpose import make
+    from tests.support.small_rtmpose import make
 
     home = tmp_path_factory.mktemp("small")
     with pytest.MonkeyPatch.context() as patch:

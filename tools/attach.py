@@ -17,15 +17,15 @@ from rich.console import Console
 
 from engines.errors import EngineError
 from operators.cameras.uri import resolve_uri
-from operators.graphs import load_graph, with_sinks
+from operators.graph_files import load_graph, with_sinks
 from pipeline.errors import ConfigError, SourceError
 from pipeline.graph import Graph
 from pipeline.run import Run
-from tools.attached import Attached
-from tools.cameras import name_cameras, read_credentials
-from tools.fragments import keep_making_topics, take_part
-from tools.report import Progress, in_one_line, print_summary
+from tools.camera_options import name_cameras, read_credentials
+from tools.fragment_options import keep_making_topics, take_part
 from tools.run import Changes, Fragment, GraphChoice, check_weights, interrupts, parse_changes
+from tools.run_report import Progress, in_one_line, print_summary
+from tools.service.attached import Attached
 
 log = logging.getLogger("posestream.attach")
 
@@ -148,7 +148,7 @@ def serve(attached: Attached, control: str | None, *, quiet: bool = False) -> No
     run, console = attached.run, Console(stderr=True)
     with contextlib.ExitStack() as stack:
         if control:
-            from tools.control import ControlServer, listen  # FastAPI takes its time
+            from tools.service.control import ControlServer, listen  # FastAPI takes its time
 
             token = os.environ.get(TOKEN) or None
             server = stack.enter_context(ControlServer(attached, listen(control, token), token))

@@ -14,7 +14,11 @@ from rich.logging import RichHandler
 
 from engines.errors import EngineError
 from pipeline.errors import ConfigError, PipelineError, SourceError
-from tools import attach, demo, engine, evaluate, graph, kafka, models, profile, run, top
+from tools import attach, demo, graph, models, profile, run
+from tools.engine import commands as engine
+from tools.evaluate import commands as evaluate
+from tools.kafka import commands as kafka
+from tools.service import top
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from engines.clips import load_clip
-from engines.contract import load_contract
-from operators.graphs import load_graph, models_of
+from engines.assets.clips import load_clip
+from engines.contracts.contract import load_contract
+from operators.graph_files import load_graph, models_of
 from tools.models import fetch_with_progress
 from tools.run import process
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from operators import REGISTRY
-from operators.fragments import cut
-from operators.graphs import available_graphs, load_graph, models_named
+from operators.graph_files import available_graphs, load_graph, models_named
+from operators.kafka.fragment_topics import cut
+from pipeline.definition.graph_schema import graph_schema
 from pipeline.graph import Graph
 from pipeline.node import Node
-from pipeline.schema import graph_schema
 from tools.run import parse_changes
 
 app = typer.Typer(no_args_is_help=True, help="List, draw and check graphs.", rich_markup_mode="markdown")

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from engines.assets import cached_path, fetch, is_cached, sha256, verify
-from engines.contract import Asset, Contract, Source, WheelSource, available_models, load_contract
+from engines.assets.model_files import is_checkpoint
+from engines.assets.store import cached_path, fetch, is_cached, sha256, verify
+from engines.contracts.contract import Asset, Contract, Source, WheelSource, available_models, load_contract
+from engines.conversion.import_model import import_model, own_path, remove_model
 from engines.errors import AssetError, ContractError
-from engines.own_models import import_model, own_path, remove_model
-from engines.prepared import is_checkpoint
-from operators.graphs import models_of
+from operators.graph_files import models_of
 
 FAILED, BAD_INPUT = 1, 2
 MB = 1e6

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from operators.cameras.uri import redact
-from operators.graphs import name_sources
+from operators.graph_files import name_sources
 from pipeline.errors import ConfigError
 from tools.attach import MAX_AGE_S
-from tools.cameras import name_cameras
+from tools.camera_options import name_cameras
 from tools.run import Changes, interrupts, parse_changes
 
 if TYPE_CHECKING:
-    from tools.profiling.profile import Profile
+    from tools.profiling.document import Profile
     from tools.profiling.settings import Settings
 
 MEASURE = "What is measured"
@@ -162,7 +162,7 @@ def profile(
     `posestream profile human-lite walk.mp4 --json before.json`, change something, and then
     `posestream profile human-lite walk.mp4 --compare before.json --tolerance 5`
     """  # fmt: skip
-    from tools.profiling.profile import read_profile
+    from tools.profiling.document import read_profile
     from tools.profiling.settings import Settings
     from tools.profiling.sweep import read_points
 

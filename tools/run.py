@@ -15,18 +15,18 @@ import typer
 import yaml
 from rich.console import Console
 
-from engines.assets import is_cached
-from engines.contract import load_contract
+from engines.assets.model_files import runnable
+from engines.assets.store import is_cached
+from engines.contracts.contract import load_contract
 from engines.errors import AssetError, EngineError
-from engines.prepared import runnable
-from operators.graphs import load_graph, models_in, models_named, name_sources, with_sinks
+from operators.graph_files import load_graph, models_in, models_named, name_sources, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
-from pipeline.metrics import RunStats
+from pipeline.measurement.metrics import RunStats
 from pipeline.run import make_run
 from pipeline.running import Running
-from tools.fragments import run_of, take_part
-from tools.report import Progress, print_summary
+from tools.fragment_options import run_of, take_part
+from tools.run_report import Progress, print_summary
 
 OUT = Path("out")
 SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}

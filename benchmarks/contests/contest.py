@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contests.environment import Figures
-from engines.bench import bench_model
-from engines.contract import Contract
-from operators.graphs import with_sinks
+from engines.contracts.contract import Contract
+from engines.verification.bench import bench_model
+from operators.graph_files import with_sinks
 from pipeline.graph import Graph
+from pipeline.processes.split_run import processes_for
 from pipeline.run import make_run
-from pipeline.split import processes_for
 from tools.profiling.bounds import Lone
-from tools.profiling.profile import Alone
+from tools.profiling.document import Alone
 
 CORES = os.cpu_count() or 1
 OURS, BOUND = "posestream", "bound"

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from contests.contest import CORES, OURS, Contest, Side, count, decode_ms, model_ms, ours, shares
 from contests.environment import Figures, peer_python, side_by_side
-from engines.assets import fetch
-from engines.contract import load_contract
-from engines.export import export_model
-from engines.int8 import pays_here
-from engines.metadata import has_random_weights
-from engines.verify import verify_model
-from operators.graphs import load_graph
+from engines.assets.store import fetch
+from engines.contracts.contract import load_contract
+from engines.contracts.onnx_metadata import has_random_weights
+from engines.conversion.export import export_model
+from engines.conversion.int8 import pays_here
+from engines.verification.verify_model import verify_model
+from operators.graph_files import load_graph
 from pipeline.graph import Graph
 
 NAME = "rtmlib"

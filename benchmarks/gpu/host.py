@@ -33,13 +33,14 @@ import operators.detect
 import operators.pose
 from engines.backends.base import Engine
 from engines.backends.tensorrt import TensorrtEngine
-from engines.contract import Contract
-from engines.device import cut, suppress
+from engines.contracts.contract import Contract
 from engines.device.copies import Kept
 from engines.device.devices import open_device, stage_stream
+from engines.device.kernels import crop as cut
+from engines.device.kernels import nms as suppress
 from engines.device.pool import SurfacePool
+from engines.images.yuv import rgb_matrix
 from engines.tensorrt.flavours import TensorRT
-from engines.yuv import rgb_matrix
 from operators import REGISTRY
 from pipeline.graph import check_graph
 from pipeline.operator import Source

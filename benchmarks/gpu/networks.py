@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from aside import Row
 
-from engines.assets import MIRROR, fetch, is_cached
-from engines.contract import Contract, load_contract
+from engines.assets.model_files import find_model, is_checkpoint, runnable
+from engines.assets.store import MIRROR, fetch, is_cached
+from engines.contracts.contract import Contract, load_contract
 from engines.errors import AssetError
-from engines.prepared import find_model, is_checkpoint, runnable
 
 SEED = 0
 FEWEST = 3  # runs
@@ -49,7 +49,7 @@ def exported(name: str) -> Iterator[Row]:
     if trained and not is_checkpoint(contract):
         yield {"path": str(runnable(contract)), "weights": "trained"}
         return
-    from engines.export import export_model
+    from engines.conversion.export import export_model
 
     done = export_model(contract, seed=None if trained else SEED)
     yield {"path": str(done.path), "weights": "trained" if trained else f"random, seed {SEED}"}
@@ -66,8 +66,8 @@ def _is_here(contract: Contract) -> bool:
 
 def built(model: Model, batches: Sequence[int]) -> Iterator[Row]:
     """The plan of a model in FP16 for these batches, compared with ONNX Runtime before it is kept."""
-    from engines.plans import build_plan
     from engines.tensorrt.network import Batch
+    from engines.tensorrt.plan_cache import build_plan
 
     contract, path = find_model(model.path)
     assert path is not None
@@ -78,7 +78,7 @@ def built(model: Model, batches: Sequence[int]) -> Iterator[Row]:
 
 def in_half(model: Model, folder: str) -> Iterator[Row]:
     """The graph in FP16, for what takes graphs as they are."""
-    from engines.onnx_files import save, to_float16
+    from engines.conversion.onnx_files import save, to_float16
 
     path = Path(folder, Path(model.path).name)
     save(to_float16(Path(model.path)), path)
@@ -87,7 +87,7 @@ def in_half(model: Model, folder: str) -> Iterator[Row]:
 
 def alone(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
     """Items a second by batch, on inputs that lie on the device; outputs stay there."""
-    from engines.load import load_engine
+    from engines.loading.load import load_engine
 
     contract, path = find_model(model.path)
     more: dict[str, Any] = {} if device == "cpu" else {"device": device}
@@ -131,7 +131,7 @@ def compiled(model: Model, device: str, batches: Sequence[int], seconds: float) 
     """The same of the network itself by torch.compile in FP16 (CPU: FP32), compiled anew for every batch."""
     import torch
 
-    from engines.export import random_network
+    from engines.conversion.export import random_network
 
     contract, _ = find_model(model.path)
     half = torch.float32 if device == "cpu" else torch.float16

@@ -29,10 +29,10 @@ import harness
 from aside import LEAST_S, Deadline
 from kept import keep, parser
 
-from engines.backends.choice import cuda_devices
+from engines.loading.backend_choice import cuda_devices
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = ("tests/engines/device/test_cut.py", "tests/engines/device/test_suppress.py")
+KERNELS = ("tests/engines/device/kernels/test_crop.py", "tests/engines/device/kernels/test_nms.py")
 MEMCHECK = "memcheck"
 FOUND = 86  # the sanitizer's exit code for errors
 COLUMNS = ("tests", "passed", "failed", "skipped", "s", "")

@@ -14,11 +14,11 @@ from clip import FPS
 from networks import Model
 
 from operators import REGISTRY
-from pipeline.figures import RunFigures
 from pipeline.graph import Graph, check_graph
-from pipeline.metrics import Histogram
+from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.metrics import Histogram
 from pipeline.run import Run
-from tools.profiling.gpus import GpuSampler, load_nvml
+from tools.profiling.machine.gpus import GpuSampler, load_nvml
 
 WARM_S = 2.0
 SAMPLE_S = 0.1

@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from engines.configs import nearest
-from engines.contract import Contract
+from engines.contracts.config_files import nearest
+from engines.contracts.contract import Contract
 from engines.errors import ContractError, EngineError
 
 if TYPE_CHECKING:

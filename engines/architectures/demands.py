@@ -6,9 +6,9 @@ from typing import TypeVar, get_args
 
 from pydantic import BaseModel
 
-from engines.contract import Contract
+from engines.contracts.contract import Contract
+from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError
-from engines.skeletons import load_skeleton
 
 Codec = TypeVar("Codec", bound=BaseModel)
 

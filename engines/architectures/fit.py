@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engines.architectures import build, variants
-from engines.contract import Contract
+from engines.contracts.contract import Contract
 from engines.errors import ContractError
 
 if TYPE_CHECKING:

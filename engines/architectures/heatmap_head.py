@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from engines.architectures.demands import codec_of, keypoints_of, require_multiple
-from engines.contract import Contract, HeatmapCodec
+from engines.contracts.contract import Contract, HeatmapCodec
 from engines.errors import ContractError
 
 STRIDE = 4  # px of the input a cell, in every official configuration of the three families

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
-from engines.contract import Contract
+from engines.contracts.contract import Contract
 
 COARSEST = 32  # px of the input a cell of the fourth branch: sides must divide, or its maps would not fit
 

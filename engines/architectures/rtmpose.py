@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from engines.architectures.blocks import COARSEST, Scaling
 from engines.architectures.cspnext import CSPNeXt
 from engines.architectures.demands import codec_of, keypoints_of, require_multiple
-from engines.contract import Contract, SimccCodec
+from engines.contracts.contract import Contract, SimccCodec
 
 VARIANTS = {
     "t": Scaling(0.167, 0.375),

@@ -11,7 +11,7 @@ from torch import nn
 
 from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
 from engines.architectures.vit import PATCH, Size, VisionTransformer
-from engines.contract import Contract
+from engines.contracts.contract import Contract
 
 VARIANTS = {
     "0.3b": Size(1024, layers=24, heads=16),

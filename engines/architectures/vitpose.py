@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
 from engines.architectures.vit import PATCH, Size, VisionTransformer
-from engines.contract import Contract
+from engines.contracts.contract import Contract
 
 VARIANTS = {
     f"{name}{head}": size

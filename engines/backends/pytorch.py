@@ -11,7 +11,7 @@ import numpy as np
 
 from engines.backends.base import Items, TensorSpec, on_devices_like
 from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
-from engines.contract import Contract
+from engines.contracts.contract import Contract
 from engines.device.devices import open_device, stage_stream
 from engines.device.streams import Device, Stream
 from engines.errors import EngineError
@@ -53,7 +53,7 @@ class TorchEngine:
                 "torch needs PyTorch, which is not installed: pip install 'posestream[torch]'"
             ) from None
         if network is None:
-            from engines.checkpoints import load_weights
+            from engines.architectures.checkpoints import load_weights
 
             if checkpoint is None:
                 raise EngineError(f"{contract.name}: neither a checkpoint nor a network to run")

@@ -18,8 +18,8 @@ import numpy as np
 from engines.backends.base import Items, TensorSpec, on_devices_like
 from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
 from engines.device.clock import DeviceClock
+from engines.device.cuda_graphs import Graphs
 from engines.device.devices import open_device, stage_stream
-from engines.device.graphs import Graphs
 from engines.device.streams import Device, Stream
 from engines.errors import EngineError
 from engines.tensorrt.flavours import TensorRT

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.boxes import iou
 from engines.codecs.blazepose import rois_from_alignment, sigmoid
-from engines.contract import BlazePoseDetectorCodec, Contract
-from engines.detections import Detections, Reduced, pack
+from engines.codecs.detections import Detections, Reduced, pack
+from engines.contracts.contract import BlazePoseDetectorCodec, Contract
 from engines.device.arrays import Outputs
+from engines.images.boxes import iou
 
 if TYPE_CHECKING:
     from engines.device.streams import Stream
@@ -26,7 +26,7 @@ BOX_VALUES = 4  # centre x, y, width, height
 def reduce(
     outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
 ) -> Reduced:
-    """Detections of each of B images as `engines.detections.finish` wants them.
+    """Detections of each of B images as `engines.codecs.detections.finish` wants them.
 
     `boxes` are the squares around the body circles, not the boxes around head and torso of the raw output.
 

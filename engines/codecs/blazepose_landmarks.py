@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engines.codecs.blazepose import sigmoid
-from engines.contract import BlazePoseLandmarksCodec, Contract
+from engines.contracts.contract import BlazePoseLandmarksCodec, Contract
 
 
 class Landmarks(NamedTuple):

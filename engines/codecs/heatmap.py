@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from engines.codecs.refinement import DARK, DARK_KERNEL, DARK_UDP, QUARTER, Window, gaussian
-from engines.contract import Contract, HeatmapCodec
+from engines.contracts.contract import Contract, HeatmapCodec
 from engines.device.arrays import Array, Outputs, indices, is_tensor, namespace, single
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.boxes import nms
-from engines.contract import Contract
-from engines.detections import Detections, Reduced, pack
+from engines.codecs.detections import Detections, Reduced, pack
+from engines.contracts.contract import Contract
 from engines.device.arrays import Array, Outputs, is_tensor, single
+from engines.images.boxes import nms
 
 if TYPE_CHECKING:
     from engines.device.streams import Stream
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def reduce(
     outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
 ) -> Reduced:
-    """The detections of each image as `engines.detections.finish` wants them.
+    """The detections of each image as `engines.codecs.detections.finish` wants them.
 
     Args:
         outputs: `boxes` (B, n, 5) x0 y0 x1 y1 score and `labels` (B, n); arrays or tensors. From our own

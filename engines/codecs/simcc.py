@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines.contract import Contract, SimccCodec
+from engines.contracts.contract import Contract, SimccCodec
 from engines.device.arrays import Array, Outputs, indices, is_tensor, namespace, single
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.boxes import nms
-from engines.contract import Contract
-from engines.detections import Detections, Reduced, pack
+from engines.codecs.detections import Detections, Reduced, pack
+from engines.contracts.contract import Contract
 from engines.device.arrays import Array, Outputs, is_tensor, namespace, single
+from engines.images.boxes import nms
 
 if TYPE_CHECKING:
     from engines.device.streams import Stream
@@ -24,7 +24,7 @@ BOX = 4  # values in front of the class scores
 def reduce(
     outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
 ) -> Reduced:
-    """The detections of each image as `engines.detections.finish` wants them.
+    """The detections of each image as `engines.codecs.detections.finish` wants them.
 
     Args:
         outputs: `predictions` (B, 4 + C, cells): centre x, y, width, height in px, and C class scores 0..1;

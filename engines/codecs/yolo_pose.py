@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.codecs.detections import Detections, Reduced, pack
 from engines.codecs.yolo import BOX, detections_of, reduce_tensors
-from engines.contract import Contract, YoloPoseCodec
-from engines.detections import Detections, Reduced, pack
+from engines.contracts.contract import Contract, YoloPoseCodec
 from engines.device.arrays import Array, Outputs, is_tensor, single
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def reduce(
     outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
 ) -> Reduced:
-    """The detections with keypoints of each image as `engines.detections.finish` wants them.
+    """The detections with keypoints of each image as `engines.codecs.detections.finish` wants them.
 
     Args:
         outputs: `predictions` (B, 4 + C + K V, cells): box and class scores as of a detector, then x, y in px

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.boxes import nms
-from engines.contract import Contract, YoloxCodec
-from engines.detections import Detections, Reduced, pack
+from engines.codecs.detections import Detections, Reduced, pack
+from engines.contracts.contract import Contract, YoloxCodec
 from engines.device.arrays import Array, Outputs, constant, is_tensor, namespace, single
+from engines.images.boxes import nms
 
 if TYPE_CHECKING:
     from engines.device.streams import Stream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def reduce(
     outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
 ) -> Reduced:
-    """The detections of each image as `engines.detections.finish` wants them.
+    """The detections of each image as `engines.codecs.detections.finish` wants them.
 
     Args:
         outputs: `predictions` (B, cells, 5 + C): x, y from the cell's corner in cells, log width and log

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from engines.device.kernels.nms import MOST, suppress
 from engines.device.streams import Stream
-from engines.device.suppress import MOST, suppress
 
 
 def best(scores: torch.Tensor, min_score: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def take(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 def suppressed(
     boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, max_iou: float, stream: Stream | None
 ) -> dict[str, torch.Tensor]:
-    """What `engines.detections.finish` needs: candidates (B, M, …), best first, and where a kernel runs
+    """What `codecs.detections.finish` needs: candidates (B, M, …), best first, and where a kernel runs
     which of them to keep.
 
     Args:

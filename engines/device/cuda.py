@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from engines.device.copies import Landing
+from engines.device.gpus import call, runtime
 from engines.device.streams import Event, Stream
-from engines.gpu import call, runtime
 
 
 class CudaEvent:

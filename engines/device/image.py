@@ -52,7 +52,7 @@ class DeviceImage:
     Args:
         planes: uint8 tensors: NV12, y (H, W) and uv (ceil(H / 2), ceil(W / 2), 2); I420, y, u and v; or RGB
             (H, W, 3) alone. Rows may be padded (strides).
-        matrix: (3, 4) float32 as `engines.yuv.YuvImage.matrix`; None for RGB.
+        matrix: (3, 4) float32 as `engines.images.yuv.YuvImage.matrix`; None for RGB.
         ready: the event after which they may be read.
         device: where they lie.
         readers: who reads them; those of the surface, if they are one's.
@@ -187,7 +187,7 @@ def to_rgb(planes: Sequence[np.ndarray], matrix: np.ndarray | None) -> np.ndarra
 
     Each sample of colour covers 2x2 px, as in swscale's conversion, which `Packet.image` is where frames are
     decoded on the CPU. The largest difference to it is 2 of 255, on average 0.1 to 0.3: measured with noise
-    in BT.601, BT.709 and BT.2020, of full and of limited range, with the matrices of `operators.pictures`.
+    in BT.601, BT.709 and BT.2020, of full and of limited range, with the matrices of `frame_images`.
     Only with an odd height swscale blends the colours: then it is 1.8 on average, measured with smooth ones.
     """
     y = planes[0]

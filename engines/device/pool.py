@@ -14,7 +14,7 @@ import numpy as np
 from engines.device.copies import Kept, Staging
 from engines.device.image import DeviceImage, Layout, Readers, layout_of, memory_size, planes_of
 from engines.errors import EngineError
-from engines.yuv import YuvImage
+from engines.images.yuv import YuvImage
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engines.contracts.skeletons import Skeleton, available_skeletons, load_skeleton
 from engines.errors import EngineError
-from engines.skeletons import Skeleton, available_skeletons, load_skeleton
 
 
 class Annotations(NamedTuple):

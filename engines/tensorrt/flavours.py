@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from engines.device.gpus import Gpu
 from engines.errors import EngineError
-from engines.gpu import Gpu
 from engines.home import write_whole
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]

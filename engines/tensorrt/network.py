@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from engines.contract import Contract
+from engines.contracts.contract import Contract
 from engines.errors import ContractError, EngineError
 from engines.tensorrt.flavours import TensorRT
 
@@ -173,7 +173,7 @@ class Network:
 
 def _half(onnx: Path, folder: Path) -> Path:
     """The graph in FP16, with inputs and outputs in FP32, as a file in `folder`."""
-    from engines.onnx_files import save, to_float16
+    from engines.conversion.onnx_files import save, to_float16
 
     path = folder / onnx.name
     save(to_float16(onnx), path)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from engines.crops import Image
+from engines.images.crops import Image
 from operators.cameras.clock import SECOND_NS, StreamClock, Times
 from operators.cameras.decoder import CameraDecoder, Decoded
 from operators.cameras.errors import LinkError
 from operators.cameras.link import Link, LinkOptions
 from operators.cameras.watchdog import Watchdog
-from operators.pictures import HOST, DisplayMatrix, Frames
+from operators.decoding.frame_images import HOST, DisplayMatrix, Frames
 from pipeline.errors import SourceError
 from pipeline.packet import Event
 

@@ -10,8 +10,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from operators.cameras.link import Arrival, Video
-from operators.pictures import Decoder
-from operators.video import to_ns
+from operators.decoding.frame_images import Decoder
+from operators.decoding.video import to_ns
 
 PACKETS_KNOWN = 64  # frames come out of the decoder fewer packets later than that
 

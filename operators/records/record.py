@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError
-from engines.skeletons import load_skeleton
 from pipeline.packet import FIELDS, Event, Instances, Packet
 
 SCHEMA = "posestream/1"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engines import detections
+from engines.codecs import detections
 
 
 class Arrays:
@@ -34,7 +34,7 @@ class Tensors:
         }
 
     def decode(self, codec, outputs, contract, *thresholds):
-        from tests.no_waits import NoWaits
+        from tests.support.no_waits import NoWaits
 
         given = (self.place(outputs), contract, *thresholds, *([self.stream] if thresholds else []))
         with NoWaits(lifts=True):  # test_reduce.py sees that they are of constants

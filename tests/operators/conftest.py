@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.small_videos import small_video
+from tests.support.small_videos import small_video
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@ import av
 import numpy as np
 import pytest
 
-from engines.assets import fetch
-from engines.clips import load_clip
+from engines.assets.clips import load_clip
+from engines.assets.store import fetch
 from engines.errors import AssetError
 from operators.detect import Detect
 from operators.track import Track

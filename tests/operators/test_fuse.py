@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from engines.ensemble import Ensemble, Look, fuse
 from engines.errors import ContractError
+from engines.estimators.ensemble import Ensemble, Look, fuse
 from operators.fuse import Fuse
-from operators.graphs import models_of
+from operators.graph_files import models_of
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
-from tests.toy_models import contract, install, spots, top_down
+from tests.support.toy_models import contract, install, spots, top_down
 
 NONE = (np.nan, np.nan)
 

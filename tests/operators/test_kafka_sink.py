@@ -22,7 +22,7 @@ from pipeline.errors import OptionError
 from pipeline.graph import check_graph
 from pipeline.packet import End, Event
 from pipeline.run import run_graph
-from tests.kafka.broker import USERS
+from tests.support.kafka.broker import USERS
 from tools.cli import exit_code
 
 LIVE = RUN._replace(live=True)
@@ -213,7 +213,7 @@ def test_a_killed_publisher_leaves_its_messages_to_the_next(own_kafka, sink, tmp
     arguments = [topic, own_kafka.bootstrap, str(tmp_path / "spool"), str(told)]
     if away:
         own_kafka.kill()
-    path = os.pathsep.join(["tests", "."])
+    path = os.pathsep.join(["tests/support", "."])
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, *arguments], env={**os.environ, "PYTHONPATH": path}
     )

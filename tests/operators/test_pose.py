@@ -4,17 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.contract import load_contract
-from engines.pose import Poses
+from engines.contracts.contract import load_contract
+from engines.estimators.blazepose import Poses
 from operators.decode import Decode
 from operators.detect import Detect
-from operators.follow import FollowedPoses, rounds
+from operators.estimation.blazepose_tracks import FollowedPoses, rounds
 from operators.pose import Pose
 from operators.track import Track
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
-from tests.toy_models import install, spots
+from tests.support.toy_models import install, spots
 
 RUN = RunInfo("run", "graph", 0)
 RADIUS = 20  # of a toy person's body circle, px

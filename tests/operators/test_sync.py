@@ -9,7 +9,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.groups import best_group
+from operators.cameras.frame_matching import best_group
 from operators.sync import Sync
 from pipeline.errors import ConfigError, OptionError
 from pipeline.graph import check_graph

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import sink_frames
 
-from operators import mp4
-from operators.draw import SIDES
-from operators.mp4 import keep_whole_fragments
+from operators.files import mp4_writer as mp4
+from operators.files.draw import SIDES
+from operators.files.mp4_writer import keep_whole_fragments
 from operators.video_sink import VideoSink
 from pipeline.errors import SinkError
 from pipeline.packet import Instances

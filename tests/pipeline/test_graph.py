@@ -7,10 +7,10 @@ import re
 import pytest
 import toys
 
+from pipeline.definition.graph_schema import graph_schema
 from pipeline.errors import ConfigError, OptionError
 from pipeline.graph import read_graph
 from pipeline.operator import Operator, Ports
-from pipeline.schema import graph_schema
 
 GOOD = """\
 name: good

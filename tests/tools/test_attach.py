@@ -21,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.errors import ConfigError
-from tools.cameras import name_cameras, read_credentials
+from tools.camera_options import name_cameras, read_credentials
 from tools.cli import app, exit_code
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ def graph(tmp_path: Path) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     known = {name: value for name, value in os.environ.items() if name != "POSESTREAM_TOKEN"}
-    return {**known, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", **more}
+    return {**known, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS / 'support'}", **more}
 
 
 def attach(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import engines.configs
-from engines.assets import cached_path, verify
-from engines.contract import load_contract
+import engines.contracts.config_files
+from engines.assets.store import cached_path, verify
+from engines.contracts.contract import load_contract
 from tools.models import app, fetch_with_progress
 
 WEIGHTS = {"one": b"weights of one" * 99, "two": b"weights of two" * 99}
@@ -45,7 +45,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (models / f"{name}.yaml").write_text(text, encoding="utf-8")
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("POSESTREAM_MIRROR", raising=False)
-    monkeypatch.setattr(engines.configs, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(engines.contracts.config_files, "CONFIGS", tmp_path / "configs")
     load_contract.cache_clear()
     yield shelf
     load_contract.cache_clear()

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from tools.profiling.profile import Profile, read_profile
+from tools.profiling.document import Profile, read_profile
 
 COMMAND = [sys.executable, "-m", "tools.cli", "profile"]
 GRAPH = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from operators.graphs import models_named
+from operators.graph_files import models_named
+from pipeline.definition.options import options_model
 from pipeline.node import Node
-from pipeline.options import options_model
 from tools.profiling.bounds import on_cpu
-from tools.profiling.measured import OTHERS, Measured
-from tools.profiling.profile import Stage
+from tools.profiling.document import Stage
+from tools.profiling.measurements import OTHERS, Measured
 
 MOSTLY = 0.5
 

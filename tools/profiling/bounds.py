@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from engines.bench import bench_model
+from engines.assets.model_files import find_model
 from engines.errors import EngineError
-from engines.prepared import find_model
+from engines.verification.bench import bench_model
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of
-from operators.graphs import models_in
-from operators.media import probe
+from operators.decoding.media_files import probe
+from operators.graph_files import models_in
 from pipeline.errors import PipelineError
 from pipeline.graph import Graph
 from pipeline.operator import RunInfo, Source
 from pipeline.packet import Packet
-from tools.profiling.profile import Alone, Bound, Engine
+from tools.profiling.document import Alone, Bound, Engine
 
 log = logging.getLogger("posestream.profile")
 
@@ -185,7 +185,7 @@ def bound(
 
 def on_cpu(backend: str) -> bool:
     """Whether a backend computes on the processors."""
-    from engines.backends.choice import cuda_devices
+    from engines.loading.backend_choice import cuda_devices
 
     return backend in ("litert", "onnxruntime") or (backend == "torch" and not cuda_devices())
 

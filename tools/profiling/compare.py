@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.errors import ConfigError
-from tools.profiling.profile import Engine, Profile, Stage
+from tools.profiling.document import Engine, Profile, Stage
+from tools.profiling.number_format import age_p99_ms, count, cpu_ms, cpu_per_frame_ms, figure, work_ms
 from tools.profiling.table import figures_table, lost_at, say
-from tools.profiling.words import age_p99_ms, count, cpu_ms, cpu_per_frame_ms, figure, work_ms
 
 PERCENTILE_TOLERANCE = 0.13  # the histograms' buckets lie up to an eighth apart: less cannot be told
 SMALL = 0.01  # of all stages' work on a frame, or of the frames: a change below that decides nothing

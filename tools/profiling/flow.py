@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pipeline.figures import EdgeFigures, RunFigures
 from pipeline.graph import Graph
-from pipeline.metrics import by_reason
+from pipeline.measurement.figures import EdgeFigures, RunFigures
+from pipeline.measurement.metrics import by_reason
 from pipeline.node import Node
-from tools.profiling.profile import Flow
+from tools.profiling.document import Flow
 
 
 def flow_of(graph: Graph, figures: RunFigures) -> Flow:

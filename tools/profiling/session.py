@@ -11,20 +11,20 @@ from pathlib import Path
 
 from engines.errors import EngineError
 from operators.cameras.uri import is_camera
-from operators.graphs import load_graph
+from operators.graph_files import load_graph
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.figures import RunFigures
 from pipeline.graph import Graph
+from pipeline.measurement.figures import RunFigures
 from pipeline.operator import Source
 from pipeline.run import Run, make_run
 from pipeline.running import Running
 from tools.profiling.bounds import Lone
-from tools.profiling.gpus import load_nvml
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
+from tools.profiling.machine.gpus import load_nvml
+from tools.profiling.machine.usage import UseSampler
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.settings import Settings
 from tools.profiling.summary import Window, write_up
-from tools.profiling.use import UseSampler
 from tools.run import check_weights
 
 TICK_S = 0.1

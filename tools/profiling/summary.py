@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.figures import RunFigures, StageFigures
 from pipeline.graph import Graph
-from pipeline.metrics import RunStats, StageStats, by_reason
+from pipeline.measurement.figures import RunFigures, StageFigures
+from pipeline.measurement.metrics import RunStats, StageStats, by_reason
 from tools.profiling.bounds import Decoded, Lone, bound
+from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.flow import flow_of
-from tools.profiling.machine import this_machine
-from tools.profiling.measured import Measured
-from tools.profiling.profile import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
+from tools.profiling.machine.hardware import this_machine
+from tools.profiling.measurements import Measured
 from tools.profiling.recording.log import logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.settings import Settings

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from engines.errors import EngineError
-from operators.graphs import load_graph, models_named
+from operators.graph_files import load_graph, models_named
+from pipeline.definition.options import options_model
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph, nearest
 from pipeline.node import Node
-from pipeline.options import options_model
 from tools.profiling.bounds import Lone
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
 from tools.profiling.session import Ending, NothingMeasuredError, Said, measure
 from tools.profiling.settings import Settings
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table, box
 
-from tools.profiling.profile import Bound, Profile, Verdict
-from tools.profiling.words import (
+from tools.profiling.document import Bound, Profile, Verdict
+from tools.profiling.number_format import (
     age_p99_ms,
     best,
     closed_sum,

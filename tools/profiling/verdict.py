@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tools.profiling import advice
-from tools.profiling.measured import Measured
-from tools.profiling.profile import Kind, Place, Stage, Verdict
+from tools.profiling.document import Kind, Place, Stage, Verdict
+from tools.profiling.measurements import Measured
 
 SATURATED = 0.85  # of the time at work: a stage that is the limit
 FULL = 0.9  # of the processors busy

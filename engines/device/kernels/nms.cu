@@ -2,7 +2,7 @@
 //
 // One block has one image, one thread one box. The boxes are taken best first; only those that are still kept
 // cost a round in which all weaker ones are compared with it at once. The numbers are those of OpenCV's
-// NMSBoxesBatched (float64 areas, float32 overlap), the reference on the host (engines/boxes.py).
+// NMSBoxesBatched (float64 areas, float32 overlap), the reference on the host (engines/images/boxes.py).
 
 constexpr int BOXES = 1024;  // of an image; a block has as many threads
 constexpr int WORDS = BOXES / 32;

@@ -6,7 +6,7 @@ from reference_rows import GAIN, digest, names_and_shapes, sample
 from seeded import fill, image
 
 from engines.architectures import build
-from engines.contract import Asset, Contract, FileSource, HeatmapCodec, Input, Output
+from engines.contracts.contract import Asset, Contract, FileSource, HeatmapCodec, Input, Output
 
 SKELETONS = {17: "coco17", 133: "coco-wholebody133"}
 

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from csp_checks import assert_names, assert_output, build_without_memory, changed  # noqa: E402
 from reference_rows import rows  # noqa: E402
 
-from engines.contract import load_contract  # noqa: E402
+from engines.contracts.contract import load_contract  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
 
 ROWS = rows("yolox")

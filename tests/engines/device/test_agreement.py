@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from engines.load import load_engine  # noqa: E402
-from engines.topdown import TopDown  # noqa: E402
-from engines.yuv import YuvImage, rgb_matrix  # noqa: E402
+from engines.estimators.topdown import TopDown  # noqa: E402
+from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
+from engines.loading.load import load_engine  # noqa: E402
 
 MATRIX = rgb_matrix("bt709", full_range=False)
 # Centre x, y, width, height, angle: upright, shrunk, turned, enlarged, mirrored, over the edge.

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.codecs import rtmdet, yolo, yolo_pose, yolox
-from engines.contract import load_contract
+from engines.contracts.contract import load_contract
 
 SETTINGS = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from engines.device.graphs import Graphs
+from engines.device.cuda_graphs import Graphs
 from engines.errors import EngineError
 
 

@@ -14,8 +14,8 @@ from toy_plan import Machine  # noqa: E402
 
 from engines.backends import tensorrt  # noqa: E402
 from engines.backends.tensorrt import TensorrtEngine  # noqa: E402
+from engines.device.cuda_graphs import Graphs  # noqa: E402
 from engines.device.devices import stage_stream  # noqa: E402
-from engines.device.graphs import Graphs  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
 

@@ -12,10 +12,10 @@ from toy_models import K, contract, save, spots  # noqa: E402
 from engines.backends.base import put  # noqa: E402
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
-from engines.crops import Crops  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
+from engines.images.crops import Crops  # noqa: E402
 
 POSE = contract("heatmap")
 

@@ -17,7 +17,7 @@ from device_toys import Race, World  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import DeviceImage, LayoutError, layout_of, plane_shapes, reading  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from operators.pictures import picture_of  # noqa: E402
+from operators.decoding.frame_images import picture_of  # noqa: E402
 
 MATRIX = np.eye(3, 4, dtype=np.float32)
 

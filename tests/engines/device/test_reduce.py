@@ -8,10 +8,10 @@ torch = pytest.importorskip("torch")
 import toy_onestage  # noqa: E402
 
 from engines.codecs import heatmap, rtmdet, simcc, yolo, yolo_pose, yolox  # noqa: E402
-from engines.contract import load_contract  # noqa: E402
+from engines.contracts.contract import load_contract  # noqa: E402
 from engines.device.arrays import mean  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
-from tests.no_waits import NoWaits  # noqa: E402
+from tests.support.no_waits import NoWaits  # noqa: E402
 
 # A model, its codec, the shapes of two images' outputs, and the rows that are left of each.
 POSES = [

@@ -15,13 +15,13 @@ from device_toys import Race  # noqa: E402
 from device_watch import WatchedWorld  # noqa: E402
 
 from engines.backends.pytorch import TorchEngine  # noqa: E402
-from engines.contract import load_contract  # noqa: E402
+from engines.contracts.contract import load_contract  # noqa: E402
+from engines.conversion.export import random_network  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
-from engines.export import random_network  # noqa: E402
-from engines.topdown import TopDown  # noqa: E402
-from engines.yuv import YuvImage, rgb_matrix  # noqa: E402
+from engines.estimators.topdown import TopDown  # noqa: E402
+from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 
 FRAMES, BATCH = 6, 2
 BOXES = np.array([[10, 5, 60, 90], [30, 20, 120, 100], [-20, -10, 40, 50]], np.float32)
@@ -32,7 +32,7 @@ def world(monkeypatch):
     """One whose device all of the engines take for the CPU."""
     world = WatchedWorld()
     device = world.device("cpu")
-    for module in ("engines.crops", "engines.backends.pytorch", "engines.device.arrays"):
+    for module in ("engines.images.crops", "engines.backends.pytorch", "engines.device.arrays"):
         monkeypatch.setattr(f"{module}.open_device", lambda name: device)
     return world
 

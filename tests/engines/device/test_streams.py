@@ -16,7 +16,7 @@ from device_toys import Race, World  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
-DEVICE_FILES = sorted((Path(__file__).parents[3] / "engines" / "device").glob("*.py"))
+DEVICE_FILES = sorted((Path(__file__).parents[3] / "engines" / "device").rglob("*.py"))
 
 
 def in_thread(work):

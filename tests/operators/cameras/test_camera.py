@@ -19,8 +19,16 @@ from pipeline.errors import SourceError
 from pipeline.graph import check_graph
 from pipeline.packet import Event
 from pipeline.run import Run
-from tests.rtsp_fixtures import FPS, FRAMES, SIZES, make_clip, number_of, numbered
-from tests.watching import Sender, Watching, http_server, link_threads, live_decode, send_pictures, until
+from tests.support.rtsp_fixtures import FPS, FRAMES, SIZES, make_clip, number_of, numbered
+from tests.support.watching import (
+    Sender,
+    Watching,
+    http_server,
+    link_threads,
+    live_decode,
+    send_pictures,
+    until,
+)
 
 
 @pytest.fixture(autouse=True)

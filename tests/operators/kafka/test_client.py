@@ -23,7 +23,7 @@ from operators.kafka.client import (
     unusable,
 )
 from pipeline.errors import OptionError, SourceError
-from tests.kafka.broker import USERS, free_ports
+from tests.support.kafka.broker import USERS, free_ports
 
 WRONG = "not-the-password"
 

@@ -13,8 +13,8 @@ import sink_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.yuv import YuvImage
-from operators.pictures import picture_of
+from engines.images.yuv import YuvImage
+from operators.decoding.frame_images import picture_of
 from operators.records.messages import Message, MessageError, decode, encode
 from operators.records.record import header, packet_of, record, to_json
 from pipeline.packet import FIELDS, End, Event, Instances, Packet

@@ -11,10 +11,10 @@ import yaml
 from tiny_onnx import carrying
 from toy_models import contract, save
 
-from operators.graphs import load_graph
+from operators.graph_files import load_graph
 from pipeline.errors import SourceError
 from tools.profiling.bounds import Decoded, Lone, bound
-from tools.profiling.profile import Engine
+from tools.profiling.document import Engine
 from tools.profiling.session import Ending, measure
 from tools.profiling.settings import Settings
 

@@ -11,7 +11,7 @@ from profiling_toys import Stuck
 
 from pipeline.errors import ConfigError, RunError
 from tools.profiling import session
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
 from tools.profiling.session import Ending, NothingMeasuredError, measure, prepare, repeated
 from tools.profiling.settings import Settings
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.errors import ConfigError, RunError
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
 from tools.profiling.session import Ending
 from tools.profiling.settings import Settings
 from tools.profiling.sweep import Failed, as_json, read_points, settings_at, sweep

@@ -6,7 +6,7 @@ import pytest
 from profile_example import ODD_NAME, profile, swept
 from rich.console import Console
 
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
 from tools.profiling.table import lost_at, print_profile, print_sweep
 
 

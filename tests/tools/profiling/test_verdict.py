@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from operators.graphs import load_graph
-from tools.profiling.measured import Measured
-from tools.profiling.profile import Edge, Engine, Place, Stage, Use
+from operators.graph_files import load_graph
+from tools.profiling.document import Edge, Engine, Place, Stage, Use
+from tools.profiling.measurements import Measured
 from tools.profiling.session import measure
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge

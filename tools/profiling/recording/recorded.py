@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.metrics import Histogram
+from pipeline.measurement.metrics import Histogram
 from tools.profiling.recording.log import Kind, LogFile, Row, logs
 
 MB = 1e6

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from engines.watch import EngineCall, Loaded, watch
-from engines.yuv import YuvImage
-from pipeline.edge import Item
+from engines.images.yuv import YuvImage
+from engines.loading.engine_calls import EngineCall, Loaded, watch
+from pipeline.edges.edge import Item
+from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
-from pipeline.tracing import Span, Tracer
 from tools.profiling.recording.flame import Sampler
 from tools.profiling.recording.lane import Lane
 from tools.profiling.recording.log import Kind, Log

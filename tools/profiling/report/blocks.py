@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tools.profiling.number_format import STATES
 from tools.profiling.report.markup import Child, Html, svg, tag
-from tools.profiling.words import STATES
 
 WORDS = {"why", "held back", "limited by", ""}  # columns that hold them wherever they stand
 

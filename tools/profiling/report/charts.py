@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from tools.profiling.number_format import figure, figures, percent
 from tools.profiling.report.markup import Html, fitting, svg, tag, text
-from tools.profiling.words import figure, figures, percent
 
 WIDTH = 560.0
 ROW = 26.0

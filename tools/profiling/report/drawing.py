@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tools.profiling.profile import Edge, Profile, Stage
+from tools.profiling.document import Edge, Profile, Stage
+from tools.profiling.number_format import count, figure, percent, shares
 from tools.profiling.report.charts import share_bar
 from tools.profiling.report.markup import Html, fitting, svg, tag, text
-from tools.profiling.words import count, figure, percent, shares
 
 HIGH, BETWEEN, GAP = 84.0, 34.0, 70.0  # a stage's height, room between stages of a layer and between layers
 ROOM = 26.0  # above all, for the bottleneck's label

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tools.profiling.number_format import figure, percent
 from tools.profiling.report.markup import Html, tag
-from tools.profiling.words import figure, percent
 
 LEAST = 0.002  # of the whole: what is less is not drawn
 HIGH = 20  # px of a box

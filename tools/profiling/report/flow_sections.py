@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
+from tools.profiling.number_format import closed_sum, figure, percent
 from tools.profiling.report import charts
 from tools.profiling.report.blocks import Part, card, grid, table
 from tools.profiling.report.flame_view import draw_flame
 from tools.profiling.report.markup import Child, tag
-from tools.profiling.words import closed_sum, figure, percent
 
 STREAMS_DRAWN = 24  # of more, those with the oldest frames; the table has all
 

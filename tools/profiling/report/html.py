@@ -7,13 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from tools.profiling.compare import Comparison
-from tools.profiling.profile import Profile
-from tools.profiling.report import charts
-from tools.profiling.report.blocks import card, grid, section, table
-from tools.profiling.report.markup import Child, Html, svg, tag
-from tools.profiling.report.sections import sections
-from tools.profiling.table import limited_by
-from tools.profiling.words import (
+from tools.profiling.document import Profile
+from tools.profiling.number_format import (
     age_p99_ms,
     best,
     count,
@@ -24,6 +19,11 @@ from tools.profiling.words import (
     percent,
     when,
 )
+from tools.profiling.report import charts
+from tools.profiling.report.blocks import card, grid, section, table
+from tools.profiling.report.markup import Child, Html, svg, tag
+from tools.profiling.report.sections import sections
+from tools.profiling.table import limited_by
 
 HERE = Path(__file__).parent
 CHARTS: tuple[tuple[str, Callable[[Profile], float | None]], ...] = (

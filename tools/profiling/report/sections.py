@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tools.profiling.compare import Comparison, cells
-from tools.profiling.profile import Bound, Profile
-from tools.profiling.report import charts
-from tools.profiling.report.blocks import Part, card, grid, section, table
-from tools.profiling.report.flow_sections import flame, gpus, over_time, packets, streams
-from tools.profiling.report.markup import Child, Html, tag
-from tools.profiling.report.stage_sections import batches, engines, graph, stages
-from tools.profiling.table import bound_said
-from tools.profiling.words import (
+from tools.profiling.document import Bound, Profile
+from tools.profiling.number_format import (
     age_p99_ms,
     count,
     cpu_per_frame_ms,
@@ -22,6 +16,12 @@ from tools.profiling.words import (
     percent,
     when,
 )
+from tools.profiling.report import charts
+from tools.profiling.report.blocks import Part, card, grid, section, table
+from tools.profiling.report.flow_sections import flame, gpus, over_time, packets, streams
+from tools.profiling.report.markup import Child, Html, tag
+from tools.profiling.report.stage_sections import batches, engines, graph, stages
+from tools.profiling.table import bound_said
 
 
 def sections(profile: Profile, comparison: Comparison | None = None) -> list[Html]:

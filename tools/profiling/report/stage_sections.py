@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tools.profiling.profile import Engine, Profile
+from tools.profiling.document import Engine, Profile
+from tools.profiling.number_format import cpu_ms, figure, percent, shares, work_ms
 from tools.profiling.report import charts
 from tools.profiling.report.blocks import Part, card, grid, legend, scrolling, table
 from tools.profiling.report.drawing import draw_graph
 from tools.profiling.report.markup import Child, Html, tag
 from tools.profiling.table import lost_at
-from tools.profiling.words import cpu_ms, figure, percent, shares, work_ms
 
 PERCENTILES = "Dot p50, stroke p95, diamond p99; logarithmic; the figures are p50 / p95 / p99."
 

@@ -32,7 +32,9 @@ def test_stacks_are_of_processor_time(sampled):
     stats, found = sampled
     compute = {stack: ms for stack, ms in found.stacks.items() if stack.startswith("compute;")}
     assert sum(compute.values()) == pytest.approx(stats.stages[1].cpu * stats.seconds * 1e3, rel=0.2)
-    inside = sum(ms for stack, ms in compute.items() if "Compute.process (tests/recording_toys.py:" in stack)
+    inside = sum(
+        ms for stack, ms in compute.items() if "Compute.process (tests/support/recording_toys.py:" in stack
+    )
     assert inside > 0.9 * sum(compute.values())
     most = max(compute, key=lambda stack: compute[stack]).split(";")
     assert most[1].startswith("Thread._bootstrap (threading.py:")

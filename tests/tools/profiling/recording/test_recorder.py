@@ -9,7 +9,7 @@ import pytest
 from recording_toys import graph
 from toy_models import contract, save
 
-from engines.yuv import YuvImage
+from engines.images.yuv import YuvImage
 from pipeline.errors import ConfigError
 from pipeline.packet import Instances, Packet
 from pipeline.run import make_run

@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tools.profiling.number_format import figure, percent
 from tools.profiling.report import charts
 from tools.profiling.report.markup import Html, tag
-from tools.profiling.words import figure, percent
 
 
 def boxes(drawn: Html, class_: str) -> list[ElementTree.Element]:

@@ -12,7 +12,7 @@ from profile_example import ODD_NAME, profile, stage, swept
 
 from pipeline.errors import ConfigError
 from tools.profiling.compare import compare
-from tools.profiling.profile import Profile
+from tools.profiling.document import Profile
 from tools.profiling.report.flame_view import tree
 from tools.profiling.report.html import write_html
 

@@ -1,0 +1,1 @@
+"""Turn weights into files that run: import, export, INT8."""

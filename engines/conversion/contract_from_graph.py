@@ -1,0 +1,70 @@
+"""What a graph tells of itself, put into a contract: names and sizes of its tensors."""
+
+from __future__ import annotations
+
+from engines.backends.base import Engine, TensorSpec
+from engines.contracts.contract import Codec, Contract, Input, Output
+from engines.contracts.contradictions import describe_shape, expected_shapes
+from engines.errors import ContractError
+
+
+def as_the_graph_says(contract: Contract, engine: Engine, filename: str) -> Contract:
+    """The contract with the names and sizes of the graph's tensors; sizes that vary there stay.
+
+    Outputs are found by their names, else, if there are as many as the contract has, by their order. The
+    result is not validated: what the graph says may contradict the rest.
+
+    Raises:
+        ContractError: the graph's tensors are not those of such a model.
+    """
+    if len(engine.inputs) != 1:
+        raise ContractError(f"{filename} has inputs {sorted(engine.inputs)}; expected one, an image")
+    ((name, spec),) = engine.inputs.items()
+    outputs = _by_role(contract, engine, filename)
+    changed = contract.model_copy(
+        update={
+            "input": _input(contract.input, name, spec.shape, filename),
+            "codec": _codec(contract.codec, {role: spec for role, (_, spec) in outputs.items()}),
+        }
+    )
+    expected = {role: shape for role, (shape, _) in expected_shapes(changed).items()}
+    shapes = {role: _filled(spec.shape, expected.get(role, ())) for role, (_, spec) in outputs.items()}
+    named = {role: Output(name=outputs[role][0], shape=shape) for role, shape in shapes.items()}
+    return changed.model_copy(update={"outputs": named})
+
+
+def _input(model_input: Input, name: str, shape: tuple[int, ...], filename: str) -> Input:
+    nhwc = model_input.layout == "nhwc"
+    if len(shape) != 4 or shape[3 if nhwc else 1] not in (3, -1):
+        wanted = f"{'?x?x?x3' if nhwc else '?x3x?x?'} ({model_input.layout})"
+        raise ContractError(f"{filename}: input {name!r} is {describe_shape(shape)}, expected {wanted}")
+    height, width = shape[1:3] if nhwc else shape[2:4]
+    found = (width, height)
+    size = tuple(told if side == -1 else side for side, told in zip(found, model_input.size, strict=True))
+    return model_input.model_copy(update={"name": name, "size": size})
+
+
+def _codec(codec: Codec, outputs: dict[str, TensorSpec]) -> Codec:
+    if codec.kind != "heatmap":
+        return codec
+    height, width = outputs["heatmaps"].shape[-2:]
+    return codec if -1 in (height, width) else codec.model_copy(update={"size": (width, height)})
+
+
+def _by_role(contract: Contract, engine: Engine, filename: str) -> dict[str, tuple[str, TensorSpec]]:
+    names = {role: output.name for role, output in contract.outputs.items()}
+    if not engine.outputs.keys() >= {*names.values()}:
+        if len(names) != len(engine.outputs):
+            raise ContractError(
+                f"{filename} has outputs {sorted(engine.outputs)}, what it is to be like has "
+                f"{sorted(names.values())}; name a model with such outputs: --like"
+            )
+        names = dict(zip(names, engine.outputs, strict=True))
+    return {role: (name, engine.outputs[name]) for role, name in names.items()}
+
+
+def _filled(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape whose varying sizes, but not that of the batch, are those which follow from the contract."""
+    if len(shape) != len(expected):
+        return shape
+    return (shape[0], *(e if s == -1 else s for s, e in zip(shape[1:], expected[1:], strict=True)))

@@ -1,0 +1,171 @@
+"""Take over a model that was trained with ultralytics: exported once, from then on run without it.
+
+An ultralytics `.pt` is a pickle of whole Python objects. Loading one runs what its author has put into it,
+and no allow-list helps, since the network itself is such an object. So this is a step of its own, asked
+for by name, which says what it does; nothing else in the project ever loads such a file. ultralytics,
+and what it trains, are under the AGPL-3.0 unless its maker has licensed them otherwise.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.assets.store import sha256
+from engines.contracts.config_files import check_config
+from engines.contracts.contract import Contract
+from engines.contracts.contradictions import describe_shape
+from engines.contracts.onnx_metadata import write_contract
+from engines.contracts.skeletons import available_skeletons
+from engines.errors import ContractError, EngineError
+
+if TYPE_CHECKING:
+    import onnx
+
+log = logging.getLogger("posestream.import")
+
+OPSET = 18
+# What its letterbox lays around a picture, and what its predictor divides by (ultralytics/data/augment.py).
+GREY, WHITE = 114.0, 255.0
+KINDS = {"detect": ("detect", "yolo"), "pose": ("pose_onestage", "yolo-pose")}  # its task to ours, and codec
+COCO_KEYPOINTS = 17
+LICENCE, HOMEPAGE = "AGPL-3.0", "https://github.com/ultralytics/ultralytics"
+# It must not install packages or ask servers on its own, nor print what it does. Read at its first import.
+MANNERS = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+
+
+def import_pt(path: Path, out_onnx: Path, *, skeleton: str | None = None) -> Contract:
+    """Export an ultralytics checkpoint to ONNX, once, and make its contract, which the file then carries.
+
+    **This executes code from the file**: import only what comes from somebody you trust.
+
+    Args:
+        path: a `.pt` of a detector or a pose model, YOLOv8 or later.
+        out_onnx: what to write; its name without the suffix becomes the model's name.
+        skeleton: of a pose model, what its keypoints are; coco17 where there are 17, unless told.
+
+    Raises:
+        EngineError: a library is missing, the file is not a checkpoint of ultralytics, it does something else
+            than detect or estimate poses, or its output is not one that is read here.
+        ContractError: nothing tells what its keypoints are, or the skeleton has more or fewer.
+    """
+    for library in ("ultralytics", "onnx"):
+        if importlib.util.find_spec(library) is None:
+            raise EngineError(
+                f"importing {path.name} needs {library}, which is not installed: "
+                "pip install 'posestream[ultralytics]'; what was imported runs without it"
+            )
+    log.warning("%s is a pickle: importing it runs code from the file, so do it only if you trust it", path)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = _export(path, Path(folder))
+    told = {entry.key: entry.value for entry in graph.metadata_props}
+    description = _describe(told, graph, path, out_onnx.stem, skeleton)
+    contract = check_config(Contract, description, path.name)
+    del graph.metadata_props[:]  # ultralytics' own, with the date; what matters of it is in the contract
+    write_contract(graph, contract)
+    part = out_onnx.with_name(f".{out_onnx.name}.part")
+    part.write_bytes(graph.SerializeToString(deterministic=True))
+    part.replace(out_onnx)
+    return contract
+
+
+def _export(path: Path, folder: Path) -> onnx.ModelProto:
+    """The graph, with ultralytics' notes in its metadata; the file is copied, since it exports beside it."""
+    for name, value in MANNERS.items():
+        os.environ.setdefault(name, value)
+    import onnx
+    from ultralytics import YOLO
+
+    try:
+        model = YOLO(shutil.copyfile(path, folder / "model.pt"))
+    except Exception as error:  # whatever a pickle may raise
+        raise EngineError(
+            f"{path.name} is not a checkpoint of ultralytics ({_one_line(error)}); one of another kind needs "
+            "posestream models import --like, or --architecture"
+        ) from None
+    if model.task not in KINDS:
+        raise EngineError(
+            f"{path.name} is an ultralytics model for {model.task!r}, expected one of {sorted(KINDS)}"
+        )
+    try:
+        return onnx.load(model.export(format="onnx", dynamic=True, simplify=False, opset=OPSET, device="cpu"))
+    except Exception as error:  # whatever PyTorch's exporter may raise
+        raise EngineError(f"{path.name}: ultralytics cannot export it ({_one_line(error)})") from None
+
+
+def _describe(
+    told: dict[str, str], graph: onnx.ModelProto, path: Path, name: str, skeleton: str | None
+) -> dict[str, Any]:
+    """The fields of the contract, by what ultralytics has `told` in the graph's metadata."""
+    task, codec = KINDS[told["task"]]
+    labels = [label for _, label in sorted(ast.literal_eval(told["names"]).items())]
+    keypoints, values = ast.literal_eval(told.get("kpt_shape", "(0, 0)"))
+    height, width = ast.literal_eval(told["imgsz"])
+    pose = {
+        "codec": {"kind": codec, "values_per_keypoint": values},
+        "skeleton": skeleton or _skeleton(path, keypoints),
+    } if keypoints else {}  # fmt: skip
+    return {
+        "name": name,
+        "title": f"{path.name}, by ultralytics {told['version']}",
+        "task": task,
+        "architecture": "yolo",
+        "input": {
+            "name": graph.graph.input[0].name,
+            "size": (width, height),
+            "layout": "nchw",
+            "colour": "rgb",
+            "mean": (0.0,) * 3,
+            "std": (WHITE,) * 3,
+            "placement": "centre_px",
+            "pad_value": GREY,
+        },
+        "outputs": {"predictions": _output(graph, path, 4 + len(labels) + keypoints * values)},
+        "codec": {"kind": codec},
+        "labels": labels,
+        "licence": LICENCE,
+        "homepage": HOMEPAGE,
+        "asset": {
+            "filename": path.name,
+            "sha256": sha256(path),
+            "sha256_from": "copy",
+            "bytes": path.stat().st_size,
+            "sources": [{"kind": "file", "url": str(path)}],
+        },
+        **pose,
+    }
+
+
+def _output(graph: onnx.ModelProto, path: Path, rows: int) -> dict[str, Any]:
+    """The one output, (B, rows, cells)."""
+    shapes = {
+        output.name: tuple(size.dim_value or -1 for size in output.type.tensor_type.shape.dim)
+        for output in graph.graph.output
+    }
+    name, shape = next(iter(shapes.items()))
+    if len(shapes) > 1 or len(shape) != 3 or shape[1] not in (rows, -1):
+        found = ", ".join(f"{name} {describe_shape(shape)}" for name, shape in shapes.items())
+        raise EngineError(
+            f"{path.name}: its graph gives {found}, expected one output of ?x{rows}x?, a prediction a cell; "
+            "heads that choose among their predictions themselves (end-to-end, as of YOLOv10) are not read"
+        )
+    return {"name": name, "shape": (-1, rows, -1)}
+
+
+def _skeleton(path: Path, keypoints: int) -> str:
+    if keypoints == COCO_KEYPOINTS:
+        return "coco17"
+    raise ContractError(
+        f"{path.name} has {keypoints} keypoints and does not tell what they are; name a skeleton that does "
+        f"(--skeleton, of {', '.join(available_skeletons())}, or one of your own)"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""CUDA kernels of our own, each with the same work in PyTorch's operations. Imports `device` and `images`."""

@@ -1,0 +1,1 @@
+"""Detectors and pose estimators: images in, boxes or keypoints out."""

@@ -1,0 +1,147 @@
+"""Poses in boxes: crops of all instances of many images, run as one batch, decoded, mapped back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from engines.backends.base import Engine, Items
+from engines.backends.batches import BUCKETS
+from engines.codecs import heatmap, simcc
+from engines.contracts.contract import Contract, HeatmapCodec
+from engines.contracts.skeletons import load_skeleton
+from engines.device.arrays import Outputs, copied, flipped, mean, to_host
+from engines.errors import ContractError
+from engines.images.crops import Crops, Image
+from engines.images.geometry import crop_to_frame, invert_affine, transform_points
+
+CODECS = {"simcc": simcc, "heatmap": heatmap}
+# Crops that go through the engine at once, of however many frames: on the host more only take more memory.
+RUN_MAX = 32
+
+
+class Keypoints(NamedTuple):
+    """The keypoints of N instances, a row each, in the order of the boxes they were asked for."""
+
+    points: np.ndarray  # (N, K, 2) float32, px of the frame; NaN where the model gave none
+    scores: np.ndarray  # (N, K) float32, as the model gives them, unclipped
+
+
+class TopDown:
+    """A SimCC or heatmap model with its pre- and post-processing; the same numbers as MMPose's."""
+
+    def __init__(self, contract: Contract, engine: Engine, *, flip_test: bool = False):
+        """Take an engine that runs the contract's model.
+
+        Args:
+            contract: of the model.
+            engine: that runs it.
+            flip_test: run the mirrored crops too, and decode the average of both outputs.
+
+        Raises:
+            ContractError: the contract is not that of such a model.
+        """
+        if contract.codec.kind not in CODECS:
+            raise ContractError(
+                f"{contract.name}: codec {contract.codec.kind!r} does not read poses in boxes; "
+                f"choose a model whose codec is one of {sorted(CODECS)}"
+            )
+        assert contract.skeleton is not None  # every pose model has one
+        self.contract, self.engine, self.flip_test = contract, engine, flip_test
+        self.codec = CODECS[contract.codec.kind]
+        self.skeleton = load_skeleton(contract.skeleton)
+        self.grid = _grid(contract)
+
+    def __call__(self, images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray) -> Keypoints:
+        """Estimate the pose in each box.
+
+        Args:
+            images: RGB, uint8 (H, W, 3), or YUV, of any sizes; all on the host or all on a device.
+            image_index: (N,), which image a box belongs to.
+            boxes: (N, 4) x0, y0, x1, y1 px; parts outside of the image are padded. N may be 0.
+        """
+        return self.in_regions(images, image_index, self.regions(boxes))
+
+    def regions(self, boxes: np.ndarray) -> np.ndarray:
+        """(N, 5) float64, what the model sees of boxes (N, 4): centre x, y, width, height in px, no angle.
+
+        As MMPose's GetBBoxCenterScale and TopdownAffine: the box is padded, then its short side stretched to
+        the input's aspect.
+        """
+        return _regions(boxes, self.contract)
+
+    def in_regions(self, images: Sequence[Image], image_index: np.ndarray, regions: np.ndarray) -> Keypoints:
+        """Estimate the pose in each region.
+
+        Args:
+            images: as for a call.
+            image_index: likewise.
+            regions: (N, 5) px and rad: centre x, y, width, height, angle. A width below 0 mirrors the crop;
+                the keypoints are still those of the image, left and right as they are there.
+        """
+        count = len(self.skeleton.keypoints)
+        points = np.empty((len(regions), count, 2), np.float32)
+        scores = np.empty((len(regions), count), np.float32)
+        to_frame = crop_to_frame(regions, self.grid)
+        crops = Crops(images, image_index, invert_affine(to_frame), self.contract.input)
+        at_once = RUN_MAX if crops.device is None else BUCKETS[-1]
+        for start in range(0, len(crops), at_once):
+            part = slice(start, start + at_once)
+            reduced = to_host(self.codec.reduce(self._run(crops[part]), self.contract))
+            found, scores[part] = self.codec.finish(reduced, self.contract)
+            points[part] = transform_points(found, to_frame[part])
+        mirrored = np.flatnonzero(regions[:, 2] < 0)
+        points[mirrored] = points[mirrored][:, self.skeleton.mirror]
+        scores[mirrored] = scores[mirrored][:, self.skeleton.mirror]
+        return Keypoints(points, scores)
+
+    def _run(self, batch: Crops) -> Outputs:
+        """The model's outputs by role, on the device where the images lie."""
+        if not self.flip_test:
+            return self._outputs(batch)
+        columns = 3 if self.contract.input.layout == "nchw" else 2
+        pixels = batch.made()
+        outputs = copied(self._outputs(pixels))  # which the next run may overwrite
+        mirrored = self._outputs(flipped(pixels, columns))
+        return mean(outputs, self.codec.mirror_back(mirrored, self.contract, self.skeleton.mirror))
+
+    def _outputs(self, batch: Items) -> Outputs:
+        found = self.engine.run({self.contract.input.name: batch})
+        return {role: found[output.name] for role, output in self.contract.outputs.items()}
+
+    @property
+    def halved(self) -> int:
+        """How often the engine has halved its batches, since a device's memory was too small."""
+        return self.engine.halved
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.engine.close()
+
+
+def cut_out(
+    images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray, contract: Contract
+) -> np.ndarray:
+    """The model's input for boxes (N, 4), as `TopDown` makes it: a batch of N."""
+    to_frame = crop_to_frame(_regions(boxes, contract), _grid(contract))
+    return np.asarray(Crops(images, image_index, invert_affine(to_frame), contract.input))
+
+
+def _regions(boxes: np.ndarray, contract: Contract) -> np.ndarray:
+    boxes = boxes.astype(np.float64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    aspect = contract.input.size[0] / contract.input.size[1]
+    width, height = (np.maximum(high - low, 1.0) * contract.input.box_padding).T
+    width = np.maximum(width, height * aspect)
+    centre_x, centre_y = (low + high).T / 2
+    return np.stack([centre_x, centre_y, width, width / aspect, np.zeros_like(width)], axis=1)
+
+
+def _grid(contract: Contract) -> tuple[int, int]:
+    """What a region's far corner falls on, px of the input."""
+    width, height = contract.input.size
+    # UDP: the corners of a region fall on the centres of the first and last px, not one px further.
+    udp = isinstance(contract.codec, HeatmapCodec) and contract.codec.udp
+    return (width - 1, height - 1) if udp else (width, height)

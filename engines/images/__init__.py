@@ -1,0 +1,1 @@
+"""Images on the way into a model: geometry, crops, colours, boxes. Imports `device`."""

@@ -1,0 +1,1 @@
+"""Load a model: choose its backend, open it, hold it against its contract."""

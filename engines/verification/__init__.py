@@ -1,0 +1,1 @@
+"""Hold an engine against the FP32 reference, and measure it."""

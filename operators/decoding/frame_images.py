@@ -1,0 +1,165 @@
+"""The pictures of a video's frames: planes of YUV as they are where models take them, else upright RGB."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from functools import partial
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
+from av.video.reformatter import ColorRange, VideoReformatter
+
+from engines.images.crops import Image
+from engines.images.yuv import YuvImage, rgb_matrix
+
+# FFmpeg's numbers of colour matrices (ITU-T H.273); 2, unspecified, is taken for BT.601 as swscale does.
+STANDARDS = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}
+
+
+class Decoder(Protocol):
+    """Decodes the packets of a video, one by one: FFmpeg's `VideoCodecContext`, `nvdec.Nvdec`."""
+
+    def decode(self, packet: Packet | None) -> list[VideoFrame]:
+        """The frames that are complete with this packet; with None those that are left."""
+
+    def flush_buffers(self) -> None:
+        """Forget what has been seen; the next packet begins anew."""
+
+
+class Frames(Protocol):
+    """Where the frames of a source are decoded, and its pictures made: here, or in a GPU's memory."""
+
+    def decoder(self, context: VideoCodecContext) -> Decoder:
+        """What decodes the packets that `context` is for."""
+
+    def picture(self, frame: VideoFrame, matrix: np.ndarray | None) -> Image:
+        """The picture of a frame that such a decoder gave; `matrix` as `DisplayMatrix` gives it."""
+
+    def put(self, picture: np.ndarray) -> Image:
+        """The picture of a source that is no video."""
+
+
+class HostFrames:
+    """On the processor, in its memory."""
+
+    def decoder(self, context: VideoCodecContext) -> Decoder:
+        """FFmpeg's own."""
+        return context
+
+    def picture(self, frame: VideoFrame, matrix: np.ndarray | None) -> np.ndarray | YuvImage:
+        """See `picture_of`."""
+        return picture_of(frame, matrix)
+
+    def put(self, picture: np.ndarray) -> np.ndarray:
+        """As it is."""
+        return picture
+
+
+HOST = HostFrames()
+
+
+def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray | YuvImage:
+    """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB.
+
+    `matrix` is its display matrix, as `DisplayMatrix` gives it.
+    """
+    colours = colour_matrix(frame)
+    if frame.format.name not in ("yuv420p", "yuvj420p") or colours is None or matrix is not None:
+        return _to_rgb(frame, matrix)
+    y, u, v = (_view(plane) for plane in frame.planes)
+    return YuvImage(y, u, v, colours, partial(_to_rgb, frame))
+
+
+def colour_matrix(frame: VideoFrame) -> np.ndarray | None:
+    """The (3, 4) matrix from the frame's YUV to RGB, as `YuvImage` has it; None for unknown standards."""
+    standard = STANDARDS.get(frame.colorspace)
+    full_range = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
+    return None if standard is None else _matrix(standard, full_range)
+
+
+_scalers = threading.local()
+
+
+@functools.cache
+def _matrix(standard: str, full_range: bool) -> np.ndarray:
+    """The matrix with which crops have the colours of swscale's whole pictures, `Packet.image`.
+
+    swscale adds up tables and rounds each down, which makes its pictures darker by half a grey level a table:
+    one for red and blue, two for green, and one more in limited range (measured, for all standards alike).
+    """
+    matrix = rgb_matrix(standard, full_range=full_range)
+    matrix[:, 3] -= np.array([0.5, 1.0, 0.5]) if full_range else np.array([1.0, 1.5, 1.0])
+    return matrix
+
+
+def _view(plane: VideoPlane) -> np.ndarray:
+    """The samples of a plane (H, W) uint8, without a copy; they keep the frame alive."""
+    rows = np.frombuffer(plane, np.uint8, plane.height * plane.line_size)  # type: ignore[call-overload]
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
+    """RGB uint8 (H, W, 3), C-contiguous and upright.
+
+    swscale honours the frame's matrix (BT.601, 709, 2020) and range; unspecified means BT.601, limited range,
+    as in OpenCV, with which the result then agrees to the last bit. One reformatter a thread for all frames
+    saves a scaler's set-up for each; its threads would only take cores from the decoder's. 0.8 ms for
+    1080x1920 on one core, where cv2.cvtColor on the planes takes 1.4 and knows nothing but BT.601.
+    """
+    image = _scaler().reformat(frame, format="rgb24", threads=1).to_ndarray()
+    # FFmpeg pads rows to 64 bytes: widths such as 1080 need a copy here; 1920, 1280 and 640 do not.
+    return np.ascontiguousarray(_upright(image, matrix))
+
+
+def _scaler() -> VideoReformatter:
+    """This thread's own. One that a frame makes for itself has a thread a core, for as long as it lives."""
+    if not hasattr(_scalers, "reformatter"):
+        _scalers.reformatter = VideoReformatter()
+    scaler: VideoReformatter = _scalers.reformatter
+    return scaler
+
+
+class DisplayMatrix:
+    """The display matrix of a video's frames, or None; looked up when their rotation changes.
+
+    Looking at PyAV's `side_data` ties the frame into a ring that only the garbage collector undoes, and one
+    frame that waits for it keeps all pictures of its decoder. Hence a look at `rotation`, which does not,
+    and, where that changes, at the side data of a tiny copy.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: np.ndarray | None = None
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray | None:
+        """The matrix (9,) int32 of this frame."""
+        # NVDEC's videos are upright (`nvdec`), and a copy of its frame would be a download.
+        if frame.format.name == "cuda" and not frame.rotation:
+            return None
+        if frame.rotation != self._rotation:
+            self._rotation = frame.rotation
+            side_data: Any = _scaler().reformat(frame, width=16, height=16, threads=1).side_data
+            found = side_data.get("DISPLAYMATRIX")
+            self._matrix = None if found is None else np.frombuffer(found, np.int32).copy()
+        return self._matrix
+
+
+def _upright(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Turn and mirror as the display matrix says, to the nearest quarter turn."""
+    if matrix is None:
+        return image
+    # Row vectors: x' = a x + c y, y' = b x + d y, in 16.16 fixed point (libavutil/display.h).
+    a, b, _, c, d = matrix[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, across, down = cv2.transpose(image), c, b
+    else:
+        across, down = a, d
+    if across < 0 or down < 0:
+        image = cv2.flip(image, -1 if across < 0 and down < 0 else int(across < 0))
+    return image

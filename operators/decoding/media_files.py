@@ -1,0 +1,151 @@
+"""What a source names (a video, an image, a folder): `probe` says what is in it, `shots` gives its frames."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from engines.images.crops import Image
+from operators.decoding.frame_images import HOST, Frames
+from operators.decoding.video import (
+    SECOND_NS,
+    Shot,
+    duration_s,
+    is_url,
+    open_video,
+    rate,
+    starts_too_late,
+    unreadable,
+    video_shots,
+)
+from pipeline.errors import SourceError
+
+IMAGE_TYPES = ("bmp", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
+IMAGE_FPS = 30.0  # an image has no clock: the rate of a folder unless the caller knows better
+
+
+class SourceProbe(NamedTuple):
+    """What a source holds, as far as its header and its first frame tell."""
+
+    width: int  # px, upright
+    height: int
+    fps: float  # on average; 0 where the source does not tell
+    frames: int | None
+    codec: str
+    duration_s: float | None
+
+
+def probe(uri: str) -> SourceProbe:
+    """Open a source, decode its first frame and say what it holds.
+
+    Raises:
+        SourceError: for whatever cannot be read, in one line.
+    """
+    images = image_paths(uri)
+    first = next((image for shot in shots(uri) if (image := shot.picture()) is not None), None)
+    if first is None:
+        raise unreadable(uri, "not one image in it can be decoded")
+    height, width = first.shape[:2]
+    if images is not None:
+        codec = images[0].suffix[1:].lower()
+        return SourceProbe(width, height, IMAGE_FPS, len(images), codec, len(images) / IMAGE_FPS)
+    container, stream = open_video(uri, threads=1)
+    with container:
+        codec = stream.codec_context.codec.canonical_name
+        length_s = duration_s(container, stream)
+        return SourceProbe(width, height, rate(stream), stream.frames or None, codec, length_s)
+
+
+def shots(
+    uri: str,
+    *,
+    start_s: float = 0.0,
+    stop_s: float = math.inf,
+    image_fps: float = IMAGE_FPS,
+    threads: int = 0,
+    events: Counter[str] | None = None,
+    frames: Frames = HOST,
+) -> Iterator[Shot]:
+    """The frames of a source whose time since its beginning is in [start_s, stop_s), in order of time.
+
+    What goes wrong on the way is counted in `events`: "broken_frames" (not decoded, or damaged and therefore
+    left out), "truncated" (the file ends before the end that it announces), "read_errors" (reading stopped),
+    "missing_frames" (holes in the times of a stream of even rate), "frames_without_pts" (their time was
+    derived from the average rate).
+
+    `frames` decodes them and makes their pictures.
+
+    Raises:
+        SourceError: before the first frame, if there is none in the source or in the range.
+    """
+    images = image_paths(uri)
+    if images is None:
+        return video_shots(uri, start_s, stop_s, threads, Counter() if events is None else events, frames)
+    last_s = (len(images) - 1) / image_fps
+    if start_s > last_s:
+        raise starts_too_late(uri, start_s, last_s)
+    return (
+        Shot(round(index * SECOND_NS / image_fps), partial(_picture, path, frames))
+        for index, path in enumerate(images)
+        if start_s <= index / image_fps < stop_s
+    )
+
+
+def image_paths(uri: str) -> list[Path] | None:
+    """The images of a folder in natural order (img2 before img10), or the one image; None for a video or URL.
+
+    Raises:
+        SourceError: if the path does not exist, is empty, or is a folder without images.
+    """
+    if is_url(uri):
+        return None
+    path = Path(uri)
+    if path.is_dir():
+        images = [file for file in path.iterdir() if _is_image(file)]
+        if not images:
+            kinds = " ".join(IMAGE_TYPES)
+            raise SourceError(
+                f"cannot read {uri}: the folder holds no images; expected files of type {kinds}"
+            )
+        return sorted(images, key=_natural)
+    if not path.exists():
+        raise SourceError(f"cannot read {uri}: there is no such file or folder; check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise unreadable(uri, "it is empty (0 bytes)")
+    return [path] if _is_image(path) else None
+
+
+def _is_image(path: Path) -> bool:
+    # Names with a leading dot are what file managers leave behind ("._img1.jpg").
+    return path.suffix[1:].lower() in IMAGE_TYPES and not path.name.startswith(".") and path.is_file()
+
+
+def _natural(path: Path) -> list[Any]:
+    parts = re.split(r"(\d+)", path.name.lower())  # text and digits alternate, so that like meets like
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)] + [path.name]
+
+
+def _picture(path: Path, frames: Frames) -> Image | None:
+    image = _read_image(path)
+    return None if image is None else frames.put(image)
+
+
+def _read_image(path: Path) -> np.ndarray | None:
+    """RGB uint8 (H, W, 3): turned as EXIF says, alpha dropped, grey spread, 16 bit scaled to 8.
+
+    OpenCV rather than FFmpeg, since data sets are evaluated with its JPEG decoder and it honours EXIF; by way
+    of bytes, since `cv2.imread` fails on non-ASCII paths on Windows.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):  # cv2.error: the file is empty
+        return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,1 @@
+"""What the operators that run models share. Imports `engines` and `pipeline`."""

@@ -1,0 +1,1 @@
+"""What the sinks that write files share. Imports `engines` and `pipeline`."""

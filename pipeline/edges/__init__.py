@@ -1,0 +1,1 @@
+"""The queues between stages, and joins. Imports `pipeline.packet` and `measurement`."""

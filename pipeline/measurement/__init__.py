@@ -1,0 +1,1 @@
+"""What a run counts of itself. Imports `pipeline.packet` only."""

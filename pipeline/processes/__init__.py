@@ -1,0 +1,1 @@
+"""A run in several processes. Imports the rest of `pipeline`."""

@@ -1,0 +1,177 @@
+"""Which backend runs which file, and what is told where none can."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines.loading.backend_choice as choice
+from engines.backends.onnxruntime import OnnxEngine
+from engines.errors import ContractError, EngineError
+from engines.loading.backend_choice import BACKENDS, choices, device_name, suits
+from engines.loading.load import load_engine
+from engines.tensorrt import plan_cache as plans
+from tests.support.toy_models import contract, save
+
+POSE = contract("simcc")
+
+
+@pytest.mark.parametrize(
+    ("file", "backends"),
+    [
+        ("m.tflite", {"litert"}),
+        ("m.pth", {"torch"}),
+        ("m.safetensors", {"torch"}),
+        ("m.onnx", {"onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"}),
+    ],
+)
+def test_what_runs_a_file(file, backends):
+    assert {backend for backend in BACKENDS if backend != "auto" and suits(backend, Path(file))} == backends
+    with pytest.raises(EngineError, match=f"cannot run {file}"):
+        load_engine(POSE, path=Path(file), backend="torch" if file == "m.onnx" else "onnxruntime")
+
+
+def machine(monkeypatch, *, devices, built, providers):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: devices)
+    monkeypatch.setattr(choice, "_plans", lambda *_: iter(built))
+    monkeypatch.setattr(choice, "_providers", lambda: [f"{name}ExecutionProvider" for name in providers])
+
+
+@pytest.mark.parametrize(
+    ("devices", "built", "providers", "in_turn"),
+    [
+        (0, [], ["CUDA"], ["onnxruntime"]),
+        (1, [], ["CPU"], ["onnxruntime"]),
+        (1, [], ["CUDA"], ["onnxruntime-cuda", "onnxruntime"]),
+        (1, ["tensorrt-rtx"], ["CUDA"], ["tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]),
+    ],
+)
+def test_auto_takes_the_fastest_that_is_here(monkeypatch, devices, built, providers, in_turn):
+    machine(monkeypatch, devices=devices, built=built, providers=providers)
+    assert [backend for backend, _ in choices(POSE, Path("m.onnx"))] == in_turn
+
+
+def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, caplog, monkeypatch):
+    def beyond(*_):
+        raise EngineError("the plan is beyond the model's tolerance")
+
+    machine(monkeypatch, devices=1, built=["tensorrt"], providers=["CPU"])
+    monkeypatch.setattr(plans, "open_plan", beyond)
+    path = save(POSE, tmp_path / "toy.onnx")
+    with caplog.at_level(logging.INFO, "posestream.engine"):
+        engine = load_engine(POSE, path=path)
+    assert isinstance(engine, OnnxEngine)
+    assert [(it.levelname, it.message.partition(" (")[0]) for it in caplog.records] == [
+        ("INFO", "toy: tensorrt"),
+        ("WARNING", "toy: what is faster fails: the plan is beyond the model's tolerance"),
+        ("INFO", "toy: onnxruntime"),
+    ]
+    with pytest.raises(EngineError, match="beyond the model's tolerance"):  # who names it, gets it or nothing
+        load_engine(POSE, path=path, backend="tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
+)
+def test_devices_by_their_names(monkeypatch, device, name):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 2)
+    assert device_name(device) == name
+
+
+@pytest.mark.parametrize(
+    ("there", "device", "told"),
+    [
+        (2, "cuda:2", "there is no device cuda:2, this machine has 2 CUDA devices, from cuda:0 on; see"),
+        (1, "cuda:1", "there is no device cuda:1, this machine has 1 CUDA device, from cuda:0 on; see"),
+        (0, "cuda", "there is no device cuda, this machine has no CUDA device; see"),
+        (1, "gpu", "device 'gpu' is unknown, expected cpu, cuda, or cuda:1"),
+        (1, "cuda:", "device 'cuda:' is unknown"),
+        (1, "cuda:-1", "device 'cuda:-1' is unknown"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, tmp_path, there, device, told):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: there)
+    with pytest.raises(EngineError, match=told):
+        load_engine(POSE, path=tmp_path / "m.onnx", device=device)
+
+
+@pytest.mark.parametrize(
+    ("file", "device", "providers", "in_turn"),
+    [
+        ("m.onnx", "cpu", ["CUDA"], ["onnxruntime"]),
+        ("m.onnx", "cuda:1", ["CUDA"], ["tensorrt", "onnxruntime-cuda"]),
+        ("m.onnx", "cuda:1", ["CPU"], ["tensorrt"]),
+        ("m.pth", "cuda:1", ["CPU"], ["torch"]),
+        ("m.pth", "cpu", ["CPU"], ["torch"]),
+        ("m.tflite", "cpu", ["CPU"], ["litert"]),
+        ("m.tflite", "cuda:1", ["CPU"], []),
+    ],
+)
+def test_auto_takes_only_what_runs_on_the_device_that_is_told(monkeypatch, file, device, providers, in_turn):
+    asked = []
+    machine(monkeypatch, devices=2, built=[], providers=providers)
+    monkeypatch.setattr(choice, "_plans", lambda *given: iter([asked.append(given[2]), "tensorrt"][1:]))
+    assert [backend for backend, _ in choices(POSE, Path(file), device)] == in_turn
+    assert set(asked) <= {device}
+
+
+def test_nothing_that_runs_on_the_device_that_is_told(monkeypatch, tmp_path):
+    machine(monkeypatch, devices=2, built=[], providers=["CPU"])
+    path = save(POSE, tmp_path / "toy.onnx")
+    with pytest.raises(
+        EngineError, match=r"^toy: nothing here runs toy\.onnx on cuda:1; .* engine build toy"
+    ):
+        load_engine(POSE, path=path, device="cuda:1")
+    with pytest.raises(EngineError, match=r"^toy: onnxruntime does not run on cuda:1; leave out"):
+        load_engine(POSE, path=path, backend="onnxruntime", device="cuda:1")
+    with pytest.raises(EngineError, match=r"^toy: tensorrt does not run on cpu; leave out"):
+        load_engine(POSE, path=path, backend="tensorrt", device="cpu")
+    assert load_engine(POSE, path=path, device="cpu").device == "cpu"
+
+
+def test_another_model_than_the_contract_says_is_not_tried_elsewhere(tmp_path, monkeypatch):
+    def another(*_):
+        raise ContractError("contract says 192x256")
+
+    machine(monkeypatch, devices=1, built=["tensorrt"], providers=["CPU"])
+    monkeypatch.setattr(plans, "open_plan", another)
+    with pytest.raises(ContractError, match="192x256"):
+        load_engine(POSE, path=save(POSE, tmp_path / "toy.onnx"))
+
+
+def test_a_file_that_nothing_can_run_fails_as_the_last_choice_does(tmp_path, monkeypatch):
+    machine(monkeypatch, devices=1, built=[], providers=["CUDA"])
+    (tmp_path / "toy.onnx").write_bytes(b"no model")
+    with pytest.raises(EngineError, match=r"toy\.onnx: not a model that ONNX Runtime can load"):
+        load_engine(POSE, path=tmp_path / "toy.onnx")
+
+
+def test_auto_says_what_it_took_and_why(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(choice, "cuda_devices", lambda: 0)
+    path = save(POSE, tmp_path / "toy.onnx")
+    with caplog.at_level(logging.INFO, "posestream.engine"):
+        load_engine(POSE, path=path).close()
+    assert caplog.messages == ["toy: onnxruntime (on the CPU: no CUDA device)"]
+    caplog.clear()
+    load_engine(POSE, path=path, backend="onnxruntime").close()
+    assert caplog.messages == []
+
+
+def test_an_unknown_backend(tmp_path):
+    with pytest.raises(EngineError, match="no backend 'onnx-runtime'; did you mean 'onnxruntime'"):
+        load_engine(POSE, path=tmp_path / "m.onnx", backend="onnx-runtime")
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_checkpoint_runs_by_pytorch(small_home, device):
+    engine = load_engine(small_home.contract, backend="torch", device=device)
+    found, expected = (
+        it.run({"input": small_home.batch}) for it in (engine, OnnxEngine(small_home.exported.path))
+    )
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-4)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run({"input": small_home.batch})

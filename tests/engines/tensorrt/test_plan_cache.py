@@ -1,0 +1,214 @@
+import hashlib
+import os
+import threading
+
+import pytest
+from filelock import FileLock
+from toy_models import contract
+
+from engines.device.gpus import this_gpu
+from engines.errors import EngineError
+from engines.loading.load import load_engine
+from engines.tensorrt.network import Batch
+from engines.tensorrt.plan_cache import build_plan, find_plan, standing
+from engines.tensorrt.plan_files import Key, Machine, differences, kept_plans, onnx_sha256
+
+HERE = {
+    "flavour": "tensorrt",
+    "version": "10.15.1.29",
+    "compute_capability": "8.9",
+    "gpu": "NVIDIA L4",
+    "driver": "580.65.06",
+}
+MODEL = {
+    "onnx_sha256": "a" * 64,
+    "input_size": (48, 64),
+    "outputs": ("maps",),
+    "precision": "fp16",
+    "batch": (1, 8, 32),
+}
+
+
+def key(**changes):
+    return Key(**HERE | MODEL | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, []),
+        ({"precision": "fp32", "batch": (1, 1, 1)}, []),
+        ({"gpu": None, "driver": None}, []),
+        ({"onnx_sha256": "b" * 64}, ["ONNX file bbbbbbbbbbbb…, here aaaaaaaaaaaa…"]),
+        ({"input_size": (288, 384)}, ["input size 288x384, here 48x64"]),
+        ({"outputs": ("maps", "more")}, ["outputs maps, more, here maps"]),
+        ({"version": "10.13.2.6"}, ["version 10.13.2.6, here 10.15.1.29"]),
+        ({"builder": 0}, ["way of building 0, here 1"]),
+        ({"gpu": None, "driver": None, "compute_capability": "12.0"}, ["compute capability 12.0, here 8.9"]),
+        (
+            {"gpu": "NVIDIA L40S", "driver": "570.10"},
+            ["GPU NVIDIA L40S, here NVIDIA L4", "driver 570.10, here 580.65.06"],
+        ),
+    ],
+)
+def test_a_plan_runs_only_where_all_of_its_key_fits(changes, told):
+    assert differences(key(**changes), Machine(**HERE), contract("heatmap"), MODEL["onnx_sha256"]) == told
+
+
+def test_a_plan_without_its_onnx_file_fits_nowhere():
+    assert differences(key(), Machine(**HERE), contract("heatmap"), None) == [
+        "ONNX file aaaaaaaaaaaa…, here none"
+    ]
+
+
+def test_keys_that_differ_anywhere_have_other_files():
+    changes = [
+        *({part: "x"} for part in ("version", "compute_capability", "gpu", "driver")),
+        {"onnx_sha256": "b" * 64},
+        {"input_size": (288, 384)},
+        {"outputs": ("maps", "more")},
+        {"precision": "int8"},
+        {"batch": (1, 8, 33)},
+        {"flavour": "tensorrt-rtx"},
+        {"builder": 0},
+    ]
+    digests = {key(**change).digest() for change in [{}, *changes]}
+    assert len(digests) == len(changes) + 1
+
+
+@pytest.mark.parametrize("text", ["", "8", "1:2", "1:2:3:4", "0:1:2", "4:2:8", "1:8:4", "a:b:c"])
+def test_a_batch_is_three_sizes_that_grow(text):
+    with pytest.raises(EngineError, match="1:8:32"):
+        Batch.parse(text)
+
+
+def test_weights_beside_an_onnx_file_are_part_of_it(tmp_path):
+    onnx, weights = tmp_path / "large.onnx", tmp_path / "large.onnx.data"
+    onnx.write_bytes(b"graph")
+    checksums = [onnx_sha256(onnx)]
+    for content in (b"weights", b"others"):
+        weights.write_bytes(content)
+        checksums.append(onnx_sha256(onnx))
+    assert len(set(checksums)) == 3
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A model, and what builds a plan of it ahead of time, in a cache of its own."""
+    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("onnx")
+    from compilable import landmarks, landmarks_onnx
+
+    monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
+    model, onnx = landmarks(), landmarks_onnx(tmp_path)
+
+    def build(**options):
+        return build_plan(model, onnx, "tensorrt-rtx", "fp32", compute_capability="8.9", **options)
+
+    return model, onnx, build
+
+
+def test_what_is_built_is_kept_with_its_record(tiny):
+    model, onnx, build = tiny
+    plan, fresh = build()
+    assert fresh
+    assert kept_plans() == [plan]
+    assert len(plan.read()) == plan.size
+    assert plan.verified is None
+    assert plan.contract == model
+    assert plan.key.onnx_sha256 == onnx_sha256(onnx)
+    assert (plan.key.gpu, plan.key.driver, plan.key.batch) == (None, None, (1, 8, 32))
+    assert build() == (plan, False)
+    other, fresh = build(batch=Batch(1, 1, 4))
+    assert fresh
+    assert {kept.path for kept in kept_plans()} == {plan.path, other.path}
+
+
+def test_a_damaged_plan_is_refused_and_built_again(tiny):
+    _, _, build = tiny
+    plan, _ = build()
+    plan.path.write_bytes(plan.path.read_bytes()[:-1])
+    command = "--backend tensorrt-rtx --precision fp32 --batch 1:8:32 --compute-capability 8.9"
+    with pytest.raises(EngineError, match=f"is damaged .* posestream engine build landmarks {command}"):
+        plan.read()
+    again, fresh = build()
+    assert fresh
+    assert again.is_whole()
+
+
+def test_a_record_that_cannot_be_read_is_no_plan(tiny):
+    _, _, build = tiny
+    plan, _ = build()
+    plan.path.with_suffix(".json").write_text('{"key": {}}')
+    assert kept_plans() == []
+    assert build().fresh
+
+
+def test_who_wants_the_same_plan_waits_for_it(tiny):
+    _, _, build = tiny
+    plan, _ = build()
+    plan.delete()
+    built = []
+    with FileLock(plan.path.with_suffix(".lock")):  # as the process that builds it holds it
+        waiting = threading.Thread(target=lambda: built.append(build()))
+        waiting.start()
+        waiting.join(1)
+        assert not built
+        plan.path.write_bytes(b"what the other process built")
+        content = plan.model_copy(
+            update={"sha256": hashlib.sha256(plan.path.read_bytes()).hexdigest(), "size": 28}
+        )
+        content.write()
+    waiting.join(30)
+    assert built == [(content, False)]
+
+
+def test_nothing_is_opened_without_a_gpu(tiny):
+    if this_gpu():
+        pytest.skip("there is a GPU")
+    model, onnx, build = tiny
+    plan, _ = build()
+    with pytest.raises(EngineError, match=r"^tensorrt-rtx: no CUDA device found; see that nvidia-smi"):
+        load_engine(model, path=onnx, backend="tensorrt-rtx")
+    assert find_plan(model, onnx, "tensorrt-rtx") is None
+    assert standing(plan).why == ["tensorrt-rtx: no CUDA device found"]
+    assert not standing(plan).stale
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def backend(request):
+    """What is installed, where there is a GPU."""
+    pytest.importorskip(request.param.replace("-", "_"))
+    if this_gpu() is None:
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+@pytest.mark.gpu
+def test_a_plan_for_this_gpu_is_verified_and_found(backend, tmp_path, monkeypatch):
+    from compilable import landmarks, landmarks_onnx
+
+    monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
+    model, onnx = landmarks(), landmarks_onnx(tmp_path)
+    plan, _ = build_plan(model, onnx, backend, "fp32")
+    assert plan.verified.gpu == plan.key.gpu == this_gpu().name
+    assert find_plan(model, onnx, backend) == plan
+    os.utime(onnx)
+    assert find_plan(model, onnx, backend) == plan  # its content counts
+    onnx.write_bytes(onnx.read_bytes() + b"\0")
+    assert find_plan(model, onnx, backend) is None
+    with pytest.raises(EngineError, match=r"ONNX file .*posestream engine build landmarks"):
+        load_engine(model, path=onnx, backend=backend)
+
+
+@pytest.mark.gpu
+def test_a_plan_beyond_the_tolerance_is_not_kept(backend, tmp_path, monkeypatch):
+    from compilable import landmarks, landmarks_onnx
+
+    monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
+    model = landmarks()
+    tolerance = model.tolerance.model_copy(update={"keypoint_px": 1e-9, "score": 1e-9})
+    strict = model.model_copy(update={"tolerance": tolerance})
+    with pytest.raises(EngineError, match="beyond the model's tolerance"):
+        build_plan(strict, landmarks_onnx(tmp_path), backend, "fp16")
+    assert kept_plans() == []

@@ -1,0 +1,352 @@
+"""`decode` on a device: the CPU stands in for the GPU, and `tests.support.hardware` for its decoder."""
+
+import gc
+import logging
+import threading
+from itertools import groupby
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.image import DeviceImage  # noqa: E402
+from engines.device.pool import SurfacePool  # noqa: E402
+from engines.images.yuv import YuvImage  # noqa: E402
+from operators.decode import Decode  # noqa: E402
+from operators.decoding import device_frames  # noqa: E402
+from operators.estimation.model_options import as_image  # noqa: E402
+from pipeline.errors import ConfigError, SourceError  # noqa: E402
+from pipeline.graph import check_graph  # noqa: E402
+from tests.support.hardware import Hardware  # noqa: E402
+from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
+from tests.support.small_videos import small_video  # noqa: E402
+from tests.support.watching import Watching, http_server, send_pictures, until  # noqa: E402
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """`cuda` is the CPU, which has no NVDEC."""
+    monkeypatch.setattr(device_frames, "open_device", lambda name: open_device("cpu"))
+
+
+@pytest.fixture
+def nvdec(device, monkeypatch):
+    """`cuda` is the CPU with something like NVDEC; the decoders that were opened."""
+    opened = []
+
+    def open_nvdec(context, index):
+        opened.append(Hardware(context))
+        return opened[-1]
+
+    monkeypatch.setattr(device_frames, "open_nvdec", open_nvdec)
+    return opened
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """The pools that are made; they wait a tenth of a second."""
+    made = []
+
+    def make(*arguments):
+        made.append(SurfacePool(*arguments, wait_s=0.1))
+        return made[-1]
+
+    monkeypatch.setattr(device_frames, "SurfacePool", make)
+    return made
+
+
+def packets(path, device="cuda", surfaces=100, **options):
+    decode = Decode(device=device, surfaces=surfaces, **options)
+    found = list(decode.read("cam", str(path)))
+    return found, decode.counters
+
+
+def samples(image):
+    """The planes of a device image, on the host."""
+    stream = stage_stream(image.device)
+    with image.reading(stream) as planes:
+        found = image.device.download({str(i): plane for i, plane in enumerate(planes)}, stream)
+    return list(found.values())
+
+
+def assert_same_samples(image, expected):
+    """Both are of YUV; NV12 has the two colours of a sample side by side."""
+    assert isinstance(image, DeviceImage)
+    assert isinstance(expected, YuvImage)
+    y, *colours = samples(image)
+    u, v = colours if len(colours) == 2 else np.moveaxis(colours[0], -1, 0)
+    for found, plane in zip((y, u, v), (expected.y, expected.u, expected.v), strict=True):
+        np.testing.assert_array_equal(found, plane)
+    np.testing.assert_array_equal(image.matrix, expected.matrix)
+
+
+def test_uploaded_frames_are_those_of_the_processor(device, video, caplog):
+    found, counters = packets(video, loop=2)
+    expected, _ = packets(video, "cpu", loop=2)
+    assert [(p.seq, p.pts_ns, p.size) for p in found] == [(p.seq, p.pts_ns, p.size) for p in expected]
+    for packet, other in zip(found, expected, strict=True):
+        assert_same_samples(packet.picture, other.picture)
+    assert counters["uploaded_frames"] == 80
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1
+    assert said[0].startswith("cam: decoded on the processor, and copied to the GPU: NVDEC cannot be opened")
+
+
+def test_nvdecs_frames_are_those_of_the_processor(nvdec, video, caplog):
+    found, counters = packets(video)
+    expected, _ = packets(video, "cpu")
+    assert [(p.seq, p.pts_ns, p.size) for p in found] == [(p.seq, p.pts_ns, p.size) for p in expected]
+    for packet, other in zip(found, expected, strict=True):
+        assert packet.picture.layout == "nv12"
+        assert_same_samples(packet.picture, other.picture)
+    assert not counters
+    assert not caplog.records
+
+
+def test_the_whole_image_is_close_to_the_processors(nvdec, tmp_path):
+    # Of smooth colours: the device's image repeats a sample of colour where swscale blends.
+    path = tmp_path / "smooth.mp4"
+    ramp = np.linspace(0, 255, 320)
+    picture = np.stack(np.broadcast_arrays(ramp[None], ramp[None, ::-1], ramp[:240, None] / 2), -1).astype(
+        np.uint8
+    )
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    (found,), _ = packets(path)
+    (expected,), _ = packets(path, "cpu")
+    difference = np.abs(found.image.astype(int) - expected.image)
+    assert found.image.shape == (240, 320, 3)
+    assert difference.mean() <= 1
+    assert difference.max() <= 4
+
+
+def test_a_later_start_is_found_by_nvdec_too(nvdec, video):
+    found, _ = packets(video, start_s=0.6, max_frames=3)
+    expected, _ = packets(video, "cpu", start_s=0.6, max_frames=3)
+    assert [p.pts_ns for p in found] == [p.pts_ns for p in expected]
+    for packet, other in zip(found, expected, strict=True):
+        assert packet.picture.layout == "nv12"
+        assert_same_samples(packet.picture, other.picture)
+
+
+@pytest.mark.parametrize("options", [{"stride": 5}, {"fps": 6.0}])
+def test_frames_that_are_thinned_out_are_not_copied(nvdec, video, options):
+    found, _ = packets(video, **options)
+    assert len(found) == 8
+    given = [frame for hardware in nvdec for frame in hardware.given]
+    assert len(given) == 40
+    assert [sum(plane.exports for plane in frame.planes) for frame in given] == [2, 0, 0, 0, 0] * 8
+
+
+def test_turned_pictures_come_upright(device, tmp_path, caplog):
+    path = small_video(tmp_path / "turned.mp4", frames=3, rotate=90)
+    found, _ = packets(path)
+    expected, _ = packets(path, "cpu")
+    assert [p.size for p in found] == [(96, 128)] * 3
+    for packet, other in zip(found, expected, strict=True):
+        assert packet.picture.layout == "rgb"
+        np.testing.assert_array_equal(packet.image, other.image)
+    assert "turned or mirrored" in caplog.text
+
+
+def test_frames_of_another_kind_than_before_go_by_way_of_rgb(device, tmp_path):
+    path = small_video(tmp_path / "ten.mp4", frames=1, pix_fmt="yuv420p10le")
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    frames = device_frames.frames_on("cuda", "cam", 4, lambda event, n: None)
+    image = frames.picture(frame, None)
+    assert image.layout == "rgb"
+    np.testing.assert_array_equal(image.rgb, device_frames.picture_of(frame))
+
+
+def test_images_are_uploaded(device, tmp_path, caplog):
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "1.png"), picture[..., ::-1])
+    (packet,), counters = packets(tmp_path)
+    assert packet.picture.layout == "rgb"
+    np.testing.assert_array_equal(packet.image, picture)
+    assert counters["uploaded_frames"] == 1
+    assert not caplog.records
+
+
+def test_models_take_a_device_image_as_it_is(device, video):
+    (packet,), _ = packets(video, max_frames=1)
+    assert as_image(packet) is packet.picture
+
+
+@pytest.mark.parametrize("by", ["nvdec", "device"])
+def test_no_more_surfaces_than_the_graph_holds(by, video, pools, request):
+    request.getfixturevalue(by)
+    held = []
+    for packet in Decode(device="cuda", surfaces=8, loop=3).read("cam", str(video)):
+        held = [*held, packet][-3:]
+    assert [pool.made for pool in pools] == [4]  # those held, and the one that is being made
+    del held, packet
+    gc.collect()
+    assert pools[0].held == 0
+
+
+def test_a_full_pool_makes_the_decoder_wait(nvdec, video):
+    held, read = [], []
+
+    def reading():
+        for packet in Decode(device="cuda", surfaces=4).read("cam", str(video)):
+            held.append(packet)
+            read.append(packet.seq)
+            del packet
+
+    thread = threading.Thread(target=reading, daemon=True)
+    thread.start()
+    until(lambda: len(read) == 4, "four frames")
+    thread.join(0.2)
+    assert len(read) == 4
+    held.pop(0)
+    until(lambda: len(read) == 5, "a frame for the one that left")
+    while thread.is_alive():
+        held.clear()
+        thread.join(0.01)
+    assert read == list(range(40))
+
+
+def test_frames_that_never_leave_are_an_error_that_says_what_to_do(nvdec, video, pools):
+    with pytest.raises(SourceError, match=r"cam: no surface .* 4 of 4 .*give decode more surfaces"):
+        packets(video, surfaces=4)
+
+
+def test_sources_do_not_take_surfaces_from_each_other(nvdec, video, pools):
+    first = Decode(device="cuda", surfaces=4).read("one", str(video))
+    held = [next(first) for _ in range(4)]
+    assert len(packets(video)[0]) == 40
+    assert len(held) == 4
+
+
+def test_a_cameras_frames_are_put_there_too(nvdec):
+    with http_server(send_pictures) as url, Watching(url, device="cuda") as watching:
+        watching.more(20)
+    assert watching.error is None
+    assert {packet.picture.layout for packet in watching.packets} == {"i420"}  # JPEG is not for NVDEC
+    numbers = [number_of(packet.image) for packet in watching.packets]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_a_camera_that_changes_its_size_and_comes_back(nvdec, rtsp):
+    with Watching(rtsp.url, device="cuda", surfaces=1000) as watching:
+        watching.more(10)
+        rtsp.show("large")
+        watching.told("changed")
+        watching.more(10)
+        rtsp.restart("small")
+        watching.told("changed", "lost", "back", "changed")
+        watching.more(10)
+    assert {packet.picture.layout for packet in watching.packets} == {"nv12"}
+    sizes = [size for size, _ in groupby(packet.size for packet in watching.packets)]
+    assert sizes == [SIZES["small"], SIZES["large"], SIZES["small"]]
+    assert all(packet.picture.shape[1::-1] == packet.size for packet in watching.packets)
+    assert len(nvdec) >= 2  # one a connection
+
+
+@pytest.mark.parametrize("option", ["gpu", "cuda:", "cuda:x", "0"])
+def test_a_device_that_has_no_such_name(option):
+    with pytest.raises(ConfigError, match="device"):
+        check_graph(
+            {"name": "g", "graph": {"decode": {"op": "decode", "device": option}}}, {"decode": Decode}
+        )
+
+
+class TestWithoutAGpu:
+    @pytest.fixture(autouse=True)
+    def no_gpu(self, monkeypatch):
+        open_device.cache_clear()
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
+        open_device.cache_clear()
+
+    def test_cuda_stays_on_the_processor_and_says_why(self, video, caplog):
+        found, counters = packets(video)
+        assert all(isinstance(packet.picture, YuvImage) for packet in found)
+        assert len(found) == 40
+        assert not counters
+        (said,) = caplog.messages
+        assert said.startswith("cam: decoded on the processor: there is no device cuda")
+
+    def test_a_gpu_that_was_named_must_be_there(self, video):
+        with pytest.raises(SourceError, match="cam: there is no device cuda:9"):
+            packets(video, "cuda:9")
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    @pytest.mark.parametrize(
+        ("codec", "kind", "size"),
+        [
+            ("libx264", "mp4", (320, 180)),  # of which the decoder makes 320x192, and crops it
+            ("libx264", "ts", (320, 192)),
+            ("libx265", "mp4", (320, 180)),
+            ("libvpx-vp9", "webm", (320, 180)),
+        ],
+    )
+    def test_nvdec_gives_the_processors_samples(self, tmp_path, caplog, codec, kind, size):
+        path = small_video(tmp_path / f"{codec}.{kind}", codec, size=size)
+        found, counters = packets(path)
+        expected, _ = packets(path, "cpu")
+        assert [(p.pts_ns, p.size) for p in found] == [(p.pts_ns, p.size) for p in expected]
+        for packet, other in zip(found, expected, strict=True):
+            assert packet.picture.layout == "nv12"
+            assert_same_samples(packet.picture, other.picture)
+        assert not counters
+        assert not caplog.records
+
+    @pytest.mark.parametrize(
+        ("codec", "options"), [("libx264", {"pix_fmt": "yuv420p10le"}), ("libsvtav1", {}), ("mpeg4", {})]
+    )
+    def test_what_the_chip_does_not_decode_is_uploaded(self, tmp_path, caplog, codec, options):
+        path = small_video(tmp_path / f"other-{codec}.mp4", codec, size=(320, 192), **options)
+        found, counters = packets(path)
+        expected, _ = packets(path, "cpu")
+        uploaded = len(found) if codec != "libsvtav1" else counters["uploaded_frames"]  # some chips have AV1
+        assert counters["uploaded_frames"] == uploaded
+        assert len(caplog.records) == bool(uploaded)
+        if codec == "libx264":  # converted to RGB by the processor
+            for packet, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(packet.image, other.image)
+        else:
+            for packet, other in zip(found, expected, strict=True):
+                assert_same_samples(packet.picture, other.picture)
+
+    def test_two_streams_at_once_looped_and_thinned_in_a_constant_number_of_surfaces(self, tmp_path, pools):
+        path = small_video(tmp_path / "both.mp4", size=(320, 180))
+        wanted = [packet.picture for packet in packets(path, "cpu", stride=3)[0]]
+        made, errors = {}, []
+
+        def read(stream):
+            try:
+                decode = Decode(device="cuda", surfaces=8, stride=3, loop=20)
+                for index, packet in enumerate(decode.read(stream, str(path))):
+                    assert_same_samples(packet.picture, wanted[index % len(wanted)])
+                    made.setdefault(stream, []).append(max(pool.made for pool in pools))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=read, args=(stream,)) for stream in ("one", "two")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not errors
+        assert [len(counts) for counts in made.values()] == [20 * len(wanted)] * 2
+        assert all(counts[-1] == counts[len(wanted)] <= 4 for counts in made.values())
+
+    def test_memory_stays_as_it_is(self, tmp_path):
+        path = small_video(tmp_path / "memory.mp4", size=(320, 180))
+        used = []
+        for packet in Decode(device="cuda", loop=10).read("cam", str(path)):
+            if packet.seq % 40 == 39:
+                used.append(torch.cuda.memory_allocated())
+        assert len(set(used[1:])) == 1

@@ -1,0 +1,128 @@
+"""Producers and workers wait for each other, and all get their turn."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from pipeline.edges.edge import Inbox, Lane
+from pipeline.packet import End, Event, Packet
+
+PACKETS = 150
+
+
+def packet(stream, seq=0):
+    return Packet(stream, seq, seq, 0, (64, 48))
+
+
+def items_of(stream, dice):
+    """The packets of a stream, and now and then an event, which takes no room."""
+    for seq in range(PACKETS):
+        yield packet(stream, seq)
+        if dice.random() < 0.1:
+            yield Event(stream, "changed", 0)
+    yield End(stream, PACKETS)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_who_wait_for_room_get_it(seed, workers):
+    """Many more producers than there is room for, who hand in one item or a few, and batches of all sizes."""
+    dice = random.Random(seed)
+    lane = Lane(dice.choice([1, 3, 8]), "block")
+    inbox, streams = Inbox([lane]), [f"camera{n}" for n in range(12)]
+    taken, lock = [], threading.Lock()
+
+    def produce(stream):
+        own = random.Random(stream)
+        waiting = []
+        for item in items_of(stream, own):
+            waiting.append(item)
+            if own.random() < 0.7:
+                inbox.put(lane, waiting)
+                waiting = []
+        inbox.put(lane, waiting)
+
+    def work(number):
+        own = random.Random(number)
+        while (found := inbox.take(own.choice([1, 2, 5, 16]), own.choice([0, 0.001]))) is not None:
+            with lock:
+                taken.append(found)
+
+    producers = [threading.Thread(target=produce, args=(stream,), daemon=True) for stream in streams]
+    consumers = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(workers)]
+    for thread in producers + consumers:
+        thread.start()
+    for thread in producers:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in producers)
+    inbox.close(lane)
+    for thread in consumers:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in consumers)
+    batches = [batch for _, batch in sorted(taken, key=lambda one: one[0])]
+    for stream in streams:
+        own = [item for batch in batches for _, item in batch if item.stream == stream]
+        assert [item.seq for item in own if isinstance(item, Packet)] == list(range(PACKETS))
+        assert isinstance(own[-1], End)
+    assert (lane.received, lane.delivered, lane.packets) == (12 * PACKETS, 12 * PACKETS, 0)
+
+
+def test_a_batch_is_handed_out_once_it_is_full():
+    lane = Lane(8, "block")
+    inbox, found = Inbox([lane]), []
+
+    def work():
+        start = time.monotonic()
+        found.append((len(inbox.take(4, 30)[1]), time.monotonic() - start))
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    for seq in range(4):
+        time.sleep(0.01)
+        inbox.put(lane, [packet("a", seq)])
+    worker.join(10)
+    ((items, seconds),) = found
+    assert items == 4
+    assert seconds < 10
+
+
+def test_a_batch_that_stays_small_is_handed_out_in_time_with_all_that_is_there():
+    lane = Lane(8, "block")
+    inbox = Inbox([lane])
+    inbox.put(lane, [packet("a", 0)])
+    threading.Timer(0.05, inbox.put, [lane, [packet("a", 1)]]).start()
+    start = time.monotonic()
+    _, batch = inbox.take(4, 0.3)
+    assert len(batch) == 2
+    assert 0.3 <= time.monotonic() - start < 5
+
+
+def test_whoever_gathers_stops_when_no_more_can_come():
+    lane = Lane(8, "block")
+    inbox, found = Inbox([lane]), []
+    inbox.put(lane, [packet("a")])
+    worker = threading.Thread(
+        target=lambda: found.extend([inbox.take(6, 30), inbox.take(6, 30)]), daemon=True
+    )
+    worker.start()
+    time.sleep(0.05)
+    inbox.close(lane)
+    worker.join(10)
+    assert len(found[0][1]) == 1
+    assert found[1] is None
+
+
+@pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest", "latest"])
+def test_a_batch_larger_than_the_edge_is_gathered_and_costs_no_packet(policy):
+    lane = Lane(2, policy)
+    inbox, found = Inbox([lane]), []
+    worker = threading.Thread(target=lambda: found.append(inbox.take(6, 30)), daemon=True)
+    worker.start()
+    for seq in range(6):
+        inbox.put(lane, [packet("a", seq)])
+        time.sleep(0.05)
+    worker.join(10)
+    assert [item.seq for _, item in found[0][1]] == list(range(6))
+    assert lane.dropped == {}

@@ -1,0 +1,1 @@
+"""`posestream engine`: a sub-command a file."""

@@ -1,0 +1,183 @@
+"""`posestream engine list` and `clean`: the compiled engines and exported files on this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from engines.assets.model_files import exported_path
+from engines.contracts.contract import load_contract
+from engines.contracts.onnx_metadata import read_contract
+from engines.errors import ContractError, EngineError
+from engines.home import cache_home
+from engines.tensorrt.plan_cache import standing
+from engines.tensorrt.plan_files import Plan, kept_plans, plans_home
+
+MB = 1e6
+LEFT_S = 3600
+
+
+class Kept(NamedTuple):
+    """A plan, or an exported ONNX file, as `list` tells of it."""
+
+    model: str
+    backend: str
+    precision: str
+    batch: str
+    built_for: str
+    bytes: int
+    made: datetime
+    usable: bool
+    note: str
+    stale: bool
+    path: Path
+
+    def cells(self) -> list[str]:
+        """The row of the table."""
+        usable = ("yes" if self.usable else "no") + (f": {self.note}" if self.note else "")
+        size, age = f"{self.bytes / MB:.1f}", told(datetime.now(UTC) - self.made)
+        return [self.model, self.backend, self.precision, self.batch, self.built_for, size, age, usable]
+
+
+def list_engines(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """List what was built and exported: for which GPU, how large, how old, and whether it can run here.
+
+    Example: `posestream engine list`
+    """
+    rows = [*map(_plan, kept_plans()), *map(_export, _exports())]
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in rows], indent=2, default=str))
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("model", "backend", "precision", "batch", "built for", "MB", "age", "usable here"):
+        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
+    for row in rows:
+        table.add_row(*row.cells())
+    Console().print(table)
+
+
+def clean(
+    model: Annotated[str | None, typer.Argument(help="What was made of this model.")] = None,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="What is damaged, was replaced, or fits this machine no more.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All of it, and what speeds up builds.")] = False,
+) -> None:
+    """Delete compiled engines and exported files; `posestream engine build` and `export` make them again.
+
+    Examples:
+    `posestream engine clean --stale`
+
+    `posestream engine clean rtmpose-m-body8`
+    """  # fmt: skip
+    if not (model or stale or everything):
+        raise typer.BadParameter("name a model, or give --stale or --all; see posestream engine list")
+    freed = 0
+    for plan in kept_plans():
+        row = _plan(plan)
+        if model in (None, row.model) and (row.stale or not stale):
+            plan.delete()
+            freed += _deleted(row)
+    for path in _exports():
+        row = _export(path)
+        if model in (None, row.model) and (row.stale or not stale):
+            path.unlink()
+            _weights(path).unlink(missing_ok=True)
+            freed += _deleted(row)
+    if model is None:
+        freed += _sweep(everything)
+    typer.echo(f"{freed / MB:.1f} MB freed")
+
+
+def told(age: timedelta) -> str:
+    """An age as people say it."""
+    minutes = int(age.total_seconds() // 60)
+    for name, length in (("days", 24 * 60), ("hours", 60)):
+        if minutes >= 2 * length:
+            return f"{minutes // length} {name}"
+    return f"{minutes} min"
+
+
+def _plan(plan: Plan) -> Kept:
+    key, (why, stale) = plan.key, standing(plan)
+    whole = plan.is_whole()
+    if not whole:
+        why = ["damaged, build it again", *why]
+    note = "; ".join(why) or ("" if plan.verified else "verified when it is first loaded")
+    return Kept(
+        model=plan.contract.name,
+        backend=f"{key.flavour} {key.version}",
+        precision=key.precision,
+        batch=str(key.batch),
+        built_for=key.gpu or f"any GPU of {key.compute_capability}",
+        bytes=plan.size,
+        made=plan.built,
+        usable=not why,
+        note=note,
+        stale=stale or not whole,
+        path=plan.path,
+    )
+
+
+def _export(path: Path) -> Kept:
+    try:
+        contract = read_contract(path)
+    except ContractError:  # of another version of posestream
+        contract = None
+    weights = _weights(path)
+    name = contract.name if contract else path.stem
+    try:
+        current: Path | None = exported_path(load_contract(name))
+    except EngineError:
+        current = None
+    replaced = current is not None and path != current
+    return Kept(
+        model=name,
+        backend="onnx",
+        precision="",
+        batch="",
+        built_for="any machine",
+        bytes=path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0),
+        made=datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        usable=contract is not None and not replaced,
+        note="out of date, export it again" if replaced else "" if current else "by its path",
+        stale=contract is None or replaced,
+        path=path,
+    )
+
+
+def _exports() -> list[Path]:
+    return sorted((cache_home() / "onnx").glob("*.onnx"))
+
+
+def _weights(onnx: Path) -> Path:
+    """Where the weights of an ONNX file lie that are too large to be part of it."""
+    return onnx.with_name(f"{onnx.name}.data")
+
+
+def _deleted(row: Kept) -> int:
+    typer.echo(f"deleted {row.path.name}")
+    return row.bytes
+
+
+def _sweep(everything: bool) -> int:
+    """Delete what interrupted builds have left; with `everything`, the timings of kernels, too."""
+    owned = {plan.path.stem for plan in kept_plans()}
+    freed = 0
+    for path in sorted(plans_home().glob("*")):
+        # What is young may belong to a build that is under way in another process.
+        left = path.suffix != ".cache" and time.time() - path.stat().st_mtime > LEFT_S
+        if path.stem not in owned and (left or everything):
+            freed += path.stat().st_size
+            path.unlink()
+    return freed

@@ -1,0 +1,105 @@
+"""`posestream engine quantise`: a model in INT8, calibrated on pictures and videos of what it will see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from engines.assets.model_files import find_model, runnable
+from engines.contracts.contract import Contract, load_contract
+from engines.contracts.skeletons import load_skeleton
+from engines.conversion.int8 import pays_here, quantise
+from engines.errors import ContractError
+from engines.estimators.detector import KINDS, Detector, letterboxed
+from engines.estimators.topdown import CODECS, cut_out
+from engines.images.crops import Image
+from engines.loading.load import load_engine
+from operators.decode import Decode
+from operators.decoding.media_files import probe
+from operators.estimation.model_options import as_image
+
+MB = 1e6
+BEYOND = 1
+PERSON = "person"
+DETECTORS = {True: "rtmdet-nano", False: "yolox-nano"}  # of persons, of all else
+
+
+def quantise_model(
+    model: Annotated[str, typer.Argument(help="A model, or an .onnx file that carries its contract.")],
+    calibration: Annotated[
+        list[str],
+        typer.Option("--calibration", "-c", metavar="PATH", help="Folder of images, image or video; repeat."),
+    ],
+    images: Annotated[int, typer.Option(min=1, help="How many, evenly from all of that.")] = 200,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="For a pose model: what finds its instances; rtmdet-nano for persons, else yolox-nano."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write here, not to the cache.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if it is there already.")] = False,
+) -> None:
+    """Quantise a model to INT8, and compare it with FP32 on images that it was not calibrated on.
+
+    INT8 pays with TensorRT, and on processors with VNNI (AVX512-VNNI, AVX-VNNI); on others it is slower than
+    FP32. Nothing uses the file unless its path is given as the model. Exit code 1: the result is beyond the
+    model's tolerance.
+
+    Examples:
+    `posestream engine quantise yolox-tiny --calibration stable.mp4`
+
+    `posestream run yard.mp4 --set detect.model=FILE.onnx` and
+    `posestream engine build FILE.onnx --precision int8` with the file that it names
+    """  # fmt: skip
+    contract, path = find_model(model)
+    source = path or runnable(contract)
+    inputs = _inputs(contract, _pictures(calibration, images), detector)
+    result = quantise(contract, source, inputs, out=out, force=force)
+    if not result.fresh:
+        typer.echo(f"{contract.name}: already quantised (--force does it again)")
+    before, after = source.stat().st_size / MB, result.path.stat().st_size / MB
+    typer.echo(
+        f"{contract.name}: calibrated on {result.calibrated_on} inputs; {before:.1f} MB to {after:.1f} MB"
+    )
+    typer.echo("\n".join(result.report.lines()))
+    if pays_here() is False:
+        typer.echo("warning: this processor has no VNNI, so INT8 does not pay here", err=True)
+    typer.echo(str(result.path))
+    raise typer.Exit(0 if result.report.passed else BEYOND)
+
+
+def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
+    """About `count` in all, as many of each source, evenly over its length."""
+    share = max(1, count // len(sources))
+    lengths = {source: probe(source).frames or share for source in sources}  # raises now, not after minutes
+    return (
+        as_image(packet)
+        for source, frames in lengths.items()
+        for packet in Decode(stride=max(1, frames // share), max_frames=share).play(source, source)
+    )
+
+
+def _inputs(contract: Contract, pictures: Iterator[Image], detector: str | None) -> Iterator[np.ndarray]:
+    """(1, …) each: whole frames for a detector, instances for a pose model."""
+    kind = contract.codec.kind
+    if kind in KINDS:
+        yield from (np.asarray(letterboxed([picture], contract)[0]) for picture in pictures)
+        return
+    if kind not in CODECS:
+        raise ContractError(
+            f"{contract.name}: codec {kind!r} is not quantised, only {sorted({*KINDS, *CODECS})}"
+        )
+    persons = contract.skeleton is not None and "left_wrist" in load_skeleton(contract.skeleton).keypoints
+    found_by = load_contract(detector or DETECTORS[persons])
+    find = Detector(found_by, load_engine(found_by))
+    labels = np.array([label == PERSON for label in found_by.labels or ()])
+    for picture in pictures:
+        found = find([picture])[0]
+        for box in found.boxes[labels[found.classes] == persons]:
+            yield cut_out([picture], np.zeros(1, np.int64), box[None], contract)
+    find.close()

@@ -1,0 +1,1 @@
+"""`posestream evaluate`: poses against annotated images."""

@@ -1,0 +1,1 @@
+"""`posestream kafka`: look into topics."""

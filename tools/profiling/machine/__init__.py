@@ -1,0 +1,1 @@
+"""What a measurement says of the machine: its hardware, and what of it was used."""
