@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from engines.images.crops import Image
+from engines.device.image import Image
 from operators.cameras.camera import Camera
 from operators.cameras.link import LinkOptions
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of

@@ -32,14 +32,14 @@ from bench import numbers
 import operators.detect
 import operators.pose
 from engines.backends.base import Engine
-from engines.backends.tensorrt import TensorrtEngine
 from engines.contracts.contract import Contract
 from engines.device.copies import Kept
 from engines.device.devices import open_device, stage_stream
-from engines.device.kernels import crop as cut
-from engines.device.kernels import nms as suppress
 from engines.device.pool import SurfacePool
 from engines.images.yuv import rgb_matrix
+from engines.kernels import crop as cut
+from engines.kernels import nms as suppress
+from engines.tensorrt.engine import TensorrtEngine
 from engines.tensorrt.flavours import TensorRT
 from operators import REGISTRY
 from pipeline.graph import check_graph

@@ -32,7 +32,7 @@ from kept import keep, parser
 from engines.loading.backend_choice import cuda_devices
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = ("tests/engines/device/kernels/test_crop.py", "tests/engines/device/kernels/test_nms.py")
+KERNELS = ("tests/engines/kernels/test_crop.py", "tests/engines/kernels/test_nms.py")
 MEMCHECK = "memcheck"
 FOUND = 86  # the sanitizer's exit code for errors
 COLUMNS = ("tests", "passed", "failed", "skipped", "s", "")

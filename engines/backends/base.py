@@ -21,7 +21,7 @@ class TensorSpec(NamedTuple):
 
 
 class MadeInPlace(Protocol):
-    """A batch whose items are made where the engine wants them, as `engines.images.crops.Crops`."""
+    """A batch whose items are made where the engine wants them, as `engines.estimators.crops.Crops`."""
 
     dtype: np.dtype
 

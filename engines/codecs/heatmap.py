@@ -46,7 +46,7 @@ def reduce(outputs: Outputs, contract: Contract) -> dict[str, Array]:
     maps = maps.reshape(count * keypoints, height, width)
     reduced: dict[str, Array]
     if is_tensor(maps):
-        from engines.device.peaks import reduce_maps
+        from engines.codecs.device_peaks import reduce_maps
 
         reduced = reduce_maps(maps, window)
     else:

@@ -50,7 +50,7 @@ def _decode_image(rows: np.ndarray, labels: np.ndarray, min_score: float, nms_io
 def _reduce_tensors(
     rows: Array, labels: Array, min_score: float, nms_iou: float, stream: Stream | None
 ) -> Reduced:
-    from engines.device.candidates import best, suppressed, take
+    from engines.codecs.device_candidates import best, suppressed, take
 
     scores, found = best(rows[..., 4], min_score)
     boxes, classes = take(rows[..., :4], found), labels.gather(1, found).long()

@@ -58,7 +58,7 @@ def reduce_tensors(
     predictions: Array, classes: int, min_score: float, nms_iou: float, stream: Stream | None
 ) -> tuple[Reduced, Array]:
     """The candidates in predictions (B, 4 + C + …, cells), and the cells (B, M) that they are from."""
-    from engines.device.candidates import best, suppressed, take
+    from engines.codecs.device_candidates import best, suppressed, take
 
     by_class = predictions[:, BOX : BOX + classes].max(dim=1)
     scores, cells = best(by_class.values, min_score)  # (B, M)

@@ -55,7 +55,7 @@ def _decode_image(
 def _reduce_tensors(
     predictions: Array, classes: int, values: int, min_score: float, nms_iou: float, stream: Stream | None
 ) -> Reduced:
-    from engines.device.candidates import take
+    from engines.codecs.device_candidates import take
 
     reduced, cells = reduce_tensors(predictions, classes, min_score, nms_iou, stream)
     rows = take(predictions[:, BOX + classes :].transpose(1, 2), cells).float()  # (B, M, K V)

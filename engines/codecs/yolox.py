@@ -57,7 +57,7 @@ def _decode_image(predictions: np.ndarray, grid: np.ndarray, min_score: float, n
 def _reduce_tensors(
     predictions: Array, grid: Array, min_score: float, nms_iou: float, stream: Stream | None
 ) -> Reduced:
-    from engines.device.candidates import best, suppressed, take
+    from engines.codecs.device_candidates import best, suppressed, take
 
     by_class = predictions[..., 5:].max(dim=2)
     scores, cells = best(predictions[..., 4].float() * by_class.values.float(), min_score)  # (B, M)

@@ -13,6 +13,7 @@ import numpy as np
 from engines.device.copies import aligned
 from engines.device.devices import stage_stream
 from engines.errors import EngineError
+from engines.images.yuv import YuvImage
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,9 @@ class DeviceImage:
             for to, source in zip(planes, sources, strict=True):
                 device.copy(to, source, stream)
         return DeviceImage(planes, self.matrix, stream.record(), device)
+
+
+Image = np.ndarray | YuvImage | DeviceImage  # RGB (H, W, 3) uint8, planes of YUV, or either on a device
 
 
 def layout_of(planes: Sequence[torch.Tensor | np.ndarray]) -> Layout:

@@ -10,7 +10,8 @@ import numpy as np
 from engines.backends.base import Engine
 from engines.codecs import blazepose_landmarks
 from engines.contracts.contract import Contract
-from engines.images.crops import Crops, Image
+from engines.device.image import Image
+from engines.estimators.crops import Crops
 from engines.images.geometry import crop_to_frame, invert_affine, transform_points
 
 

@@ -12,8 +12,9 @@ from engines.codecs import blazepose_detector, rtmdet, yolo, yolo_pose, yolox
 from engines.codecs.detections import Detections, finish
 from engines.contracts.contract import Contract
 from engines.device.arrays import Array, Outputs, stream_of, to_host
+from engines.device.image import Image
 from engines.errors import ContractError
-from engines.images.crops import Crops, Image
+from engines.estimators.crops import Crops
 from engines.images.geometry import invert_affine, letterbox_matrix, transform_points
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engines.device.image import Image
 from engines.errors import ContractError
 from engines.estimators.topdown import Keypoints, TopDown
-from engines.images.crops import Image
 
 
 class Look(NamedTuple):

@@ -13,8 +13,9 @@ from engines.codecs import heatmap, simcc
 from engines.contracts.contract import Contract, HeatmapCodec
 from engines.contracts.skeletons import load_skeleton
 from engines.device.arrays import Outputs, copied, flipped, mean, to_host
+from engines.device.image import Image
 from engines.errors import ContractError
-from engines.images.crops import Crops, Image
+from engines.estimators.crops import Crops
 from engines.images.geometry import crop_to_frame, invert_affine, transform_points
 
 CODECS = {"simcc": simcc, "heatmap": heatmap}

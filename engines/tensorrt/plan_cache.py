@@ -39,7 +39,7 @@ from engines.tensorrt.plan_files import (
 )
 
 if TYPE_CHECKING:
-    from engines.backends.tensorrt import TensorrtEngine
+    from engines.tensorrt.engine import TensorrtEngine
 
 USUAL = Batch(1, 8, 32)
 
@@ -129,7 +129,7 @@ def open_plan(contract: Contract, onnx: Path, backend: FlavourName, device: str 
         EngineError: none was built, none fits (with every part that differs), it is damaged, it is beyond the
             contract's tolerance, or there is no GPU. Each names the command that helps.
     """
-    from engines.backends.tensorrt import TensorrtEngine
+    from engines.tensorrt.engine import TensorrtEngine
 
     machine = this_machine(backend, gpu_index(device))
     judged = _judged(contract, onnx, machine)
@@ -207,7 +207,7 @@ def _build(
     path = plan_path(contract.name, key)
     verified = None
     if key.gpu:
-        from engines.backends.tensorrt import TensorrtEngine
+        from engines.tensorrt.engine import TensorrtEngine
 
         kernels = path.with_suffix(KERNELS)
         engine = TensorrtEngine(flavoured, content, kernels, name=contract.name)

@@ -10,7 +10,7 @@ import numpy as np
 from engines.assets.clips import available_clips, load_clip
 from engines.assets.store import cached_path, is_cached
 from engines.contracts.contract import Contract
-from engines.images.crops import Crops
+from engines.estimators.crops import Crops
 from engines.images.geometry import crop_to_frame, invert_affine, letterbox_matrix
 
 

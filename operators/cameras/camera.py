@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from engines.images.crops import Image
+from engines.device.image import Image
 from operators.cameras.clock import SECOND_NS, StreamClock, Times
 from operators.cameras.decoder import CameraDecoder, Decoded
 from operators.cameras.errors import LinkError

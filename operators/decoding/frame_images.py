@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, VideoReformatter
 
-from engines.images.crops import Image
+from engines.device.image import Image
 from engines.images.yuv import YuvImage, rgb_matrix
 
 # FFmpeg's numbers of colour matrices (ITU-T H.273); 2, unspecified, is taken for BT.601 as swscale does.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from engines.images.crops import Image
+from engines.device.image import Image
 from operators.decoding.frame_images import HOST, Frames
 from operators.decoding.video import (
     SECOND_NS,

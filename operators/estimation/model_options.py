@@ -10,9 +10,8 @@ from pydantic import Field
 from engines.assets.model_files import find_model
 from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract, available_models, load_contract
-from engines.device.image import DeviceImage
+from engines.device.image import DeviceImage, Image
 from engines.errors import ContractError, EngineError
-from engines.images.crops import Image
 from engines.images.yuv import YuvImage
 from engines.loading.load import Backend
 from pipeline.errors import OptionError

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from engines.contracts.skeletons import Skeleton
+from engines.device.image import Image
 from engines.estimators.topdown import Keypoints
-from engines.images.crops import Image
 from operators.estimation.model_options import as_image
 from pipeline.packet import Instances, Packet
 

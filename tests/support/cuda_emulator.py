@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.device.kernels.nvrtc import SOURCES
+from engines.kernels.nvrtc import SOURCES
 
 HERE = Path(__file__).parent
 LAUNCH = """
@@ -25,7 +25,7 @@ extern "C" void launch(const void* parameters, const unsigned* grid, const unsig
 
 
 class EmulatedKernel:
-    """What `engines.device.kernels.nvrtc.Kernel` is on a GPU."""
+    """What `engines.kernels.nvrtc.Kernel` is on a GPU."""
 
     def __init__(self, launch, parameters: np.dtype):
         self._launch, self.parameters = launch, parameters

@@ -13,10 +13,10 @@ from engines.assets.model_files import find_model, runnable
 from engines.contracts.contract import Contract, load_contract
 from engines.contracts.skeletons import load_skeleton
 from engines.conversion.int8 import pays_here, quantise
+from engines.device.image import Image
 from engines.errors import ContractError
 from engines.estimators.detector import KINDS, Detector, letterboxed
 from engines.estimators.topdown import CODECS, cut_out
-from engines.images.crops import Image
 from engines.loading.load import load_engine
 from operators.decode import Decode
 from operators.decoding.media_files import probe

@@ -10,8 +10,8 @@ import host  # noqa: E402
 
 import operators.detect  # noqa: E402
 import operators.pose  # noqa: E402
-from engines.device.kernels import crop as cut  # noqa: E402
-from engines.device.kernels import nms as suppress  # noqa: E402
+from engines.kernels import crop as cut  # noqa: E402
+from engines.kernels import nms as suppress  # noqa: E402
 
 
 def test_every_frame_has_its_persons(monkeypatch, tmp_path):

@@ -14,12 +14,12 @@ from toy_models import K, contract  # noqa: E402
 
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
-from engines.backends.tensorrt import TensorrtEngine  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.gpus import this_gpu  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
-from engines.images.crops import Crops  # noqa: E402
+from engines.estimators.crops import Crops  # noqa: E402
+from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
 from engines.tensorrt.flavours import flavour  # noqa: E402
 from engines.tensorrt.network import Batch, Network  # noqa: E402
 

@@ -15,7 +15,7 @@ from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
-from engines.images.crops import Crops  # noqa: E402
+from engines.estimators.crops import Crops  # noqa: E402
 
 POSE = contract("heatmap")
 

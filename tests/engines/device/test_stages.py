@@ -32,7 +32,7 @@ def world(monkeypatch):
     """One whose device all of the engines take for the CPU."""
     world = WatchedWorld()
     device = world.device("cpu")
-    for module in ("engines.images.crops", "engines.backends.pytorch", "engines.device.arrays"):
+    for module in ("engines.estimators.crops", "engines.backends.pytorch", "engines.device.arrays"):
         monkeypatch.setattr(f"{module}.open_device", lambda name: device)
     return world
 

@@ -16,7 +16,10 @@ from device_toys import Race, World  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
-DEVICE_FILES = sorted((Path(__file__).parents[3] / "engines" / "device").rglob("*.py"))
+ENGINES = Path(__file__).parents[3] / "engines"
+DEVICE_FILES = sorted(
+    path for files in ("device/*.py", "kernels/*.py", "codecs/device_*.py") for path in ENGINES.glob(files)
+)
 
 
 def in_thread(work):

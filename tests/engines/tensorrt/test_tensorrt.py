@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from engines.backends.base import TensorSpec
-from engines.backends.tensorrt import check_arrays
 from engines.contracts.contract import Output, load_contract
 from engines.device.gpus import Gpu, call, this_gpu
 from engines.errors import ContractError, EngineError
+from engines.tensorrt.engine import check_arrays
 from engines.tensorrt.flavours import TensorRT, flavour
 from engines.tensorrt.network import Batch, Network
 

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch")
 from device_toys import World  # noqa: E402
 from toy_plan import Machine  # noqa: E402
 
-from engines.backends import tensorrt  # noqa: E402
-from engines.backends.tensorrt import TensorrtEngine  # noqa: E402
 from engines.device.cuda_graphs import Graphs  # noqa: E402
 from engines.device.devices import stage_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
+from engines.tensorrt import engine as tensorrt  # noqa: E402
+from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
 
 
 def opened(tmp_path, machine, device="cpu"):

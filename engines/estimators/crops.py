@@ -13,17 +13,13 @@ import numpy as np
 from engines.contracts.contract import Input
 from engines.device.arrays import Array, to_host
 from engines.device.devices import open_device, stage_stream
-from engines.device.image import DeviceImage
+from engines.device.image import DeviceImage, Image
 from engines.images.geometry import warp
-from engines.images.yuv import YuvImage
 
 if TYPE_CHECKING:
     import torch
 
     from engines.device.streams import Stream
-
-
-Image = np.ndarray | YuvImage | DeviceImage  # RGB (H, W, 3) uint8, planes of YUV, or either on a device
 
 
 class Crops:
@@ -115,7 +111,7 @@ class Crops:
             first: the crop that its first row takes.
             stream: of that device, which does all this in its order; the host does not wait.
         """
-        from engines.device.kernels.crop import cut
+        from engines.kernels.crop import cut
 
         part = slice(first, first + len(out))
         used, index = np.unique(self.image_index[part], return_inverse=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from engines.device.kernels.nvrtc import kernel_for
 from engines.device.streams import Stream
 from engines.errors import EngineError
+from engines.kernels.nvrtc import kernel_for
 
 MOST = 1024  # boxes of an image: the threads of a block
 WARP = 32

@@ -13,11 +13,11 @@ import torch
 
 from engines.contracts.contract import Input
 from engines.device.image import DeviceImage, reading
-from engines.device.kernels.nvrtc import Kernel, kernel_for
 from engines.device.streams import Stream
 from engines.errors import EngineError
 from engines.images.geometry import invert_affine
 from engines.images.yuv import SPARSE, brightness
+from engines.kernels.nvrtc import Kernel, kernel_for
 
 CROPS, SURFACES = 32, 16  # in one launch, as in kernels/crop.cu
 BLOCK = (32, 8, 1)  # threads: a row of 32 px reads and writes memory that lies side by side

@@ -12,10 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from engines.device.devices import open_device  # noqa: E402
-from engines.device.kernels import nms as module  # noqa: E402
-from engines.device.kernels.nms import suppress  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.images.boxes import nms  # noqa: E402
+from engines.kernels import nms as module  # noqa: E402
+from engines.kernels.nms import suppress  # noqa: E402
 from tests.support.cuda_emulator import emulated  # noqa: E402
 
 WAYS = [

@@ -7,7 +7,7 @@ import pytest
 from toy_models import model_input
 
 from engines.backends.base import put
-from engines.images.crops import Crops
+from engines.estimators.crops import Crops
 from engines.images.geometry import roi_matrices, warp
 
 IMAGES = [

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from engines.device.kernels.nms import MOST, suppress
 from engines.device.streams import Stream
+from engines.kernels.nms import MOST, suppress
 
 
 def best(scores: torch.Tensor, min_score: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 // Crops of frames, as a model wants them: sampled, turned into RGB, normalised, and written, in one pass.
 //
 // One thread makes one pixel of one crop: x and y of the grid are the crop's, z is the crop. The numbers are
-// those of the reference on the host, engines/images/crops.py and engines/images/yuv.py, roundings to 8 bit included; the
-// order of operations is that of engines/device/kernels/crop.py, which fills in `Work` and does the same with PyTorch.
+// those of the reference on the host, engines/estimators/crops.py and engines/images/yuv.py, roundings to 8 bit included; the
+// order of operations is that of engines/kernels/crop.py, which fills in `Work` and does the same with PyTorch.
 // It is compiled without contractions to fused multiply-adds, so that both give the same bits.
 
 constexpr int CROPS = 32;     // in one launch; parameters of a kernel are copied with it, at most 4 KB

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from engines.device.kernels import crop as cut
-from engines.device.kernels import nms as suppress
-from engines.device.kernels import nvrtc
-from engines.device.kernels.nvrtc import compiled, kernel
 from engines.errors import EngineError
+from engines.kernels import crop as cut
+from engines.kernels import nms as suppress
+from engines.kernels import nvrtc
+from engines.kernels.nvrtc import compiled, kernel
 from tests.support.cuda_emulator import build_driver
 
 PARAMETERS = {"crop": cut.WORK, "nms": suppress.WORK}
@@ -22,8 +22,8 @@ PARAMETERS = {"crop": cut.WORK, "nms": suppress.WORK}
 # Two of three boxes overlap; the second launch is by a thread that has not used CUDA before.
 SCRIPT = """
 import threading, torch
-from engines.device.kernels import nms as suppress
-from engines.device.kernels.nvrtc import kernel
+from engines.kernels import nms as suppress
+from engines.kernels.nvrtc import kernel
 from engines.device.devices import open_device
 suppress.kernel_for = lambda tensor, name, parameters: kernel(name, 0, parameters)
 boxes = torch.tensor([[(0, 0, 10, 10), (1, 1, 10, 10), (50, 50, 60, 60)]], dtype=torch.float32)
