@@ -12,7 +12,7 @@ Everything here lives elsewhere and is only re-exported.
 from engines.errors import AssetError, ContractError, EngineError
 from operators.graph_files import load_graph, run
 from operators.records.read import Recording, read, read_folder
-from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
+from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
 from pipeline.measurement.metrics import RunStats
 from pipeline.operator import Operator, Source
@@ -30,6 +30,7 @@ __all__ = [
     "Operator",
     "Packet",
     "PipelineError",
+    "PosestreamError",
     "Recording",
     "Run",
     "RunError",

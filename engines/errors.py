@@ -1,7 +1,9 @@
-"""What can go wrong with models, as one small family; each message says what to do next."""
+"""Errors of models. Their base class is the one thing that `engines` imports from `pipeline`."""
+
+from pipeline.errors import PosestreamError
 
 
-class EngineError(Exception):
+class EngineError(PosestreamError):
     """Base of all errors of models: a file cannot be loaded or run."""
 
 

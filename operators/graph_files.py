@@ -114,7 +114,7 @@ def run(
 
     Raises:
         ConfigError: the graph is refused.
-        PipelineError: a source cannot be read, or a stage failed; what was finished before is written.
+        PosestreamError: a source cannot be read, or a stage failed; what was finished before is written.
     """
     if not isinstance(graph, Graph):
         graph = load_graph(graph)

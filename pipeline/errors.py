@@ -1,11 +1,15 @@
-"""What can go wrong in a graph, as one small family.
+"""Errors that posestream raises on purpose: the base class, and those of graphs and runs.
 
 Every message is one line that says what was found, what was expected and what to do next; the
 command line prints it and turns the class into an exit code.
 """
 
 
-class PipelineError(Exception):
+class PosestreamError(Exception):
+    """Base of all errors that posestream raises on purpose. The message says it all."""
+
+
+class PipelineError(PosestreamError):
     """Base of all errors of graphs, sources, sinks and runs."""
 
 

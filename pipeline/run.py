@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pipeline.edges.edge import Edge, Inbox, Item, Lane, Policy
 from pipeline.edges.pace import Pace
-from pipeline.errors import ConfigError, PipelineError, SourceError
+from pipeline.errors import ConfigError, PosestreamError, SourceError
 from pipeline.graph import Graph
 from pipeline.measurement.ended_sources import Past
 from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
@@ -242,7 +242,7 @@ class Run(Running):
             return {reader.stream: reader.uri for reader in self._readers.values() if reader.reading}
 
     def _note_source_failure(self, reader: Reader, error: Exception) -> None:
-        if not isinstance(error, PipelineError):
+        if not isinstance(error, PosestreamError):
             _log.debug("reading %s", reader.stream, exc_info=error)
             error = SourceError(f"{reader.stream}: {type(error).__name__}: {error}")
         if (self._source_node.on_error or ("skip" if self._live else "fail")) == "fail":
@@ -470,7 +470,7 @@ def run_graph(
     """Run a graph on sources until they end; the summary. `processes` as for `make_run`.
 
     Raises:
-        PipelineError: a source cannot be read, or a stage failed.
+        PosestreamError: a source cannot be read, or a stage failed.
     """
     run = make_run(graph, sources, live=live, processes=processes)
     run.start()

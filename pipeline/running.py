@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PosestreamError
 from pipeline.graph import Graph
 from pipeline.measurement.figures import RunFigures
 from pipeline.measurement.metrics import RunStats
@@ -19,7 +19,7 @@ class Running(ABC):
 
     def __init__(self, graph: Graph, info: RunInfo):
         self.graph, self.info = graph, info
-        self.failure: PipelineError | None = None
+        self.failure: PosestreamError | None = None
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -59,14 +59,14 @@ class Running(ABC):
         """Wait for the end and give the summary.
 
         Raises:
-            PipelineError: the failure that ended the run; what was finished before is written.
+            PosestreamError: the failure that ended the run; what was finished before is written.
         """
         self.wait()
         if self.failure:
             raise self.failure
         return self.stats()
 
-    def _note_failure(self, error: PipelineError) -> None:
+    def _note_failure(self, error: PosestreamError) -> None:
         with self._lock:
             self.failure = self.failure or error
         self.stop()

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.edges.edge import Edge, Inbox, Item, Taken
 from pipeline.edges.join import merge
-from pipeline.errors import PipelineError, RunError
+from pipeline.errors import PosestreamError, RunError
 from pipeline.measurement.figures import StageFigures
 from pipeline.measurement.metrics import WorkerMetrics, forget_losses
 from pipeline.measurement.tracing import Span, Tracer
@@ -76,7 +76,7 @@ class Stage:
         batching: Batching,
         on_error: OnError,
         finished: Callable[[Sequence[Item]], None],
-        failed: Callable[[PipelineError], None],
+        failed: Callable[[PosestreamError], None],
         tracer: Tracer | None = None,
     ):
         self.name = name
@@ -294,7 +294,7 @@ class Stage:
         self._discarding = True
         if not _is_ours(error):
             self._log.debug("failed %s", when, exc_info=error)
-        if isinstance(error, PipelineError):
+        if isinstance(error, PosestreamError):
             self._failed(error)
             return
         failure = RunError(f"{self.name} failed {when}: {_say(error)}")
@@ -304,7 +304,7 @@ class Stage:
 
 def _is_ours(error: Exception) -> bool:
     """Whether the message says all there is to say, so that a traceback would only hide it."""
-    return isinstance(error, PipelineError)
+    return isinstance(error, PosestreamError)
 
 
 def _packets(items: Sequence[Item]) -> int:

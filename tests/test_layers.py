@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "pipeline": {"pipeline"},
-    "engines": {"engines"},
+    "engines": {"engines"},  # and `pipeline.errors`, in `engines/errors.py` alone: one base class for all errors
     "operators": {"operators", "pipeline", "engines"},
     "tools": {"tools", "operators", "pipeline", "engines", "posestream"},
 }
@@ -35,7 +35,8 @@ def files() -> list[Path]:
 def test_imports_point_one_way(path):
     folder = path.relative_to(ROOT).parts[0]
     own = imports(path) & (set(MAY_IMPORT) | {"posestream", "tests", "benchmarks"})
-    assert own <= MAY_IMPORT[folder]
+    allowed = MAY_IMPORT[folder] | ({"pipeline"} if path == ROOT / "engines" / "errors.py" else set())
+    assert own <= allowed
 
 
 def test_the_command_loads_nothing_heavy():
@@ -48,5 +49,5 @@ def test_the_command_loads_nothing_heavy():
 
 def test_the_check_sees_what_it_must():
     assert len(files()) > 25
-    assert "pipeline" in imports(ROOT / "operators" / "graphs.py")
+    assert "pipeline" in imports(ROOT / "operators" / "graph_files.py")
     assert "posestream" not in sys.stdlib_module_names

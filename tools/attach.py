@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from engines.errors import EngineError
 from operators.cameras.uri import resolve_uri
 from operators.graph_files import load_graph, with_sinks
 from pipeline.errors import ConfigError, SourceError
@@ -141,7 +140,7 @@ def serve(attached: Attached, control: str | None, *, quiet: bool = False) -> No
 
     Raises:
         ConfigError: nothing can listen at this address.
-        PipelineError: the run failed.
+        PosestreamError: the run failed.
         SourceError: it has ended, and no source gave anything.
         typer.Exit: with code 130, it was interrupted by Ctrl-C.
     """
@@ -161,8 +160,7 @@ def serve(attached: Attached, control: str | None, *, quiet: bool = False) -> No
     if not quiet and stats.finished:
         print_summary(stats, console)
     if run.failure:
-        cause = run.failure.__cause__
-        raise cause if isinstance(cause, EngineError) else run.failure
+        raise run.failure
     if signal.SIGINT in told:
         console.print("interrupted; what was read until then is finished and written", highlight=False)
         raise typer.Exit(130)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from engines.errors import EngineError
-from pipeline.errors import ConfigError, PipelineError, SourceError
+from pipeline.errors import ConfigError, PosestreamError, SourceError
 from tools import attach, demo, graph, models, profile, run
 from tools.engine import commands as engine
 from tools.evaluate import commands as evaluate
@@ -80,7 +80,7 @@ def main() -> None:
     sys.path.append(str(Path.cwd()))  # for operators of one's own (op: module:Class); ours come first
     try:
         code = app(standalone_mode=True)
-    except (PipelineError, EngineError) as error:
+    except PosestreamError as error:
         Console(stderr=True, highlight=False).print(f"posestream: {error}", markup=False, soft_wrap=True)
         code = exit_code(error)
     except BrokenPipeError:  # posestream … | head

@@ -18,7 +18,7 @@ from rich.console import Console
 from engines.assets.model_files import runnable
 from engines.assets.store import is_cached
 from engines.contracts.contract import load_contract
-from engines.errors import AssetError, EngineError
+from engines.errors import AssetError
 from operators.graph_files import load_graph, models_in, models_named, name_sources, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
@@ -119,7 +119,7 @@ def process(
 
     Raises:
         ConfigError, SourceError, AssetError: before anything runs.
-        PipelineError: the run failed.
+        PosestreamError: the run failed.
         typer.Exit: with code 130, it was interrupted.
     """
     check_weights(graph)
@@ -138,7 +138,7 @@ def show_run(running: Running, *, quiet: bool) -> RunStats:
     """Carry out a run with progress, a summary and Ctrl-C.
 
     Raises:
-        PipelineError, EngineError: the run failed.
+        PosestreamError: the run failed.
         typer.Exit: with code 130, it was interrupted.
     """
     console = Console(stderr=True)
@@ -146,8 +146,7 @@ def show_run(running: Running, *, quiet: bool) -> RunStats:
     if not quiet and running.stats().finished:
         print_summary(running.stats(), console)
     if running.failure:
-        cause = running.failure.__cause__
-        raise cause if isinstance(cause, EngineError) else running.failure
+        raise running.failure
     if interrupted:
         console.print("interrupted; what was read until then is finished and written", highlight=False)
         raise typer.Exit(130)

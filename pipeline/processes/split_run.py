@@ -22,7 +22,7 @@ from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from pipeline.errors import ConfigError, PipelineError, RunError
+from pipeline.errors import ConfigError, PosestreamError, RunError
 from pipeline.graph import Graph
 from pipeline.measurement.figures import RunFigures
 from pipeline.measurement.tracing import Tracer
@@ -56,7 +56,7 @@ class Report:
     """What a process says of itself, from when its operators are open until its end."""
 
     figures: RunFigures | None = None  # none where it has not come so far
-    failure: PipelineError | None = None
+    failure: PosestreamError | None = None
     cause: BaseException | None = None  # pickle leaves out an error's cause
     done: bool = False
 
@@ -167,7 +167,7 @@ class SplitRun(Running):
 class _Child:
     """A process, as the one that has started it sees it."""
 
-    def __init__(self, task: Task, failed: Callable[[PipelineError], None]):
+    def __init__(self, task: Task, failed: Callable[[PosestreamError], None]):
         self.report = Report()
         self.opened = threading.Event()  # or it has ended before
         self._streams = ", ".join(task.sources)

@@ -11,7 +11,7 @@ from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from pipeline.errors import PipelineError, RunError
+from pipeline.errors import PosestreamError, RunError
 from pipeline.processes.split_run import SIGNALS, Report, Task, received
 from pipeline.run import Run
 
@@ -91,9 +91,9 @@ class Starter:
             _end_at_once()
 
 
-def _portable(error: Exception) -> tuple[PipelineError, BaseException | None]:
+def _portable(error: Exception) -> tuple[PosestreamError, BaseException | None]:
     """An error that can be sent, the same where that can be pickled, and its cause likewise."""
-    if isinstance(error, PipelineError):
+    if isinstance(error, PosestreamError):
         failure = error if _pickles(error) else RunError(str(error))
     else:
         failure = RunError(f"a process cannot begin: {type(error).__name__}: {error}")

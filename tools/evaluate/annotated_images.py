@@ -89,7 +89,7 @@ def by_graph(graph: Graph, annotations: Annotations, paths: dict[int, Path], sho
 
     Raises:
         EngineError: a model of the graph does not have these keypoints.
-        PipelineError: an image cannot be read, or a stage failed.
+        PosestreamError: an image cannot be read, or a stage failed.
     """
     for model in models_in(graph):
         contract, _ = find_model(model)

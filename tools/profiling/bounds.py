@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines.assets.model_files import find_model
-from engines.errors import EngineError
 from engines.verification.bench import bench_model
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of
 from operators.decoding.media_files import probe
 from operators.graph_files import models_in
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, PosestreamError
 from pipeline.graph import Graph
 from pipeline.operator import RunInfo, Source
 from pipeline.packet import Packet
@@ -165,7 +164,7 @@ def bound(
                 several = on_cpu(engine.backend) and engine.threads > 1
                 ms = lone.item_ms(engine, path, sizes, engine.threads) if several else alone
                 chains[engine.stage] = chains.get(engine.stage, 0.0) + ms * engine.items_per_frame
-    except (EngineError, PipelineError) as error:
+    except PosestreamError as error:
         log.warning("no bound: what was used cannot be measured alone: %s", error)
         return None
     if lone.ended:

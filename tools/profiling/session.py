@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from itertools import count, cycle, islice
 from pathlib import Path
 
-from engines.errors import EngineError
 from operators.cameras.uri import is_camera
 from operators.graph_files import load_graph
 from pipeline.errors import ConfigError, PipelineError
@@ -71,7 +70,7 @@ def measure(
     Raises:
         ConfigError, SourceError, AssetError, EngineError: before anything runs.
         NothingMeasuredError: it was ended too early.
-        PipelineError, EngineError: the run failed.
+        PosestreamError: the run failed.
     """
     ending = ending or Ending()
     graph = prepare(settings)
@@ -91,7 +90,7 @@ def measure(
             if left_behind and isinstance(running, Run):
                 recorder.end()
         if running.failure:
-            raise _cause(running.failure)
+            raise running.failure
         if settings.trace:
             from tools.profiling.recording.trace import write_trace
 
@@ -150,11 +149,6 @@ def _make(settings: Settings, graph: Graph, sources: Mapping[str, str], recorder
     if settings.processes not in (None, 1):
         raise ConfigError("--live runs in one process, as `attach` does; leave out --processes")
     return Run(graph, sources, live=True, max_age_s=settings.max_age_s, tracer=recorder)
-
-
-def _cause(failure: PipelineError) -> PipelineError | EngineError:
-    """What to tell of a run that failed."""
-    return failure.__cause__ if isinstance(failure.__cause__, EngineError) else failure
 
 
 class _Watch:
@@ -221,7 +215,7 @@ class _Watch:
 
     def _say_why_not(self, figures: RunFigures) -> None:
         if self._running.failure:
-            raise _cause(self._running.failure)
+            raise self._running.failure
         if self._ending.stopped.is_set():
             raise NothingMeasuredError("it was ended before anything was measured")
         read = sum(stream.read for stream in figures.streams)

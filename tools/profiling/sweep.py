@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 
-from engines.errors import EngineError
 from operators.graph_files import load_graph, models_named
 from pipeline.definition.options import options_model
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PosestreamError
 from pipeline.graph import Graph, nearest
 from pipeline.node import Node
 from tools.profiling.bounds import Lone
@@ -32,7 +31,7 @@ class Failed:
     """A point that could not be measured."""
 
     swept: Point
-    error: PipelineError | EngineError
+    error: PosestreamError
 
 
 def read_points(told: Iterable[str]) -> list[dict[str, str]]:
@@ -89,7 +88,7 @@ def sweep(
     """Measure at all points, one behind the other; what fails at one does not keep the others from it.
 
     Raises:
-        PipelineError, EngineError: all of them failed; the first one's.
+        PosestreamError: all of them failed; the first one's.
     """
     lone = Lone(ending.stopped, lambda what: said(f"measuring {what}", None))
     results: list[Profile | Failed] = []
@@ -105,7 +104,7 @@ def sweep(
             )
         except NothingMeasuredError:
             break
-        except (PipelineError, EngineError) as error:
+        except PosestreamError as error:
             result = Failed(point, error)
         results.append(result)
         measured(result)
