@@ -16,6 +16,22 @@ pytest_plugins = [
 ]  # a real broker, a real camera
 
 
+# What makes a test slow wherever it is used.
+KAFKA = {"kafka", "own_kafka", "kafka_cluster"}
+SLOW = KAFKA | {"rtsp", "guarded_rtsp", "browser", "small", "small_home"}
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark slow tests by their fixtures, and keep files together, so that each worker makes few fixtures."""
+    for item in items:
+        fixtures = set(item.fixturenames)
+        if fixtures & SLOW:
+            item.add_marker("slow")
+        if config.pluginmanager.hasplugin("xdist"):
+            group = "kafka" if fixtures & KAFKA else str(item.path)  # one broker for all
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not cuda_devices():
         pytest.skip("no CUDA device")
