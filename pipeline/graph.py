@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.definition.fragments import check_fragments
 from pipeline.definition.options import check_options, options_model
 from pipeline.definition.yaml_lines import Path, parse_yaml
-from pipeline.edges.edge import Policy
+from pipeline.edges.inbox import Policy
 from pipeline.errors import ConfigError, OptionError
 from pipeline.node import Node
 from pipeline.operator import Operator, Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.edges.edge import Policy
+from pipeline.edges.inbox import Policy
 from pipeline.operator import Operator, Ports
 from pipeline.stage import Batching
 

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.edges.edge import Edge, Item
+from pipeline.edges.inbox import Edge, Item
 from pipeline.edges.pace import Paced
 from pipeline.measurement.metrics import WorkerMetrics
 from pipeline.measurement.tracing import Span, Tracer

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from pipeline.edges.edge import Edge, Inbox, Item, Lane, Policy
+from pipeline.edges.inbox import Edge, Inbox, Item, Lane, Policy
 from pipeline.edges.pace import Pace
+from pipeline.ended_sources import Past
 from pipeline.errors import ConfigError, PosestreamError, SourceError
 from pipeline.graph import Graph
-from pipeline.measurement.ended_sources import Past
 from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
 from pipeline.measurement.metrics import Histogram, RunStats
 from pipeline.measurement.tracing import Tracer

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.edges.edge import Edge, Inbox, Item, Taken
+from pipeline.edges.inbox import Edge, Inbox, Item, Taken
 from pipeline.edges.join import merge
 from pipeline.errors import PosestreamError, RunError
 from pipeline.measurement.figures import StageFigures

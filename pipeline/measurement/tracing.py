@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.edges.edge import Item, Taken
+from pipeline.edges.inbox import Item, Taken
 from pipeline.operator import RunInfo
 
 

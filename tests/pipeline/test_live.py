@@ -7,7 +7,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.edge import Lane
+from pipeline.edges.inbox import Lane
 from pipeline.packet import Event, Packet
 from pipeline.run import Run, run_graph
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.edges.edge import Inbox, Lane
+from pipeline.edges.inbox import Inbox, Lane
 from pipeline.packet import End, Event, Packet
 
 PACKETS = 150

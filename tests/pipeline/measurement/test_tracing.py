@@ -11,7 +11,7 @@ from pathlib import Path
 
 import toys
 
-from pipeline.edges.edge import Item
+from pipeline.edges.inbox import Item
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet

@@ -19,7 +19,7 @@ import psutil
 
 from engines.images.yuv import YuvImage
 from engines.loading.engine_calls import EngineCall, Loaded, watch
-from pipeline.edges.edge import Item
+from pipeline.edges.inbox import Item
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
