@@ -16,7 +16,7 @@ from pipeline.run import Run
 @pytest.fixture
 def run(monkeypatch):
     """A live run that drops a part of what it reads, and tells of two sources that are over."""
-    monkeypatch.setattr("pipeline.run.OVER_KEPT", 2)
+    monkeypatch.setattr("pipeline.sources.ENDED_KEPT", 2)
     run = Run(toys.graph(slow={"op": "slow", "ms": 3}), live=True, keep_open=True)
     run.start()
     yield run
@@ -29,9 +29,13 @@ def visit(run: Run, name: str, uri: str) -> None:
     ended = toys.Collect.ended.count(name)
     run.add_source(name, uri)
     deadline = time.monotonic() + 20
-    while run.sources() or toys.Collect.ended.count(name) == ended or not run._has_ended(name):
+    while run.sources() or toys.Collect.ended.count(name) == ended or not has_ended(run, name):
         assert time.monotonic() < deadline, name
         time.sleep(0.005)
+
+
+def has_ended(run: Run, name: str) -> bool:
+    return next(stream.ended for stream in run.stats().streams if stream.name == name)
 
 
 def seqs(name: str) -> list[int]:

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from pipeline.edges.inbox import Inbox, Lane
+from pipeline.edges.inbox import Inbox
+from pipeline.edges.lane import Lane
 from pipeline.packet import End, Event, Packet
 
 PACKETS = 150

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import toys
 
-from pipeline.edges.inbox import Item
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
-from pipeline.packet import Packet
+from pipeline.packet import Item, Packet
 from pipeline.run import Run, make_run
 
 
