@@ -1,4 +1,4 @@
-"""A worker of a stage: calls its operator with batches, times the calls, and handles the operator's errors."""
+"""A worker of a stage: calls its operator with batches, times the calls and handles its errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Worker:
         return results
 
     def _after_error(self, packets: list[Packet], error: Exception) -> list[Item]:
-        """A call has raised: end the run, or find the packet that did it, set it aside and keep the others."""
+        """A call has raised: end the run, or find the packet that did it and set only that one aside."""
         if len(packets) == 1 or self._on_error == "fail":
             reason = "error" if self._on_error == "skip" else "failed"
             self.metrics.dropped.update((packet.stream, reason) for packet in packets)
