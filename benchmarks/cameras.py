@@ -34,7 +34,7 @@ import psutil
 
 from engines.home import cache_home
 from operators.graph_files import load_graph, with_sinks
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunFigures
 from pipeline.measurement.metrics import Histogram, RunStats
 from pipeline.run import Run
 

@@ -15,7 +15,7 @@ from pipeline.edges.pace import Pace
 from pipeline.errors import ConfigError, PosestreamError, SourceError
 from pipeline.graph import Graph
 from pipeline.measurement.ended_sources import Past
-from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
+from pipeline.measurement.stats import EdgeFigures, RunFigures, StageFigures, StreamFigures
 from pipeline.measurement.metrics import Histogram, RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Node

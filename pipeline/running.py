@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pipeline.errors import PosestreamError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunFigures
 from pipeline.measurement.metrics import RunStats
 from pipeline.operator import RunInfo
 

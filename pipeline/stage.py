@@ -12,7 +12,7 @@ from typing import Literal
 from pipeline.edges.edge import Edge, Inbox, Item, Taken
 from pipeline.edges.join import merge
 from pipeline.errors import PosestreamError, RunError
-from pipeline.measurement.figures import StageFigures
+from pipeline.measurement.stats import StageFigures
 from pipeline.measurement.metrics import WorkerMetrics, forget_losses
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import Operator, RunInfo

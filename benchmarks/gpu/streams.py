@@ -15,7 +15,7 @@ from networks import Model
 
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunFigures
 from pipeline.measurement.metrics import Histogram
 from pipeline.run import Run
 from tools.profiling.machine.gpus import GpuSampler, load_nvml

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.measurement.figures import StreamFigures, together
+from pipeline.measurement.stats import StreamFigures, together
 from pipeline.measurement.metrics import PastStreams, WorkerMetrics
 from pipeline.reader import Numbers, Reader
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.graph import Graph
-from pipeline.measurement.figures import EdgeFigures, RunFigures
+from pipeline.measurement.stats import EdgeFigures, RunFigures
 from pipeline.measurement.metrics import by_reason
 from pipeline.node import Node
 from tools.profiling.document import Flow

@@ -13,7 +13,7 @@ from operators.cameras.uri import is_camera
 from operators.graph_files import load_graph
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunFigures
 from pipeline.operator import Source
 from pipeline.run import Run, make_run
 from pipeline.running import Running

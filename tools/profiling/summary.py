@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures, StageFigures
+from pipeline.measurement.stats import RunFigures, StageFigures
 from pipeline.measurement.metrics import RunStats, StageStats, by_reason
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use

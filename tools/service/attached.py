@@ -11,7 +11,7 @@ from typing import Literal
 
 from operators.cameras.uri import redact, resolve_uri
 from pipeline.errors import ConfigError, SourceError
-from pipeline.measurement.figures import RunFigures, StreamFigures
+from pipeline.measurement.stats import RunFigures, StreamFigures
 from pipeline.measurement.metrics import by_stream
 from pipeline.packet import Event
 from pipeline.run import Run

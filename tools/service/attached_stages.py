@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 from pipeline.graph import Graph
-from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures
+from pipeline.measurement.stats import EdgeFigures, RunFigures, StageFigures
 from pipeline.measurement.metrics import Histogram, StageStats, by_reason
 from pipeline.node import Node
 

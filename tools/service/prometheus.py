@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
+from pipeline.measurement.stats import EdgeFigures, RunFigures, StageFigures, StreamFigures
 from pipeline.measurement.metrics import Histogram, PastStreams, by_reason
 from pipeline.run import Run
 
