@@ -14,9 +14,9 @@ from pipeline.edges.edge import Edge, Inbox, Item, Lane, Policy
 from pipeline.edges.pace import Pace
 from pipeline.errors import ConfigError, PosestreamError, SourceError
 from pipeline.graph import Graph
-from pipeline.measurement.ended_sources import Past
-from pipeline.measurement.stats import EdgeFigures, RunFigures, StageFigures, StreamFigures
-from pipeline.measurement.metrics import Histogram, RunStats
+from pipeline.measurement.ended_sources import EndedSources
+from pipeline.measurement.metrics import Histogram, by_stream
+from pipeline.measurement.stats import EdgeStats, RunStats, StageStats, StreamStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Node
 from pipeline.operator import RunInfo, Source
@@ -98,7 +98,7 @@ class Run(Running):
         self._edges: list[Edge] = []
         self._stages: list[Stage] = []
         self._finished: dict[str, dict[str, _Finished]] = {}  # last stage: stream: what has left
-        self._past = Past()
+        self._past = EndedSources()
         self._wire(streams=None if keep_open else len(sources or {}))
         for stream, uri in (sources or {}).items():
             self._readers[stream] = self._reader(stream, uri)
@@ -209,7 +209,7 @@ class Run(Running):
         for reader in over[:-OVER_KEPT]:
             del self._readers[reader.stream]
             streams = reader.streams
-            self._past.add(reader, [self._stream_figures(reader, stream) for stream in streams])
+            self._past.add(reader, [self._stream_stats(reader, stream) for stream in streams])
             for ends in self._finished.values():
                 for stream in streams:
                     ends.pop(stream, None)
@@ -378,47 +378,53 @@ class Run(Running):
 
     # Figures
 
-    def figures(self) -> RunFigures:
-        """All figures, of this moment or of the end, not summed up yet."""
+    def stats(self) -> RunStats:
+        """Take a snapshot of this moment, or of the end."""
         now = self._ended or _Clocks.now()
         started = self._started or now
+        run_ns = now.wall_ns - started.wall_ns
         with self._lock:
             readers = list(self._readers.values())
             past, work, counters = self._past.streams, self._past.work, self._past.counters
-            streams = [
-                self._stream_figures(reader, stream) for reader in readers for stream in reader.streams
-            ]
-        decoding = StageFigures.of(
+            streams = [self._stream_stats(reader, stream) for reader in readers for stream in reader.streams]
+        decoding = StageStats.of(
             self._source_node.name,
+            run_ns,
             [work, *(reader.metrics for reader in readers)],
             [counters, *(reader.operator.counters for reader in readers)],
         )
         decoding = replace(decoding, workers=len(readers))
-        return RunFigures(
+        stats = RunStats(
             run_id=self.info.id,
             graph=self.graph.name,
-            run_ns=now.wall_ns - started.wall_ns,
+            run_ns=run_ns,
             cpu_ns=now.cpu_ns - started.cpu_ns,
-            stages=[decoding, *(stage.figures() for stage in self._stages)],
-            edges=[EdgeFigures(edge.producer, edge.consumer, *edge.counts()) for edge in self._edges],
-            streams=streams,
+            stages=[decoding, *(stage.stats(run_ns) for stage in self._stages)],
+            edges=[EdgeStats(edge.producer, edge.consumer, *edge.counts()) for edge in self._edges],
             past=past,
+        )
+        lost = by_stream(stats.losses)
+        return replace(
+            stats, streams=[replace(one, run_ns=run_ns, dropped=lost[one.name]) for one in streams]
         )
 
     def room(self, streams: int) -> list[int | None]:
-        """How many packets of so many streams each edge holds when full, in the order of `figures`."""
+        """How many packets of so many streams each edge holds when full, in the order of `stats`."""
         return [edge.room(streams) for edge in self._edges]
 
-    def _stream_figures(self, reader: Reader, stream: str) -> StreamFigures:
+    def _stream_stats(self, reader: Reader, stream: str) -> StreamStats:
+        """A stream's own counts; its time and its losses are known to the whole run."""
         ends = [streams.get(stream, _Finished()) for streams in self._finished.values()]
         slowest = min(ends, key=lambda done: done.packets)
-        return StreamFigures(
+        return StreamStats(
             name=stream,
             source=reader.stream,
+            run_ns=0,
             read=reader.packets[stream] + (reader.read_before if stream == reader.stream else 0),
             expected=reader.expected,
             finished=slowest.packets,
             instances=slowest.instances,
+            dropped=0,
             ended=all(done.ended for done in ends),
             lost=reader.lost,
             counters=reader.operator.counters.copy(),

@@ -12,8 +12,8 @@ from typing import Literal
 from pipeline.edges.edge import Edge, Inbox, Item, Taken
 from pipeline.edges.join import merge
 from pipeline.errors import PosestreamError, RunError
-from pipeline.measurement.stats import StageFigures
 from pipeline.measurement.metrics import WorkerMetrics, forget_losses
+from pipeline.measurement.stats import StageStats
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import End, Event, Packet
@@ -108,9 +108,11 @@ class Stage:
         for thread in self.threads:
             thread.start()
 
-    def figures(self) -> StageFigures:
-        """What this stage has done so far."""
-        return StageFigures.of(self.name, self.metrics, [operator.counters for operator in self.operators])
+    def stats(self, run_ns: int) -> StageStats:
+        """Take a snapshot of what this stage has done since reading began, `run_ns` ago."""
+        return StageStats.of(
+            self.name, run_ns, self.metrics, [operator.counters for operator in self.operators]
+        )
 
     def forget(self, streams: Collection[str]) -> None:
         """These streams have ended long ago; what was lost of them is no longer told by stream."""
