@@ -12,7 +12,7 @@ import yaml
 from operators import REGISTRY
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, check_graph, nearest, read_graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.run import run_graph
 
 GRAPHS = Path(__file__).resolve().parent.parent / "configs" / "graphs"

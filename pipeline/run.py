@@ -6,13 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from pipeline.edges.pace import Pace
 from pipeline.finished import Finished
 from pipeline.graph import Graph
-from pipeline.measurement.figures import EdgeFigures, RunFigures
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.metrics import by_stream
+from pipeline.measurement.stats import EdgeStats, RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Event, Item
@@ -158,24 +159,26 @@ class Run(Running):
                 self._tracer.end()
         return ended
 
-    def figures(self) -> RunFigures:
-        """All figures, of now or of the end, not summarised yet."""
+    def stats(self) -> RunStats:
+        """Take a snapshot of this moment, or of the end."""
         now = self._ended or _Clocks.now()
         started = self._started or now
-        reading, streams, forgotten = self._sources.figures()
-        return RunFigures(
+        run_ns = now.wall_ns - started.wall_ns
+        reading, streams, forgotten = self._sources.stats(run_ns)
+        stats = RunStats(
             run_id=self.info.id,
             graph=self.graph.name,
-            run_ns=now.wall_ns - started.wall_ns,
+            run_ns=run_ns,
             cpu_ns=now.cpu_ns - started.cpu_ns,
-            stages=[reading, *(stage.figures() for stage in self._stages)],
-            edges=[EdgeFigures(edge.producer, edge.consumer, *edge.counts()) for edge in self._edges],
-            streams=streams,
+            stages=[reading, *(stage.stats(run_ns) for stage in self._stages)],
+            edges=[EdgeStats(edge.producer, edge.consumer, *edge.counts()) for edge in self._edges],
             past=forgotten,
         )
+        lost = by_stream(stats.losses)
+        return replace(stats, streams=[replace(stream, dropped=lost[stream.name]) for stream in streams])
 
     def room(self, streams: int) -> list[int | None]:
-        """How many packets of so many streams each edge holds when full, in the order of `figures`."""
+        """How many packets of so many streams each edge holds when full, in the order of `stats`."""
         return [edge.room(streams) for edge in self._edges]
 
     def events(self) -> list[Event]:

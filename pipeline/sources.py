@@ -12,8 +12,8 @@ from pipeline.edges.edge import Edge
 from pipeline.edges.pace import Pace
 from pipeline.errors import ConfigError, PosestreamError, SourceError
 from pipeline.finished import Finished
-from pipeline.measurement.figures import StageFigures, StreamFigures, together
-from pipeline.measurement.metrics import PastStreams, WorkerMetrics
+from pipeline.measurement.metrics import WorkerMetrics
+from pipeline.measurement.stats import PastStreams, StageStats, StreamStats
 from pipeline.node import Node
 from pipeline.operator import Source
 from pipeline.packet import Event, Packet
@@ -38,13 +38,13 @@ class ForgottenSources:
         self.counters: Counter[str] = Counter()
         self.numbers: dict[str, Numbers] = {}  # by name, in case the source comes back
 
-    def add(self, reader: Reader, streams: list[StreamFigures]) -> None:
+    def add(self, reader: Reader, streams: list[StreamStats]) -> None:
         """Add an ended source and its streams."""
         work = WorkerMetrics()
         work.add(self.work)
         work.add(reader.metrics)
         self.work, self.counters = work, self.counters + reader.operator.counters
-        self.streams += together(streams)
+        self.streams += PastStreams.of(streams)
         self.numbers[reader.stream] = reader.next
 
 
@@ -165,17 +165,18 @@ class Sources:
             (event for reader in self._known() for event in list(reader.events)), key=lambda e: e.at_ns
         )
 
-    def figures(self) -> tuple[StageFigures, list[StreamFigures], PastStreams]:
+    def stats(self, run_ns: int) -> tuple[StageStats, list[StreamStats], PastStreams]:
         """The source's stage, the streams that keep their own figures, and the sums of all others."""
         with self._lock:
             readers = list(self._readers.values())
             forgotten = self._forgotten.streams
             work, counters = self._forgotten.work, self._forgotten.counters
             streams = [
-                self._stream_figures(reader, stream) for reader in readers for stream in reader.streams
+                self._stream_stats(reader, stream, run_ns) for reader in readers for stream in reader.streams
             ]
-        stage = StageFigures.of(
+        stage = StageStats.of(
             self._node.name,
+            run_ns,
             [work, *(reader.metrics for reader in readers)],
             [counters, *(reader.operator.counters for reader in readers)],
         )
@@ -229,7 +230,7 @@ class Sources:
         for reader in ended[:-ENDED_KEPT]:
             del self._readers[reader.stream]
             streams = reader.streams
-            self._forgotten.add(reader, [self._stream_figures(reader, stream) for stream in streams])
+            self._forgotten.add(reader, [self._stream_stats(reader, stream, 0) for stream in streams])
             self._finished.forget(streams)
             self._forget(streams)
 
@@ -237,15 +238,18 @@ class Sources:
         """Whether a source gives nothing any more, and everything that it gave has left the graph."""
         return reader.over and all(self._finished.has_ended(stream) for stream in reader.streams)
 
-    def _stream_figures(self, reader: Reader, stream: str) -> StreamFigures:
+    def _stream_stats(self, reader: Reader, stream: str, run_ns: int) -> StreamStats:
+        """A stream's own counts; only the run knows what was dropped on the way."""
         slowest = self._finished.slowest(stream)
-        return StreamFigures(
+        return StreamStats(
             name=stream,
             source=reader.stream,
+            run_ns=run_ns,
             read=reader.packets[stream] + (reader.read_before if stream == reader.stream else 0),
             expected=reader.expected,
             finished=slowest.packets,
             instances=slowest.instances,
+            dropped=0,
             ended=slowest.ended,
             lost=reader.lost,
             counters=reader.operator.counters.copy(),

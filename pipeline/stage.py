@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from pipeline.edges.edge import Edge
 from pipeline.edges.inbox import Inbox
 from pipeline.errors import PosestreamError, RunError
-from pipeline.measurement.figures import StageFigures
 from pipeline.measurement.metrics import forget_losses
+from pipeline.measurement.stats import StageStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Batching, OnError
 from pipeline.operator import Operator, RunInfo
@@ -72,10 +72,11 @@ class Stage:
         for thread in self.threads:
             thread.start()
 
-    def figures(self) -> StageFigures:
-        """What this stage has done so far."""
-        return StageFigures.of(
+    def stats(self, run_ns: int) -> StageStats:
+        """Take a snapshot of what this stage has done since reading began, `run_ns` ago."""
+        return StageStats.of(
             self.name,
+            run_ns,
             [worker.metrics for worker in self._workers],
             [operator.counters for operator in self.operators],
         )

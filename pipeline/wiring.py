@@ -20,9 +20,7 @@ CAPACITY = 4  # packets on an edge with files, at least, unless the graph says o
 CAPACITY_BEHIND_CAMERA = 2  # for each stream: a frame that comes early, or two at once, drops none
 JOIN_MAX = 64  # live: frames of a stream that wait for their other parts; files wait without a limit
 
-Finished = Callable[
-    [str, Sequence[Item]], None
-]  # the last stage, and the items that have left the graph there
+Finished = Callable[[str, Sequence[Item]], None]  # a last stage, and the items that have left it
 Failed = Callable[[PosestreamError], None]
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, PosestreamError, RunError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.running import Running
@@ -55,7 +55,7 @@ class Task:
 class Report:
     """What a process says of itself, from when its operators are open until its end."""
 
-    figures: RunFigures | None = None  # none where it has not come so far
+    stats: RunStats | None = None  # none where it has not come so far
     failure: PosestreamError | None = None
     cause: BaseException | None = None  # pickle leaves out an error's cause
     done: bool = False
@@ -152,16 +152,16 @@ class SplitRun(Running):
     def _threads(self) -> Iterable[threading.Thread]:
         return (child.listener for child in self._children)
 
-    def figures(self) -> RunFigures:
-        """All figures, added up, of now or of the end; of before where a process is slow to answer."""
+    def stats(self) -> RunStats:
+        """Add up the snapshots of all processes; of one that is slow to answer, its last one."""
         before = {child: child.report for child in self._children}
         self._tell("report")
         deadline = time.monotonic() + ANSWER_S
         for child, report in before.items():
             while child.report is report and child.listener.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.002)
-        known = [child.report.figures for child in self._children if child.report.figures]
-        return RunFigures.add(known) if known else RunFigures.none(self.info.id, self.graph.name)
+        known = [child.report.stats for child in self._children if child.report.stats]
+        return RunStats.total(known) if known else RunStats(self.info.id, self.graph.name)
 
 
 class _Child:

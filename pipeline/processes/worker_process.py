@@ -80,7 +80,7 @@ class Starter:
     def report(self, run: Run | None, error: Exception | None, *, done: bool = False) -> None:
         """Send the figures of this moment, and what has gone wrong."""
         failure, cause = _portable(error) if error else (None, None)
-        self.put_nowait(Report(run.figures() if run else None, failure, cause, done))
+        self.put_nowait(Report(run.stats() if run else None, failure, cause, done))
 
     def put_nowait(self, message: Report | logging.LogRecord) -> None:
         """Send something to it."""

@@ -60,12 +60,12 @@ def test_what_is_over_for_long_is_told_of_in_sums(run):
 def test_a_window_knows_what_was_forgotten_in_it(run):
     for number in range(3):
         visit(run, f"visitor{number}", "20@1")
-    before, finished, dropped = run.figures(), len(toys.Collect.packets), run.stats().dropped
+    before, finished = run.stats(), len(toys.Collect.packets)
     for number in range(3, 6):
         visit(run, f"visitor{number}", "20@1")
-    window = run.figures().since(before).stats()
+    window = run.stats().since(before)
     assert window.finished == len(toys.Collect.packets) - finished
-    assert window.dropped == run.stats().dropped - dropped
+    assert window.dropped == run.stats().dropped - before.dropped
     assert window.past.read + sum(stream.read for stream in window.streams) == 60
 
 

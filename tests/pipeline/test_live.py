@@ -179,7 +179,7 @@ def test_packets_set_aside_in_a_row_are_logged_once(caplog, monkeypatch):
 def test_an_edge_tells_how_much_it_holds():
     by_stream = {"by_stream": {"op": "same_by_stream", "workers": 3, "batch": {"max": 5}, "after": "other"}}
     live = Run(toys.graph("script", **FORKED, **by_stream), live=True, keep_open=True)
-    names = [edge.name for edge in live.figures().edges]
+    names = [edge.name for edge in live.stats().edges]
     assert dict(zip(names, live.room(4), strict=True)) == {
         "script → fork": 8,  # 2 of each stream
         "script → other": 4,  # as it says, 1 of each stream

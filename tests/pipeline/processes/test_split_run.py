@@ -15,7 +15,7 @@ import toys
 
 from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
 from pipeline.graph import check_graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import Operator
 from pipeline.processes.split_run import SplitRun, shares
 from pipeline.run import Run, make_run, run_graph
