@@ -128,6 +128,13 @@ class Source(Operator):
     def finished(self, packet: Packet) -> None:
         """This packet, and whatever of its stream came before it, has left the graph; by another thread."""
 
+    def check(self, uri: str) -> None:
+        """Refuse a source that cannot be read; called once, where a run over files is made.
+
+        Raises:
+            ConfigError, SourceError: one line that names the source, what was found and what was expected.
+        """
+
     def frames_expected(self, uri: str) -> int | None:
-        """How many packets `read` will give, as far as it can be told without decoding (for progress)."""
+        """How many packets `read` will give, for progress, as far as that is known without decoding."""
         return None

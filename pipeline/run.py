@@ -19,7 +19,7 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Event, Item
 from pipeline.processes.split_run import SplitRun, processes_for
 from pipeline.running import Running
-from pipeline.sources import Sources
+from pipeline.sources import Sources, check_sources
 from pipeline.wiring import RunSettings, wire
 
 
@@ -40,8 +40,9 @@ class Run(Running):
     `live` sources never wait: the edge behind them drops its oldest packet instead, and an operator that
     raises sets the packet aside. No stage begins to work on a packet that entered the graph more than
     `max_age_s` ago. `keep_open` keeps the run going when no source is left, so that others can be added.
-    `cores` is how many processors it may use, by default all. `info` identifies the run if this is only a
-    share of it. `tracer` is called with what the stages do.
+    `cores` is how many processors it may use, by default all. `info` is given to one share of a run in
+    several processes, whose sources were checked where the run was made. `tracer` is called with what the
+    stages do.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Run(Running):
             ConfigError, SourceError: a source cannot be read.
         """
         sources = sources or {}
+        if not live and info is None:
+            check_sources(graph.source, sources.values())
         super().__init__(graph, (info or RunInfo.new(graph.name))._replace(live=live, sources=tuple(sources)))
         self._tracer = tracer
         self._started: _Clocks | None = None  # when reading began

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from pipeline.edges.edge import Edge
@@ -82,10 +82,10 @@ class Sources:
         return self._stopping
 
     def prepare(self, stream: str, uri: str) -> None:
-        """A source that will be read from the start of the run.
+        """Note a source, already checked, that will be read from the start of the run.
 
         Raises:
-            ConfigError, SourceError: it cannot be read.
+            SourceError: it cannot be opened any more.
         """
         self._readers[stream] = self._reader(stream, uri)
 
@@ -106,6 +106,8 @@ class Sources:
             ConfigError: a source of this name is being read, or the run is stopping.
             SourceError: it cannot be read.
         """
+        if not self._settings.live:
+            check_sources(self._node, [uri])
         reader = self._reader(stream, uri)
         with self._lock:
             if self._stopping:
@@ -187,8 +189,7 @@ class Sources:
             return list(self._readers.values())
 
     def _reader(self, stream: str, uri: str) -> Reader:
-        operator = self._node.make()
-        assert isinstance(operator, Source)  # Graph has checked it
+        operator = make_source(self._node)
         # A camera may be away right now, and nobody knows how many frames it will give.
         expected = None if self._settings.live else operator.frames_expected(uri)
         return Reader(
@@ -255,3 +256,21 @@ class Sources:
             counters=reader.operator.counters.copy(),
             age=slowest.age,
         )
+
+
+def make_source(node: Node) -> Source:
+    """A new operator of the graph's source node."""
+    operator = node.make()
+    assert isinstance(operator, Source)  # Graph has checked it
+    return operator
+
+
+def check_sources(node: Node, uris: Iterable[str]) -> None:
+    """Refuse sources that cannot be read, each file once.
+
+    Raises:
+        ConfigError, SourceError: the first of them.
+    """
+    source = make_source(node)
+    for uri in dict.fromkeys(uris):
+        source.check(uri)

@@ -28,6 +28,7 @@ from pipeline.measurement.stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.running import Running
+from pipeline.sources import check_sources
 
 # A fresh interpreter, not a fork: threads do not survive one. It knows nothing of the caller's main module,
 # so scripts need no `if __name__ == "__main__"`.
@@ -102,8 +103,8 @@ class SplitRun(Running):
         tracer: Tracer | None = None,
     ):
         super().__init__(graph, RunInfo.new(graph.name))
-        for uri in sources.values():  # as in a `Run`, a source that is not there is refused at once
-            graph.source.make().frames_expected(uri)  # type: ignore[attr-defined]  # Graph has checked it
+        if not live:
+            check_sources(graph.source, sources.values())
         own_cores = max(1, (cores or os.cpu_count() or 1) // processes)
         levels = _log_levels()
         self._tasks = [

@@ -123,7 +123,7 @@ def prepare(settings: Settings) -> Graph:
     assert isinstance(source, Source)  # Graph has checked it
     for uri in dict.fromkeys(settings.sources.values()):
         if not (settings.live and is_camera(uri)):
-            source.frames_expected(uri)
+            source.check(uri)
     loop = f"{graph.source.name}.loop"
     if graph.source.op == "decode" and loop not in settings.changes:
         graph = load_graph(settings.graph, {**settings.changes, loop: 0})
