@@ -92,6 +92,11 @@ class Graph:
         """The node that makes the packets."""
         return self.nodes[0]
 
+    @property
+    def sinks(self) -> list[Node]:
+        """The nodes that keep or show results."""
+        return [node for node in self.nodes if node.operator.sink]
+
     def node(self, name: str) -> Node:
         """The node of this name; KeyError if there is none."""
         return {node.name: node for node in self.nodes}[name]

@@ -49,6 +49,8 @@ class Operator:
     per_stream: ClassVar[bool] = False
     # Works on packets of all streams of a run together (joins cameras, say): such a run stays in one process.
     across_streams: ClassVar[bool] = False
+    # Keeps or shows results (files, a topic, a window): a graph with none of these keeps its results nowhere.
+    sink: ClassVar[bool] = False
     batch_max: ClassVar[int] = 1  # most packets a call, unless the graph says otherwise
 
     @classmethod

@@ -252,8 +252,9 @@ class Collect(Operator):
 
 
 class Write(Operator):
-    """Writes the seq of every packet to `dir/STREAM`, a line each, and `end`: seen from other processes, too."""
+    """A sink: the seq of every packet on a line of `dir/STREAM`, then the end; other processes can read it."""
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: str):
