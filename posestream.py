@@ -14,7 +14,7 @@ from operators.graph_files import load_graph, run
 from operators.records.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import Operator, Source
 from pipeline.packet import End, Instances, Packet
 from pipeline.run import Run

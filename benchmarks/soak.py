@@ -90,7 +90,7 @@ class Soak:
             name = f"visitor-{cycle}"
             if cycle % 2:  # one that was there before, and is not there now
                 name = next(n for i in itertools.count() if (n := f"camera-{i}") not in self.busy)
-            finished = {stream.name: stream.finished for stream in self.attached.run.figures().streams}
+            finished = {stream.name: stream.finished for stream in self.attached.run.stats().streams}
             self.attached.add(name, self.good[cycle % len(self.good)])
             self.busy[name] = finished.get(name, 0) + FRAMES
             self._until(AT_ONCE - 1)
@@ -105,7 +105,7 @@ class Soak:
                 said = ", ".join(f"{name} ({sources.get(name, 'it has ended')})" for name in self.busy)
                 raise SystemExit(f"not enough frames within {PATIENCE_S:g} s: {said}")
             time.sleep(0.02)
-            for stream in self.attached.run.figures().streams:
+            for stream in self.attached.run.stats().streams:
                 if stream.finished >= self.busy.get(stream.name, stream.finished + 1):
                     if not self.attached.remove(stream.name):
                         raise SystemExit(f"{stream.name} does not end")
@@ -172,7 +172,7 @@ def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
         soak.attached.sample()  # as `attach` does
         _quiet()
         start_s = time.perf_counter()
-        soak.attached.run.figures()
+        soak.attached.run.stats()
         figures_ms = 1e3 * (time.perf_counter() - start_s)
         process = psutil.Process()
         sample = Sample(

@@ -37,6 +37,7 @@ class CocoSink(Operator):
     no place for frames without instances, events, times or 3D. The file is valid JSON after every frame.
     """
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: Folder):

@@ -19,7 +19,15 @@ from operators.cameras.link import LinkOptions
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of
 from operators.decoding.device_frames import frames_on
 from operators.decoding.frame_images import HOST, Frames
-from operators.decoding.media_files import IMAGE_FPS, SourceProbe, image_paths, probe, shots
+from operators.decoding.media_files import (
+    IMAGE_FPS,
+    SourceProbe,
+    first_frame_size,
+    image_paths,
+    probe,
+    read_header,
+    shots,
+)
 from operators.decoding.video import SECOND_NS
 from pipeline.errors import OptionError, SourceError
 from pipeline.operator import Ports, RunInfo, Source
@@ -237,12 +245,25 @@ class Decode(Source):
                 found = ", ".join(f"{event} {n}" for event, n in sorted(events.items()))
                 log.warning("%s: %d frames given; %s", stream, packets, found)
 
+    def check(self, uri: str) -> None:
+        """Decode the first frame of a source; of a topic, only check the address.
+
+        Raises:
+            SourceError: it is missing, empty, or holds no picture, or its address can never work.
+        """
+        if scheme_of(uri) == "kafka":
+            from operators.kafka_source import KafkaSource
+
+            KafkaSource().check(uri)
+        else:
+            first_frame_size(resolve_uri(uri))
+
     def frames_expected(self, uri: str) -> int | None:
         """How many packets `read` will give, by the header: an estimate where the rate varies."""
         if self.loop == 0 or scheme_of(uri) == "kafka":
             return self.max_frames
         uri = resolve_uri(uri)
-        found = probe(uri)
+        found = read_header(uri)
         fps = found.fps if image_paths(uri) is None else self.fps or IMAGE_FPS
         frames = found.frames or (round(found.duration_s * fps) if found.duration_s else None)
         if frames is None or not fps:

@@ -12,7 +12,7 @@ import yaml
 from operators import REGISTRY
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, check_graph, nearest, read_graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.run import run_graph
 
 GRAPHS = Path(__file__).resolve().parent.parent / "configs" / "graphs"
@@ -67,8 +67,9 @@ def with_sinks(graph: Graph, sinks: Mapping[str, dict[str, Any]]) -> Graph:
     """
     if not sinks:
         return graph
-    work = [node for node in graph.nodes if not _is_sink(node.op)]
-    last = [n.name for n in work if all(_is_sink(c.op) for c in graph.consumers(n))]
+    sinks_before = graph.sinks
+    work = [node for node in graph.nodes if node not in sinks_before]
+    last = [n.name for n in work if all(c in sinks_before for c in graph.consumers(n))]
     nodes = {
         name: {k: v for k, v in node.items() if k != "fragment"} for name, node in graph.spec["graph"].items()
     }
@@ -123,10 +124,6 @@ def run(
     if not isinstance(sources, Mapping):
         sources = name_sources([sources] if isinstance(sources, str) else sources)
     return run_graph(graph, sources, processes=processes)
-
-
-def _is_sink(op: str) -> bool:
-    return op.endswith("_sink")
 
 
 def free_name(name: str, taken: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ class JsonlSink(Operator):
     of its own: `<stream>.20260714T031500Z.jsonl`, UTC.
     """
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: Folder, rotate_mb: RotateMb = None, rotate_min: RotateMin = None):

@@ -48,6 +48,7 @@ class KafkaSink(Operator):
     at most 1000 are waited for.
     """
 
+    sink = True
     per_stream = True
     batch_max = 32
 

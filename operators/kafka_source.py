@@ -122,6 +122,14 @@ class KafkaSource(Source):
         """Learn the graph's name, and whether to wait for a broker that is not there."""
         self.run = run
 
+    def check(self, uri: str) -> None:
+        """Check the address; whether a broker answers shows when reading begins.
+
+        Raises:
+            SourceError: not a kafka:// URI.
+        """
+        parse_kafka_uri(uri)
+
     def read(self, stream: str, uri: str) -> Iterator[Packet | Event | End]:
         """Yield what is in the topic until stopped.
 

@@ -39,6 +39,7 @@ class ParquetSink(Operator):
     that its packets had: one in which nobody was seen may lack those of keypoints. Events have no place here.
     """
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: Folder, rows_per_file: Rows = 10_000, rotate_min: Minutes = None):

@@ -49,6 +49,7 @@ class VideoSink(Operator):
     """
 
     needs = ("image",)
+    sink = True
     per_stream = True
 
     def __init__(

@@ -14,11 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.definition.fragments import check_fragments
 from pipeline.definition.options import check_options, options_model
 from pipeline.definition.yaml_lines import Path, parse_yaml
-from pipeline.edges.edge import Policy
+from pipeline.edges.lane import Policy
 from pipeline.errors import ConfigError, OptionError
-from pipeline.node import Node
+from pipeline.node import Batching, Node, OnError
 from pipeline.operator import Operator, Source
-from pipeline.stage import Batching, OnError
 
 Registry = Mapping[str, str | type[Operator]]  # operator name: its class, or "module:Class"
 
@@ -92,6 +91,11 @@ class Graph:
     def source(self) -> Node:
         """The node that makes the packets."""
         return self.nodes[0]
+
+    @property
+    def sinks(self) -> list[Node]:
+        """The nodes that keep or show results."""
+        return [node for node in self.nodes if node.operator.sink]
 
     def node(self, name: str) -> Node:
         """The node of this name; KeyError if there is none."""

@@ -49,6 +49,8 @@ class Operator:
     per_stream: ClassVar[bool] = False
     # Works on packets of all streams of a run together (joins cameras, say): such a run stays in one process.
     across_streams: ClassVar[bool] = False
+    # Keeps or shows results (files, a topic, a window): a graph with none of these keeps its results nowhere.
+    sink: ClassVar[bool] = False
     batch_max: ClassVar[int] = 1  # most packets a call, unless the graph says otherwise
 
     @classmethod
@@ -128,6 +130,13 @@ class Source(Operator):
     def finished(self, packet: Packet) -> None:
         """This packet, and whatever of its stream came before it, has left the graph; by another thread."""
 
+    def check(self, uri: str) -> None:
+        """Refuse a source that cannot be read; called once, where a run over files is made.
+
+        Raises:
+            ConfigError, SourceError: one line that names the source, what was found and what was expected.
+        """
+
     def frames_expected(self, uri: str) -> int | None:
-        """How many packets `read` will give, as far as it can be told without decoding (for progress)."""
+        """How many packets `read` will give, for progress, as far as that is known without decoding."""
         return None

@@ -8,12 +8,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.edges.edge import Edge, Item
+from pipeline.edges.edge import Edge
 from pipeline.edges.pace import Paced
 from pipeline.measurement.metrics import WorkerMetrics
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo, Source
-from pipeline.packet import End, Event, Packet
+from pipeline.packet import End, Event, Item, Packet
 
 EVENTS_KEPT = 100  # for whoever asks what happened to a source
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 from pipeline.errors import PosestreamError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import RunInfo
 
 
@@ -35,12 +34,8 @@ class Running(ABC):
         """Stop at once: what waits in the queues is thrown away, and counted."""
 
     @abstractmethod
-    def figures(self) -> RunFigures:
-        """All figures, of this moment or of the end, not summed up yet; `since` compares two moments."""
-
     def stats(self) -> RunStats:
-        """All figures, of this moment or of the end."""
-        return self.figures().stats()
+        """Take a snapshot of this moment, or of the end; `since` compares two of them."""
 
     @abstractmethod
     def _threads(self) -> Iterable[threading.Thread]:

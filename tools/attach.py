@@ -207,7 +207,7 @@ def _sinks(out: Path | None, video: bool, kafka: str | None) -> dict[str, dict[s
 
 
 def _warn(graph: Graph, named: dict[str, str]) -> None:
-    if not any(node.op.endswith("_sink") for node in graph.nodes):
+    if not graph.sinks:
         log.warning(
             "results are kept nowhere: give --out DIR or --kafka BROKERS/TOPIC, or a graph with a sink"
         )

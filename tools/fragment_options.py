@@ -49,7 +49,7 @@ def take_part(
             f"fragment {fragment} sends its packets on to the topic {part.writes[0].name}; "
             f"ask for files where results are: --fragment {others}"
         )
-    if not sinks and not any(node.op.endswith("_sink") for node in part.graph.nodes):
+    if not sinks and not part.graph.sinks:
         raise ConfigError(
             f"nothing takes the results of fragment {fragment}: give --out, or the graph a sink in it"
         )

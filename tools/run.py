@@ -22,7 +22,7 @@ from engines.errors import AssetError
 from operators.graph_files import load_graph, models_in, models_named, name_sources, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.run import make_run
 from pipeline.running import Running
 from tools.fragment_options import run_of, take_part

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.measurement.metrics import RunStats, StreamStats
-from tools.service.attached import Now
+from pipeline.measurement.stats import RunStats, StreamStats
+from tools.service.attached import StreamNow
 
 
 class Progress:
@@ -39,7 +39,7 @@ class Progress:
         if self._live:
             self._live.update(_lines(stats()))
 
-    def show_cameras(self, cameras: Callable[[], Sequence[Now]]) -> None:
+    def show_cameras(self, cameras: Callable[[], Sequence[StreamNow]]) -> None:
         """The same for a live run: a line a camera."""
         if self._live:
             self._live.update(_cameras(cameras()))
@@ -77,7 +77,7 @@ def _eta(stream: StreamStats, rate: float) -> str:
     return f"{int(left // 60)}:{int(left % 60):02} left"
 
 
-def _cameras(cameras: Sequence[Now]) -> Table | str:
+def _cameras(cameras: Sequence[StreamNow]) -> Table | str:
     attached = [camera for camera in cameras if camera.state != "ended"]
     if not attached:
         return "no camera is attached; POST /streams attaches one, Ctrl-C ends"
@@ -98,7 +98,7 @@ def _cameras(cameras: Sequence[Now]) -> Table | str:
     return table
 
 
-def _trouble(camera: Now) -> str:
+def _trouble(camera: StreamNow) -> str:
     if camera.state == "waiting":
         return "waiting for its first frame"
     if camera.state != "lost":
@@ -117,7 +117,7 @@ def lasting(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
-def in_one_line(cameras: Sequence[Now]) -> str:
+def in_one_line(cameras: Sequence[StreamNow]) -> str:
     """All cameras in one line, for a log that is read later."""
     attached = [camera for camera in cameras if camera.state != "ended"]
     working = [camera for camera in attached if camera.fps]

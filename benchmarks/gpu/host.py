@@ -181,22 +181,21 @@ def measure(streams: int, persons: int, seconds: float) -> dict[str, Any]:
     run.start()
     try:
         run.wait(WARM_S)
-        before, cpu = run.figures(), time.process_time()
+        before, cpu = run.stats(), time.process_time()
         run.wait(seconds)
-        lately, cpu = run.figures().since(before), time.process_time() - cpu
+        lately, cpu = run.stats().since(before), time.process_time() - cpu
     finally:
         run.stop()
         run.finish()
-    stats = lately.stats()
-    stages = {stage.name: stage for stage in stats.stages}
+    stages = {stage.name: stage for stage in lately.stages}
     return {
         "streams": streams,
         "persons": persons,
-        "fps": round(stats.fps, 1),
-        "persons_a_frame": round(sum(one.instances for one in lately.streams) / max(stats.finished, 1), 2),
-        "us_a_frame": round(cpu / max(stats.finished, 1) * 1e6),
+        "fps": round(lately.fps, 1),
+        "persons_a_frame": round(sum(one.instances for one in lately.streams) / max(lately.finished, 1), 2),
+        "us_a_frame": round(cpu / max(lately.finished, 1) * 1e6),
         **{
-            f"{name}_us": round(stages[name].cpu * stats.seconds / max(stages[name].packets_in, 1) * 1e6)
+            f"{name}_us": round(stages[name].cpu * lately.seconds / max(stages[name].packets_in, 1) * 1e6)
             for name in ("detect", "track", "pose")
         },
         "frames_a_call": {name: round(stages[name].mean_batch, 1) for name in ("detect", "track", "pose")},

@@ -15,8 +15,7 @@ from networks import Model
 
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
-from pipeline.measurement.figures import RunFigures
-from pipeline.measurement.metrics import Histogram
+from pipeline.measurement.stats import RunStats
 from pipeline.run import Run
 from tools.profiling.machine.gpus import GpuSampler, load_nvml
 
@@ -90,13 +89,13 @@ def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
     row: Row = {"streams": streams, "persons": load.persons, "paced": live}
     try:
         if not run.wait(WARM_S if load.device != "cpu" else seconds):
-            before, start = run.figures(), time.monotonic()
+            before, start = run.stats(), time.monotonic()
             ended = False
             while not ended and time.monotonic() - start < seconds:
                 if sampler:
                     sampler.sample(time.monotonic() - start)
                 ended = run.wait(SAMPLE_S)
-            window = run.figures().since(before)
+            window = run.stats().since(before)
             row |= figures(window) | gpu_use(sampler, window)
             if load.device != "cpu" and not ended:
                 row |= copies(run)
@@ -106,29 +105,26 @@ def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
     return row
 
 
-def figures(window: RunFigures) -> Row:
+def figures(window: RunStats) -> Row:
     """Of a window of a run."""
-    stats, age = window.stats(), Histogram()
-    for stream in window.streams:
-        age.merge(stream.age)
     instances = sum(stream.instances for stream in window.streams)
-    settled = max(stats.finished + stats.dropped, 1)
+    settled = max(window.finished + window.dropped, 1)
     return {
-        "fps": round(stats.fps, 1),
-        "detections_per_s": round(instances / stats.seconds, 1),
-        "age_p50_ms": round(age.percentile_ms(50), 1),
-        "age_p95_ms": round(age.percentile_ms(95), 1),
-        "age_p99_ms": round(age.percentile_ms(99), 1),
-        "dropped": round(stats.dropped / settled, 4),
-        "cores": round(stats.cores_busy, 2),
-        "frames_a_call": {stage.name: round(stage.mean_batch, 1) for stage in stats.stages[1:]},
-        "busy": {stage.name: round(stage.busy / max(stage.workers, 1), 2) for stage in stats.stages},
+        "fps": round(window.fps, 1),
+        "detections_per_s": round(instances / window.seconds, 1),
+        "age_p50_ms": round(window.age_p50_ms, 1),
+        "age_p95_ms": round(window.age_p95_ms, 1),
+        "age_p99_ms": round(window.age_p99_ms, 1),
+        "dropped": round(window.dropped / settled, 4),
+        "cores": round(window.cores_busy, 2),
+        "frames_a_call": {stage.name: round(stage.mean_batch, 1) for stage in window.stages[1:]},
+        "busy": {stage.name: round(stage.busy / max(stage.workers, 1), 2) for stage in window.stages},
     }
 
 
-def gpu_use(sampler: GpuSampler | None, window: RunFigures) -> Row:
+def gpu_use(sampler: GpuSampler | None, window: RunStats) -> Row:
     """What NVML tells of the first GPU; its percentages are means over a sixth of a second or more."""
-    if sampler is None or not (used := sampler.use(window.stats().finished)):
+    if sampler is None or not (used := sampler.use(window.finished)):
         return {}
     first = used[0]
     told = {
@@ -143,9 +139,9 @@ def copies(run: Run) -> Row:
     from cuda_trace import cuda_trace
 
     with cuda_trace() as trace:
-        before = run.figures()
+        before = run.stats()
         run.wait(TRACE_S)
-        frames = max(run.figures().since(before).stats().finished, 1)
+        frames = max(run.stats().since(before).finished, 1)
     return {
         "to_device_bytes": round(trace.bytes["HtoD"] / frames),
         "to_host_bytes": round(trace.bytes["DtoH"] / frames),

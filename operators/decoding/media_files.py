@@ -32,6 +32,15 @@ IMAGE_TYPES = ("bmp", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", 
 IMAGE_FPS = 30.0  # an image has no clock: the rate of a folder unless the caller knows better
 
 
+class Header(NamedTuple):
+    """What the header of a source says; nothing is decoded for it."""
+
+    fps: float  # on average; 0 where the source does not tell
+    frames: int | None
+    codec: str
+    duration_s: float | None
+
+
 class SourceProbe(NamedTuple):
     """What a source holds, as far as its header and its first frame tell."""
 
@@ -44,24 +53,42 @@ class SourceProbe(NamedTuple):
 
 
 def probe(uri: str) -> SourceProbe:
-    """Open a source, decode its first frame and say what it holds.
+    """Decode the first frame of a source, and read its header.
 
     Raises:
         SourceError: for whatever cannot be read, in one line.
     """
-    images = image_paths(uri)
+    width, height = first_frame_size(uri)
+    header = read_header(uri)
+    return SourceProbe(width, height, header.fps, header.frames, header.codec, header.duration_s)
+
+
+def first_frame_size(uri: str) -> tuple[int, int]:
+    """Decode the first frame of a source; its width and height in px.
+
+    Raises:
+        SourceError: for whatever cannot be read, in one line.
+    """
     first = next((image for shot in shots(uri) if (image := shot.picture()) is not None), None)
     if first is None:
         raise unreadable(uri, "not one image in it can be decoded")
     height, width = first.shape[:2]
+    return width, height
+
+
+def read_header(uri: str) -> Header:
+    """Read the header of a source.
+
+    Raises:
+        SourceError: it cannot be opened.
+    """
+    images = image_paths(uri)
     if images is not None:
-        codec = images[0].suffix[1:].lower()
-        return SourceProbe(width, height, IMAGE_FPS, len(images), codec, len(images) / IMAGE_FPS)
+        return Header(IMAGE_FPS, len(images), images[0].suffix[1:].lower(), len(images) / IMAGE_FPS)
     container, stream = open_video(uri, threads=1)
     with container:
         codec = stream.codec_context.codec.canonical_name
-        length_s = duration_s(container, stream)
-        return SourceProbe(width, height, rate(stream), stream.frames or None, codec, length_s)
+        return Header(rate(stream), stream.frames or None, codec, duration_s(container, stream))
 
 
 def shots(

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.edges.edge import Item, Taken
 from pipeline.operator import RunInfo
+from pipeline.packet import Item, Taken
 
 
 class Span(NamedTuple):

@@ -3,6 +3,7 @@
 import gc
 import logging
 import random
+import re
 import threading
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -349,9 +350,25 @@ def test_bad_sources_are_refused_in_one_line(tmp_path, capfd, name, make, messag
         probe(str(path))
     with pytest.raises(SourceError) as from_read:
         next(Decode().read("cam", str(path)))
+    with pytest.raises(SourceError, match=re.escape(str(from_probe.value))):
+        Decode().check(str(path))
     assert str(from_probe.value).startswith(message.format(path))
     assert "\n" not in str(from_probe.value) + str(from_read.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_checking_and_reading_the_header_open_a_file_once_each(videos, monkeypatch):
+    uri, opened, open_file = str(videos["libx264", "mp4"]), [], av.open
+
+    def open_and_note(file, *arguments, **options):
+        opened.append(file)
+        return open_file(file, *arguments, **options)
+
+    monkeypatch.setattr(av, "open", open_and_note)
+    Decode().check(uri)
+    assert opened == [f"file:{uri}"]
+    assert Decode().frames_expected(uri) == 50
+    assert opened == [f"file:{uri}"] * 2
 
 
 def test_a_url_goes_to_ffmpeg_and_its_password_to_nobody():

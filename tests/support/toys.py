@@ -39,6 +39,25 @@ class Numbers(Source):
         return int(count) if count.isdigit() else None
 
 
+class Logged(Source):
+    """Gives one packet; writes every call and its process to the file that the uri names."""
+
+    def check(self, uri: str) -> None:
+        self.log("check", uri)
+
+    def frames_expected(self, uri: str) -> int | None:
+        self.log("expect", uri)
+        return 1
+
+    def read(self, stream: str, uri: str) -> Iterator[Packet]:
+        self.log("read", uri)
+        yield packet(stream)
+
+    def log(self, call: str, uri: str) -> None:
+        with Path(uri).open("a") as file:
+            file.write(f"{call} {os.getpid()}\n")
+
+
 class Script(Source):
     """What the uri says, word by word: `a3` packet 3 of stream a, `a!` an event of it that resets, `a.` its end."""
 
@@ -233,8 +252,9 @@ class Collect(Operator):
 
 
 class Write(Operator):
-    """Writes the seq of every packet to `dir/STREAM`, a line each, and `end`: seen from other processes, too."""
+    """A sink: the seq of every packet on a line of `dir/STREAM`, then the end; other processes can read it."""
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: str):
@@ -309,7 +329,7 @@ class Across(Operator):
 
 
 REGISTRY = {
-    "numbers": Numbers, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "burn": Burn, "fail_at": FailAt,
+    "numbers": Numbers, "logged": Logged, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "burn": Burn, "fail_at": FailAt,
     "fail_aside": FailAside,
     "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
     "collect": Collect, "write": Write, "diary": Diary, "at": At, "across": Across,

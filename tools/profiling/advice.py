@@ -34,7 +34,7 @@ def waiting(measured: Measured, stage: Stage) -> list[str]:
         found.append(f"let more of it wait side by side: --set {stage.name}.workers={2 * stage.workers}")
     if node.batching.max == 1:
         found.append(f"if one wait can serve several packets: --set {stage.name}.batch.max=8")
-    if stage.op.endswith("_sink"):
+    if node.operator.sink:
         found.append(f"if it may lose frames: --set {stage.name}.on_full=drop_oldest, and it holds up nobody")
     return found
 

@@ -13,7 +13,7 @@ from operators.cameras.uri import is_camera
 from operators.graph_files import load_graph
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import Source
 from pipeline.run import Run, make_run
 from pipeline.running import Running
@@ -101,7 +101,7 @@ def measure(
             graph,
             sources,
             window,
-            running.figures(),
+            running.stats(),
             Path(folder),
             lone=lone or Lone(ending.stopped, lambda what: said(f"measuring {what}", None)),
             notes=watch.notes,
@@ -123,7 +123,7 @@ def prepare(settings: Settings) -> Graph:
     assert isinstance(source, Source)  # Graph has checked it
     for uri in dict.fromkeys(settings.sources.values()):
         if not (settings.live and is_camera(uri)):
-            source.frames_expected(uri)
+            source.check(uri)
     loop = f"{graph.source.name}.loop"
     if graph.source.op == "decode" and loop not in settings.changes:
         graph = load_graph(settings.graph, {**settings.changes, loop: 0})
@@ -157,12 +157,12 @@ class _Watch:
     def __init__(self, settings: Settings, running: Running, ending: Ending, said: Said):
         self.notes: list[str] = []
         self._settings, self._running, self._ending, self._said = settings, running, ending, said
-        self._figures: RunFigures | None = None  # of lately
+        self._stats: RunStats | None = None  # of lately
 
     def finished(self) -> int:
         """How many frames have left the graph until now."""
-        self._figures = self._running.figures()
-        return sum(stream.finished for stream in self._figures.streams) + self._figures.past.finished
+        self._stats = self._running.stats()
+        return self._stats.finished
 
     def measure(self, use: UseSampler) -> Window:
         """Warm up, then let time pass; what was done in it.
@@ -173,13 +173,13 @@ class _Watch:
         settings, running = self._settings, self._running
         self._let_pass("waiting for the first frame", FIRST_FRAME_S, until=lambda: self.finished() > 0)
         self._let_pass("warming up", settings.warmup_s)
-        start_ns, before = time.monotonic_ns(), running.figures()
+        start_ns, before = time.monotonic_ns(), running.stats()
         if self._over():
             self._say_why_not(before)
         use.start()
-        self._let_pass("measuring", settings.seconds, until=lambda: self._ended(self._figures))
+        self._let_pass("measuring", settings.seconds, until=lambda: self._ended(self._stats))
         used = use.stop()
-        window = Window(start_ns, time.monotonic_ns(), before, running.figures(), used)
+        window = Window(start_ns, time.monotonic_ns(), before, running.stats(), used)
         if self._ended(window.after):
             read_s = window.after.run_ns / 1e9
             self.notes.append(f"a source ended {read_s:.1f} s after it began, and with it the measurement")
@@ -209,16 +209,16 @@ class _Watch:
         return self._ending.stopped.is_set() or self._running.wait(0)
 
     @staticmethod
-    def _ended(figures: RunFigures | None) -> bool:
+    def _ended(stats: RunStats | None) -> bool:
         """Whether a stream had ended by then: less is read from there on."""
-        return figures is not None and any(stream.ended for stream in figures.streams)
+        return stats is not None and any(stream.ended for stream in stats.streams)
 
-    def _say_why_not(self, figures: RunFigures) -> None:
+    def _say_why_not(self, stats: RunStats) -> None:
         if self._running.failure:
             raise self._running.failure
         if self._ending.stopped.is_set():
             raise NothingMeasuredError("it was ended before anything was measured")
-        read = sum(stream.read for stream in figures.streams)
+        read = sum(stream.read for stream in stats.streams)
         raise ConfigError(
             f"the sources ended after {read} frames, in the warm-up: give longer ones, or --warmup 0"
         )

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures, StageFigures
-from pipeline.measurement.metrics import RunStats, StageStats, by_reason
+from pipeline.measurement.stats import RunStats, StageStats
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.flow import flow_of
@@ -30,8 +29,8 @@ class Window:
 
     start_ns: int  # monotonic
     end_ns: int
-    before: RunFigures
-    after: RunFigures
+    before: RunStats
+    after: RunStats
     use: Use
 
 
@@ -40,7 +39,7 @@ def write_up(
     graph: Graph,
     sources: Mapping[str, str],
     window: Window,
-    final: RunFigures,
+    final: RunStats,
     folder: Path,
     *,
     lone: Lone,
@@ -51,17 +50,13 @@ def write_up(
     With `settings.bound`, models and decoding are measured alone now.
     """
     recorded = read_recorded(folder).between(window.start_ns, window.end_ns)
-    figures = window.after.since(window.before)
-    stats = figures.stats()
+    stats = window.after.since(window.before)
     seconds, frames, machine = stats.seconds, stats.finished, this_machine()
-    fps = frames / seconds if seconds else 0.0
+    fps = stats.fps
     processes = len(logs(folder))
     use = window.use.model_copy(update={"lock_wait_ms": recorded.lock_wait_ms})
-    edges = _edges(window, graph)
-    stages = [
-        _stage(graph, one, worked, edges, recorded, seconds)
-        for one, worked in zip(stats.stages, figures.stages, strict=True)
-    ]
+    edges = _edges(stats)
+    stages = [_stage(graph, stage, edges, recorded, seconds) for stage in stats.stages]
     engines = _engines(recorded, stages)
     measured = Measured(
         graph=graph,
@@ -78,7 +73,7 @@ def write_up(
     )
     best = None
     if settings.bound and frames and not lone.ended:
-        read = {stream.name: stream.read for stream in figures.streams}
+        read = {stream.name: stream.read for stream in stats.streams}
         best = bound(
             graph,
             engines,
@@ -135,7 +130,6 @@ def _ends_apart(graph: Graph, stages: Sequence[Stage]) -> list[str]:
 def _stage(
     graph: Graph,
     stats: StageStats,
-    figures: StageFigures,
     edges: Sequence[Edge],
     recorded: Recorded,
     seconds: float,
@@ -145,11 +139,10 @@ def _stage(
     packets = stats.packets_in if node.after else stats.packets_out
     device_ms = [one.device_ms for one in calls if one.device_ms is not None]
     copied = [one.copied for one in calls if one.copied is not None]
-    # A call counts when it ends; of one that goes on and on, only standing still tells.
-    busy = min(max(stats.busy / workers, _standing(recorded, stats.name) / (1e3 * seconds * workers)), 1.0)
-    blocked = min(stats.blocked / workers, 1.0 - busy)
-    if _held_up(stats, edges):
-        blocked = 1.0 - busy
+    shares = stats.shares(
+        busy_at_least=_standing(recorded, stats.name) / (1e3 * seconds * workers),
+        held_up=_held_up(stats, edges),
+    )
     return Stage(
         name=stats.name,
         op=node.op,
@@ -157,12 +150,9 @@ def _stage(
         packets_in=stats.packets_in,
         packets_out=stats.packets_out,
         packets_per_s=packets / seconds,
-        busy=busy,
-        computing=min(stats.cpu / workers, busy),
-        blocked=blocked,
-        idle=1.0 - busy - blocked,
+        **shares._asdict(),
         cores=stats.cpu,
-        engine=min(sum(one.ms for one in calls) / (1e3 * seconds * workers), busy),
+        engine=min(sum(one.ms for one in calls) / (1e3 * seconds * workers), shares.busy),
         gpu_ms=sum(device_ms) / packets if device_ms and packets else None,
         batches=stats.batches,
         mean_batch=stats.mean_batch,
@@ -224,22 +214,19 @@ def _engines(recorded: Recorded, stages: Sequence[Stage]) -> list[Engine]:
     ]
 
 
-def _edges(window: Window, graph: Graph) -> list[Edge]:
-    edges = []
-    for before, after in zip(window.before.edges, window.after.edges, strict=True):
-        passed = after.since(before)
-        edges.append(
-            Edge(
-                producer=passed.producer,
-                consumer=passed.consumer,
-                received=passed.received,
-                delivered=passed.delivered,
-                in_flight_before=before.in_flight,
-                in_flight=after.in_flight,
-                dropped=dict(by_reason(passed.dropped)),
-            )
+def _edges(stats: RunStats) -> list[Edge]:
+    return [
+        Edge(
+            producer=edge.producer,
+            consumer=edge.consumer,
+            received=edge.received,
+            delivered=edge.delivered,
+            in_flight_before=edge.in_flight_before,
+            in_flight=edge.in_flight,
+            dropped=edge.dropped,
         )
-    return edges
+        for edge in stats.edges
+    ]
 
 
 def _streams(stats: RunStats, seconds: float) -> list[Stream]:

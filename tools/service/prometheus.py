@@ -17,8 +17,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
-from pipeline.measurement.metrics import Histogram, PastStreams, by_reason
+from pipeline.measurement.metrics import COUNTERS, Histogram
+from pipeline.measurement.stats import EdgeStats, PastStreams, RunStats, StageStats, StreamStats
 from pipeline.run import Run
 
 BOUNDS_NS = [step << octave for octave in range(17, 33) for step in (2, 3)]  # 0.26 ms … 12.9 s
@@ -53,14 +53,14 @@ class RunCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, of this moment."""
-        figures = self._run.figures()
+        figures = self._run.stats()
         yield from _run(figures)
         yield from _stages(figures.stages)
         yield from _edges(figures.edges)
         yield from _streams(figures, set(self._run.sources()))
 
 
-def _run(figures: RunFigures) -> Iterator[Metric]:
+def _run(figures: RunStats) -> Iterator[Metric]:
     build = GaugeMetricFamily(
         "posestream_build_info", "The version at work; always 1.", labels=["version", "python"]
     )
@@ -76,16 +76,9 @@ def _run(figures: RunFigures) -> Iterator[Metric]:
     )
 
 
-def _stages(stages: list[StageFigures]) -> Iterator[Metric]:
-    def counter(name: str, text: str, value: Callable[[StageFigures], float]) -> Metric:
-        family = CounterMetricFamily(f"posestream_stage_{name}", text, labels=["stage"])
-        for stage in stages:
-            family.add_metric([stage.name], value(stage))
-        return family
-
-    yield counter("packets_in", "Packets that a stage took.", lambda stage: stage.work.packets_in)
-    yield counter("packets_out", "Packets that a stage gave.", lambda stage: stage.work.packets_out)
-    yield counter("busy_seconds", "Time at work, over all workers.", lambda stage: stage.work.busy_ns / 1e9)
+def _stages(stages: list[StageStats]) -> Iterator[Metric]:
+    for name, meaning in COUNTERS.items():
+        yield _stage_counter(name, meaning, stages)
     workers = GaugeMetricFamily("posestream_stage_workers", "Workers of a stage.", labels=["stage"])
     wait = HistogramMetricFamily(
         "posestream_stage_wait_seconds", "Time of a packet in the queue.", labels=["stage"]
@@ -109,14 +102,24 @@ def _stages(stages: list[StageFigures]) -> Iterator[Metric]:
         "posestream_operator_events", "What an operator itself counted.", labels=["stage", "event"]
     )
     for stage in stages:
-        for reason, packets in by_reason(stage.work.dropped).items():
+        for reason, packets in stage.dropped.items():
             dropped.add_metric([stage.name, reason], packets)
         for event, n in stage.counters.items():
             events.add_metric([stage.name, event], n)
     yield from (dropped, events)
 
 
-def _edges(edges: list[EdgeFigures]) -> Iterator[Metric]:
+def _stage_counter(name: str, meaning: str, stages: list[StageStats]) -> Metric:
+    """One of the workers' plain counters; Prometheus counts time in seconds."""
+    in_ns = name.endswith("_ns")
+    exported = f"posestream_stage_{name.removesuffix('_ns')}{'_seconds' if in_ns else ''}"
+    family = CounterMetricFamily(exported, meaning, labels=["stage"])
+    for stage in stages:
+        family.add_metric([stage.name], getattr(stage.work, name) / (1e9 if in_ns else 1))
+    return family
+
+
+def _edges(edges: list[EdgeStats]) -> Iterator[Metric]:
     labels = ["producer", "consumer"]
     received = CounterMetricFamily(
         "posestream_edge_received_packets", "Packets put on an edge.", labels=labels
@@ -133,27 +136,27 @@ def _edges(edges: list[EdgeFigures]) -> Iterator[Metric]:
         received.add_metric([producer, consumer], edge.received)
         delivered.add_metric([producer, consumer], edge.delivered)
         depth.add_metric([producer, consumer], edge.in_flight)
-        for reason, packets in by_reason(edge.dropped).items():
+        for reason, packets in edge.dropped.items():
             dropped.add_metric([producer, consumer, reason], packets)
     yield from (received, delivered, depth, dropped)
 
 
-def _streams(figures: RunFigures, attached: set[str]) -> Iterator[Metric]:
+def _streams(figures: RunStats, attached: set[str]) -> Iterator[Metric]:
     streams = figures.streams
 
-    def counter(name: str, text: str, value: Callable[[StreamFigures], float]) -> CounterMetricFamily:
+    def counter(name: str, text: str, value: Callable[[StreamStats], float]) -> CounterMetricFamily:
         family = CounterMetricFamily(f"posestream_stream_{name}", text, labels=["stream"])
         for stream in streams:
             family.add_metric([stream.name], value(stream))
         return family
 
-    def gauge(name: str, text: str, value: Callable[[StreamFigures], float]) -> Metric:
+    def gauge(name: str, text: str, value: Callable[[StreamStats], float]) -> Metric:
         family = GaugeMetricFamily(f"posestream_stream_{name}", text, labels=["stream"])
         for stream in streams:
             family.add_metric([stream.name], value(stream))
         return family
 
-    def summed(name: str, text: str, value: Callable[[StreamFigures | PastStreams], float]) -> Metric:
+    def summed(name: str, text: str, value: Callable[[StreamStats | PastStreams], float]) -> Metric:
         family = counter(name, text, value)
         if figures.past.streams:  # else sums over all streams would fall when one is forgotten
             family.add_metric([""], value(figures.past))
@@ -181,7 +184,7 @@ def _streams(figures: RunFigures, attached: set[str]) -> Iterator[Metric]:
     )
     for stream in streams:
         age.add_metric([stream.name], _buckets(stream.age), stream.age.total_ns / 1e9)
-    for key, packets in figures.losses().items():
+    for key, packets in figures.losses.items():
         dropped.add_metric(key, packets)
     for source, counters in {stream.source: stream.counters for stream in streams}.items():
         for event, n in counters.items():

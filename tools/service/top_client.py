@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from operators.cameras.uri import redact
 from pipeline.errors import ConfigError, SourceError
 from tools.attach import CONTROL, TOKEN
-from tools.service.attached import Now
+from tools.service.attached import StreamNow
 from tools.service.attached_stages import RunNow
 
 TIMEOUT_S = 5.0
@@ -30,7 +30,7 @@ class Seen:
 
     at_s: float  # monotonic
     run: RunNow
-    streams: list[Now]
+    streams: list[StreamNow]
 
 
 class NoAnswerError(SourceError):
@@ -55,7 +55,7 @@ class Client:
                 f"the token ({TOKEN}, --token) holds a line break or something else that no request can bring"
             )
         self._token = token
-        self._run, self._streams = TypeAdapter(RunNow), TypeAdapter(dict[str, list[Now]])
+        self._run, self._streams = TypeAdapter(RunNow), TypeAdapter(dict[str, list[StreamNow]])
         # Straight to it: neither a proxy of the environment nor another address shall see the token.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere)
 

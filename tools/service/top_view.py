@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tools.run_report import lasting
-from tools.service.attached import Now
+from tools.service.attached import StreamNow
 from tools.service.attached_stages import RunNow, StageNow
 from tools.service.top_client import Seen, printable
 
@@ -74,7 +74,7 @@ class Picture:
         if not streams:
             return Text("no stream is attached; POST /streams attaches one", "dim")
 
-        def table(shown: Sequence[Now]) -> Table:
+        def table(shown: Sequence[StreamNow]) -> Table:
             rows = [_stream(stream, self._seen.run.window_s) for stream in shown]
             return _table(STREAM_WIDE if wide else STREAM, rows)
 
@@ -174,7 +174,7 @@ def _stage(stage: StageNow, seconds: float, *, marked: bool) -> Row:
     }
 
 
-def _stream(stream: Now, seconds: float) -> Row:
+def _stream(stream: StreamNow, seconds: float) -> Row:
     gives = stream.fps > 0
     return {
         "stream": printable(stream.name),
@@ -190,7 +190,7 @@ def _stream(stream: Now, seconds: float) -> Row:
     }
 
 
-def _why(stream: Now) -> str:
+def _why(stream: StreamNow) -> str:
     if stream.state != "lost":
         return ""
     since = (

@@ -108,13 +108,13 @@ def test_a_graph_on_the_gpu_never_waits_for_the_whole_device(graph, default_stre
     try:
         assert not run.wait(WARM_S), "it ended at once"
         with cuda_trace() as trace:
-            before = run.figures()
+            before = run.stats()
             assert not run.wait(TRACED_S)
-            lately = run.figures().since(before)
+            lately = run.stats().since(before)
     finally:
         run.stop()
         run.finish()
-    frames = lately.stats().finished
+    frames = lately.finished
     assert frames >= 10
     assert sum(stream.instances for stream in lately.streams) == PERSONS * frames
     assert trace.device_wide == 0, trace

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from pipeline.edges.edge import Inbox, Lane
+from pipeline.edges.edge import Edge
+from pipeline.edges.inbox import Inbox
+from pipeline.edges.lane import Lane
 from pipeline.packet import End, Event, Packet
 
 PACKETS = 150
@@ -126,3 +128,15 @@ def test_a_batch_larger_than_the_edge_is_gathered_and_costs_no_packet(policy):
     worker.join(10)
     assert [item.seq for _, item in found[0][1]] == list(range(6))
     assert lane.dropped == {}
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_stream_that_comes_back_finds_its_worker_unless_it_was_forgotten(forgotten):
+    lanes = [Lane(8, "block") for _ in range(2)]
+    edge = Edge("producer", "consumer", [(Inbox([lane]), lane) for lane in lanes])
+    edge.put([packet("a"), End("a", 1)])
+    edge.put([packet("b")])  # takes the worker that "a" has left
+    if forgotten:
+        edge.forget(["a"])
+    edge.put([packet("a", 1)])
+    assert [lane.received for lane in lanes] == ([2, 1] if forgotten else [3, 0])

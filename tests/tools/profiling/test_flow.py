@@ -16,7 +16,7 @@ def run(graph, sources, **options):
     running = Run(graph, sources, **options)
     running.start()
     running.finish()
-    return running.figures()
+    return running.stats()
 
 
 GRAPHS = {
@@ -62,24 +62,24 @@ def test_losses_count_on_the_way_to_the_end_that_finished_fewest():
     assert flow.dropped["full"] == 60 - flow.finished > 20
 
 
-def lose_on_an_edge(figures):
-    edges = [replace(edge, delivered=edge.delivered - 1) for edge in figures.edges]
-    return replace(figures, edges=edges)
+def lose_on_an_edge(stats):
+    edges = [replace(edge, delivered=edge.delivered - 1) for edge in stats.edges]
+    return replace(stats, edges=edges)
 
 
-def lose_between(figures):
-    streams = [replace(stream, read=stream.read + 1) for stream in figures.streams]
-    return replace(figures, streams=streams)
+def lose_between(stats):
+    streams = [replace(stream, read=stream.read + 1) for stream in stats.streams]
+    return replace(stats, streams=streams)
 
 
-def count_a_loss_twice(figures):
-    edges = [replace(edge, dropped=Counter({("a", "full"): 1})) for edge in figures.edges]
-    return replace(figures, edges=edges)
+def count_a_loss_twice(stats):
+    edges = [replace(edge, losses=Counter({("a", "full"): 1})) for edge in stats.edges]
+    return replace(stats, edges=edges)
 
 
 @pytest.mark.parametrize("wrong", [lose_on_an_edge, lose_between, count_a_loss_twice])
 def test_a_sum_that_does_not_come_out_even_is_not_closed(wrong):
     checked = toys.graph(same={"op": "same"})
-    figures = run(checked, {"a": "20"})
-    assert flow_of(checked, figures).closed
-    assert not flow_of(checked, wrong(figures)).closed
+    stats = run(checked, {"a": "20"})
+    assert flow_of(checked, stats).closed
+    assert not flow_of(checked, wrong(stats)).closed

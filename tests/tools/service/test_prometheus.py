@@ -137,14 +137,14 @@ def test_counters_never_fall_when_a_source_comes_again():
 
 
 def test_sums_over_all_streams_never_fall(monkeypatch):
-    monkeypatch.setattr("pipeline.run.OVER_KEPT", 1)
+    monkeypatch.setattr("pipeline.sources.ENDED_KEPT", 1)
     run = Run(camera_graph(slow_ms=15), live=True, keep_open=True)
     run.start()
     try:
         for number in range(1, 5):
             run.add_source(f"visitor{number}", "200@30")
             deadline = time.monotonic() + 20
-            while run.sources() or not run._has_ended(f"visitor{number}"):
+            while run.sources() or not all(stream.ended for stream in run.stats().streams):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             found, stats = samples(run), run.stats()

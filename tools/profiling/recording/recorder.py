@@ -19,10 +19,9 @@ import psutil
 
 from engines.images.yuv import YuvImage
 from engines.loading.engine_calls import EngineCall, Loaded, watch
-from pipeline.edges.edge import Item
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
-from pipeline.packet import Packet
+from pipeline.packet import Item, Packet
 from tools.profiling.recording.flame import Sampler
 from tools.profiling.recording.lane import Lane
 from tools.profiling.recording.log import Kind, Log

@@ -16,7 +16,7 @@ from pipeline.run import Run
 @pytest.fixture
 def run(monkeypatch):
     """A live run that drops a part of what it reads, and tells of two sources that are over."""
-    monkeypatch.setattr("pipeline.run.OVER_KEPT", 2)
+    monkeypatch.setattr("pipeline.sources.ENDED_KEPT", 2)
     run = Run(toys.graph(slow={"op": "slow", "ms": 3}), live=True, keep_open=True)
     run.start()
     yield run
@@ -29,9 +29,13 @@ def visit(run: Run, name: str, uri: str) -> None:
     ended = toys.Collect.ended.count(name)
     run.add_source(name, uri)
     deadline = time.monotonic() + 20
-    while run.sources() or toys.Collect.ended.count(name) == ended or not run._has_ended(name):
+    while run.sources() or toys.Collect.ended.count(name) == ended or not has_ended(run, name):
         assert time.monotonic() < deadline, name
         time.sleep(0.005)
+
+
+def has_ended(run: Run, name: str) -> bool:
+    return next(stream.ended for stream in run.stats().streams if stream.name == name)
 
 
 def seqs(name: str) -> list[int]:
@@ -56,12 +60,12 @@ def test_what_is_over_for_long_is_told_of_in_sums(run):
 def test_a_window_knows_what_was_forgotten_in_it(run):
     for number in range(3):
         visit(run, f"visitor{number}", "20@1")
-    before, finished, dropped = run.figures(), len(toys.Collect.packets), run.stats().dropped
+    before, finished = run.stats(), len(toys.Collect.packets)
     for number in range(3, 6):
         visit(run, f"visitor{number}", "20@1")
-    window = run.figures().since(before).stats()
+    window = run.stats().since(before)
     assert window.finished == len(toys.Collect.packets) - finished
-    assert window.dropped == run.stats().dropped - dropped
+    assert window.dropped == run.stats().dropped - before.dropped
     assert window.past.read + sum(stream.read for stream in window.streams) == 60
 
 
