@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engines.home import cache_home
-from operators.kafka.client import (
+from operators.kafka.connection import (
     BrokersOption,
     CaFileOption,
     CertFileOption,

@@ -14,7 +14,7 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from pydantic import Field
 
-from operators.kafka.client import (
+from operators.kafka.connection import (
     BrokerError,
     BrokersOption,
     CaFileOption,
@@ -28,8 +28,8 @@ from operators.kafka.client import (
     parse_kafka_uri,
 )
 from operators.kafka.dead_letters import DeadLetters
-from operators.kafka.ledger import Ledger
-from operators.kafka.member import Member
+from operators.kafka.group_member import Member
+from operators.kafka.offset_ledger import Ledger
 from operators.records.messages import MessageError, decode, decode_picture
 from pipeline.operator import Ports, RunInfo, Source
 from pipeline.packet import End, Event, Packet

@@ -11,7 +11,7 @@ from kafka.admin import NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from operators.kafka.client import BrokerError, Connection, connect, explain
+from operators.kafka.connection import BrokerError, Connection, connect, explain
 
 log = logging.getLogger("posestream.kafka_source")
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from operators.kafka.client import (
+from operators.kafka.connection import (
     BrokerError,
     Connection,
     connect,

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import msgpack
 
-from operators.kafka.client import BrokerError, Connection, unusable
+from operators.kafka.connection import BrokerError, Connection, unusable
 from operators.kafka.producers import Failure, Producer
 from operators.records.messages import Message
 from operators.spool.spool import Spool

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from operators.spool.files import SpoolFiles, lock, sync_and_close, sync_folder
+from operators.spool.segments import SpoolFiles, lock, sync_and_close, sync_folder
 
 Fsync = Literal["never", "interval", "always"]
 MEMORY_BYTES = 32 << 20

@@ -13,7 +13,7 @@ import toys
 from sink_frames import RUN, frame, people, varied
 
 from operators import REGISTRY
-from operators.kafka.client import BrokerError
+from operators.kafka.connection import BrokerError
 from operators.kafka_sink import KafkaSink
 from operators.kafka_source import KafkaSource
 from operators.records.messages import decode

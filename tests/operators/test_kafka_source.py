@@ -8,7 +8,7 @@ import sink_frames
 import toys
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from operators.kafka.client import BrokerError
+from operators.kafka.connection import BrokerError
 from operators.kafka_source import KafkaSource
 from operators.records.messages import encode
 from pipeline.errors import ConfigError, SourceError
@@ -292,7 +292,7 @@ def test_a_join_that_hangs_is_begun_anew(kafka, topic, send, reading, monkeypatc
     send(*frames("a", *range(3)))
     first = reading(kafka, topic, session_s=30.0, pause_s=4.0)
     first.wait(lambda reading: len(reading.packets) == 1)
-    monkeypatch.setattr("operators.kafka.member.STUCK_S", 0.5)
+    monkeypatch.setattr("operators.kafka.group_member.STUCK_S", 0.5)
     second = reading(kafka, topic)  # cannot join before the first one polls again
     first.wait(lambda _: "joining anew" in caplog.text)
     first.stop()

@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from operators.kafka.client import BrokerError, Connection, connect, explain, partitions, unusable
+from operators.kafka.connection import BrokerError, Connection, connect, explain, partitions, unusable
 from pipeline.errors import ConfigError
 from tools.kafka.lag import Lag, lags
-from tools.kafka.view import json_line, line
+from tools.kafka.message_lines import json_line, line
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer

@@ -3,7 +3,7 @@ import toys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.kafka.ledger import SWALLOWED_S, Ledger
+from operators.kafka.offset_ledger import SWALLOWED_S, Ledger
 
 
 def given_out(*names, ledger=None):

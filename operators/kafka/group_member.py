@@ -15,8 +15,8 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from operators.kafka.client import BrokerError, Connection, connect, explain, partitions, unusable
-from operators.kafka.ledger import Ledger
+from operators.kafka.connection import BrokerError, Connection, connect, explain, partitions, unusable
+from operators.kafka.offset_ledger import Ledger
 
 COMMIT_S = 0.1  # what is done in this time is done over if the process is killed
 BLOCKED_S = 60.0  # a graph that takes no packet for so long is given up, and its partitions go to others

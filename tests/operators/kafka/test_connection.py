@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
-from operators.kafka.client import (
+from operators.kafka.connection import (
     PASSWORD,
     BrokerError,
     Connection,

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field
 
-from operators.kafka.probe import why_not
+from operators.kafka.broker_check import why_not
 from pipeline.errors import OptionError, SourceError
 
 DEFAULT_BROKERS = "localhost:9092"
