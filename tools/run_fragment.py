@@ -12,7 +12,7 @@ from typing import Any
 
 from operators.fragments.cut import Part, cut, make_topics
 from operators.graph_files import with_sinks
-from operators.kafka.connection import BrokerError
+from operators.kafka.client import BrokerError
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.run import Run, make_run

@@ -1,4 +1,4 @@
-"""Which messages of a topic are done with: the offsets that may be committed, each partition in its order."""
+"""Which messages of a topic are finished: up to which offset each partition may be committed."""
 
 from __future__ import annotations
 
@@ -10,108 +10,114 @@ from dataclasses import dataclass
 
 from pipeline.packet import Packet
 
-# A packet that an operator swallows leaves no trace as long as its stream brings no other. It counts as done
-# with once one that was given so much later is, so that a silent stream does not hold up its partition.
+# A packet that an operator swallows never comes back, and is noticed only when a later packet of its stream
+# does. If its stream has ended or gone silent it would block the commits of its partition for ever. So it
+# counts as finished once a message that was handed out this much later is finished.
 SWALLOWED_S = 60.0
 
 
 @dataclass(slots=True)
-class _Given:
-    place: Hashable
+class _Message:
+    """A message that was handed out."""
+
+    partition: Hashable
     offset: int
-    at: float
+    at: float  # time on the ledger's clock
     run: str = ""
     seq: int = -1
     done: bool = False
 
 
-class Ledger:
-    """The offsets that were given out, and which of them are done. Any thread may call.
+class OffsetLedger:
+    """The offsets that were handed out, and which of them are finished. Any thread may call.
 
-    A partition (`place`) may be committed up to its first offset that is not done.
+    A partition may be committed up to its first offset that is not finished.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._changed = threading.Condition()
-        self._given: dict[Hashable, deque[_Given]] = {}  # by place
-        self._waiting: dict[str, deque[_Given]] = {}  # by stream, of its packets
-        self._done: dict[Hashable, int] = {}  # the offset behind all that is done
-        self._newest: dict[Hashable, float] = {}  # when the latest packet that is done was given
+        self._handed_out: dict[Hashable, deque[_Message]] = {}  # by partition
+        self._in_flight: dict[str, deque[_Message]] = {}  # packets, by stream
+        self._positions: dict[Hashable, int] = {}  # by partition: behind the last finished offset
+        self._newest: dict[Hashable, float] = {}  # by partition: latest `at` of a finished packet
         self.swallowed = 0  # packets that never came back
 
-    def give(self, place: Hashable, offset: int, packet: Packet | None = None) -> Callable[[], None]:
-        """The message at `offset` is out; what is returned says that it is done, where it is no packet."""
+    def hand_out(self, partition: Hashable, offset: int, packet: Packet | None = None) -> Callable[[], None]:
+        """Note that the message at `offset` was handed out.
+
+        A packet is finished by `finish`; for any other message, call the function that this returns.
+        """
         with self._changed:
-            given = _Given(place, offset, self._clock())
-            self._given.setdefault(place, deque()).append(given)
+            message = _Message(partition, offset, self._clock())
+            self._handed_out.setdefault(partition, deque()).append(message)
             if packet is not None:
-                given.run, given.seq = packet.run, packet.seq
-                self._waiting.setdefault(packet.stream, deque()).append(given)
-        return lambda: setattr(given, "done", True)
+                message.run, message.seq = packet.run, packet.seq
+                self._in_flight.setdefault(packet.stream, deque()).append(message)
+        return lambda: setattr(message, "done", True)
 
     def finish(self, packet: Packet) -> None:
-        """This packet is done with, and with it whatever was given of its stream before."""
+        """This packet has left the graph, and so have all earlier packets of its stream."""
         with self._changed:
-            waiting = self._waiting.get(packet.stream, ())
+            waiting = self._in_flight.get(packet.stream, ())
             index = next(
-                (i for i, g in enumerate(waiting) if g.seq == packet.seq and g.run == packet.run), None
+                (i for i, m in enumerate(waiting) if m.seq == packet.seq and m.run == packet.run), None
             )
-            if index is None:  # told twice, or of a partition that is no longer ours
+            if index is None:  # finished already, or its partition is no longer ours
                 return
             for _ in range(index + 1):
-                given = waiting.popleft()  # type: ignore[union-attr]
-                given.done = True
-                self._newest[given.place] = max(given.at, self._newest.get(given.place, 0.0))
+                message = waiting.popleft()  # type: ignore[union-attr]
+                message.done = True
+                self._newest[message.partition] = max(message.at, self._newest.get(message.partition, 0.0))
             if not waiting:
-                del self._waiting[packet.stream]
+                del self._in_flight[packet.stream]
             self._changed.notify_all()
 
     def positions(self) -> dict[Hashable, int]:
-        """The offset from which each partition would have to be read again."""
+        """By partition, the offset to commit: a successor would start reading there."""
         with self._changed:
-            for place, given in self._given.items():
-                behind = self._newest.get(place, 0.0) - SWALLOWED_S
-                while given and (given[0].done or given[0].at < behind):
-                    first = given.popleft()
-                    self._done[place] = first.offset + 1
+            for partition, messages in self._handed_out.items():
+                swallowed_before = self._newest.get(partition, 0.0) - SWALLOWED_S
+                while messages and (messages[0].done or messages[0].at < swallowed_before):
+                    first = messages.popleft()
+                    self._positions[partition] = first.offset + 1
                     if not first.done:
                         self.swallowed += 1
-                        self._drop([first])
-            return dict(self._done)
+                        self._remove([first])
+            return dict(self._positions)
 
-    def forget(self, places: Collection[Hashable]) -> None:
-        """These partitions are another's now."""
+    def forget(self, partitions: Collection[Hashable]) -> None:
+        """Forget partitions that another worker reads now."""
         with self._changed:
-            for place in places:
-                self._drop([given for given in self._given.pop(place, ()) if not given.done])
-                self._done.pop(place, None)
-                self._newest.pop(place, None)
+            for partition in partitions:
+                self._remove([m for m in self._handed_out.pop(partition, ()) if not m.done])
+                self._positions.pop(partition, None)
+                self._newest.pop(partition, None)
             self._changed.notify_all()
 
-    def wait(self, places: Collection[Hashable] | None = None, timeout_s: float = 0.0) -> bool:
-        """Wait until nothing of these partitions (None: of any) is out; False if something still is."""
+    def wait(self, partitions: Collection[Hashable] | None = None, timeout_s: float = 0.0) -> bool:
+        """Wait until no packet of these partitions (None: of any) is in flight; False after `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._out(places), timeout_s)
+            return self._changed.wait_for(lambda: not self._any_in_flight(partitions), timeout_s)
 
-    def _out(self, places: Collection[Hashable] | None) -> bool:
+    def _any_in_flight(self, partitions: Collection[Hashable] | None) -> bool:
         return any(
-            not given.done
-            for waiting in self._waiting.values()
-            for given in waiting
-            if places is None or given.place in places
+            not message.done
+            for waiting in self._in_flight.values()
+            for message in waiting
+            if partitions is None or message.partition in partitions
         )
 
-    def out(self) -> Counter[str]:
-        """How many packets of each stream are out."""
+    def in_flight(self) -> Counter[str]:
+        """How many packets of each stream are in flight."""
         with self._changed:
-            return Counter({stream: len(waiting) for stream, waiting in self._waiting.items()})
+            return Counter({stream: len(waiting) for stream, waiting in self._in_flight.items()})
 
-    def _drop(self, dropped: list[_Given]) -> None:
-        gone = set(map(id, dropped))
-        for stream, waiting in list(self._waiting.items()):
-            kept = deque(given for given in waiting if id(given) not in gone)
+    def _remove(self, messages: list[_Message]) -> None:
+        removed = set(map(id, messages))
+        for stream, waiting in list(self._in_flight.items()):
+            kept = deque(message for message in waiting if id(message) not in removed)
             if kept:
-                self._waiting[stream] = kept
+                self._in_flight[stream] = kept
             else:
-                del self._waiting[stream]
+                del self._in_flight[stream]
