@@ -11,7 +11,7 @@ Everything here lives elsewhere and is only re-exported.
 
 from engines.errors import AssetError, ContractError, EngineError
 from operators.graph_files import load_graph, run
-from operators.records.read import Recording, read, read_folder
+from operators.reading.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
 from pipeline.measurement.stats import RunStats

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators.kafka.producers import Library, Publishing
+from operators.kafka.choose_producer import Library
+from operators.kafka.producer import Publishing
 from operators.kafka_sink import KafkaSink
 from operators.kafka_source import KafkaSource
 from operators.records.messages import Message, decode, encode

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.definition.fragments import check_fragments
+from pipeline.definition.fragment_rules import check_fragments
 from pipeline.definition.options import check_options, options_model
 from pipeline.definition.yaml_lines import Path, parse_yaml
 from pipeline.edges.lane import Policy

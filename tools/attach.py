@@ -21,8 +21,8 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.graph import Graph
 from pipeline.run import Run
 from tools.camera_options import name_cameras, read_credentials
-from tools.fragment_options import keep_making_topics, take_part
 from tools.run import Changes, Fragment, GraphChoice, check_weights, interrupts, parse_changes
+from tools.run_fragment import keep_making_topics, take_part
 from tools.run_report import Progress, in_one_line, print_summary
 from tools.service.attached import Attached
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from operators import REGISTRY
+from operators.fragments.cut import cut
 from operators.graph_files import available_graphs, load_graph, models_named
-from operators.kafka.fragment_topics import cut
 from pipeline.definition.graph_schema import graph_schema
 from pipeline.graph import Graph
 from pipeline.node import Node

@@ -25,7 +25,7 @@ from pipeline.graph import Graph
 from pipeline.measurement.stats import RunStats
 from pipeline.run import make_run
 from pipeline.running import Running
-from tools.fragment_options import run_of, take_part
+from tools.run_fragment import run_of, take_part
 from tools.run_report import Progress, print_summary
 
 OUT = Path("out")

@@ -15,8 +15,8 @@ import pytest
 import typer
 import yaml
 
+from operators.fragments.cut import cut, topics
 from operators.graph_files import load_graph
-from operators.kafka.fragment_topics import cut, topics
 from tools.attach import CONTROL
 from tools.cli import app
 

@@ -3,7 +3,7 @@ import json
 import sink_frames
 
 from operators.jsonl_sink import JsonlSink
-from operators.records.read import read
+from operators.reading.read import read
 from pipeline.packet import Instances
 
 

@@ -1,4 +1,4 @@
-"""What is published with a real broker: everything, in order, also when the broker or the publisher is killed."""
+"""`kafka_sink` with a real broker: everything is published in order, even if the broker or the sink is killed."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ CLIENTS = [
 
 @pytest.fixture
 def sink(tmp_path):
-    """A function that makes a sink; those that a test leaves open are closed."""
+    """A function that opens a sink; sinks that a test leaves open are closed at its end."""
     made = []
 
     def make(kafka, topic, run=LIVE, **options):
@@ -54,7 +54,7 @@ def sink(tmp_path):
 
 
 def read_topic(kafka, topic, n=None):
-    """All messages of a topic, or the first n, waited for."""
+    """All messages of a topic; with `n`, wait until there are n."""
     from kafka import KafkaConsumer
 
     consumer = KafkaConsumer(
@@ -90,16 +90,16 @@ def seqs(messages, stream="yard"):
 def wait_until(condition, timeout_s=60):
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("encoding", ["msgpack", "json"])
-def test_all_that_happens_to_a_stream_is_published(kafka, topic, sink, client, encoding):
+def test_frames_events_and_the_end_of_a_stream_are_published(kafka, topic, sink, client, encoding):
     publisher = sink(kafka, topic, client=client, encoding=encoding)
     frames = varied()
-    assert publisher.process(frames) == frames  # they pass on at once
+    assert publisher.process(frames) == frames  # packets pass on at once
     publisher.event(Event("yard", "back", 123, {"away_s": 1.5}))
     publisher.process([frame(len(frames), None)])
     assert publisher.end_stream("yard") == []
@@ -120,20 +120,20 @@ def test_all_that_happens_to_a_stream_is_published(kafka, topic, sink, client, e
     assert publisher.counters["published"] == len(frames) + 3
 
 
-def test_a_stream_of_another_run_ends_only_where_its_source_says_so(kafka, topic, sink):
+def test_a_stream_of_another_run_ends_only_with_its_ended_event(kafka, topic, sink):
     publisher = sink(kafka, topic)
     for stream in ("yard", "barn"):
         publisher.process([frame(7, None, stream=stream, run="other")])
     publisher.event(Event("yard", "ended", 124, {"frames": 8}, run="other"))
     publisher.end_stream("yard")
-    publisher.end_stream("barn")  # this worker has given it to another
+    publisher.end_stream("barn")  # without the event: another worker reads it now
     publisher.close()
     got = items(read_topic(kafka, topic))
     assert [item.stream for item in got] == ["yard", "barn", "yard"]
     assert got[2] == End("yard", 8, "other")
 
 
-def test_streams_keep_to_their_partitions_as_other_clients_see_them(kafka, sink):
+def test_a_stream_goes_to_the_partition_that_other_clients_expect(kafka, sink):
     from kafka.partitioner import murmur2
 
     topic = f"test-parts-{os.getpid()}"
@@ -151,7 +151,7 @@ def test_streams_keep_to_their_partitions_as_other_clients_see_them(kafka, sink)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_broker_that_is_killed_and_comes_back(own_kafka, sink, client, caplog, monkeypatch):
+def test_messages_survive_a_broker_that_is_killed_and_restarted(own_kafka, sink, client, caplog, monkeypatch):
     monkeypatch.setattr("operators.kafka.publisher.AWAY_S", 2)
     topic = f"test-killed-{client}-{time.time_ns()}"
     own_kafka.create_topic(topic)
@@ -180,12 +180,12 @@ def test_a_broker_that_is_killed_and_comes_back(own_kafka, sink, client, caplog,
     publish(0.2)
     publisher.close()
     found = seqs(read_topic(own_kafka, topic))
-    assert list(dict.fromkeys(found)) == list(range(n))  # all there, the first of each in order
+    assert list(dict.fromkeys(found)) == list(range(n))  # complete, and in order without duplicates
     assert len(found) - n <= 0.01 * n
     assert publisher.counters["published"] == n
-    assert slowest < 2  # nothing ever waits for the broker; other tests may take the processor
+    assert slowest < 2  # `process` never waits for the broker; the margin is for a busy machine
     own = [record.getMessage() for record in caplog.records if record.name == "posestream.kafka_sink"]
-    assert len(own) == 2  # lost once, back once
+    assert len(own) == 2  # one line when it goes away, one when it is back
     assert "nobody listens there" in own[0]
     assert "is back after" in own[1]
 
@@ -195,32 +195,32 @@ import sys
 from sink_frames import RUN, frame, people
 from operators.kafka_sink import KafkaSink
 from operators.kafka_source import KafkaSource
-topic, brokers, spool, told = sys.argv[1:]
+topic, brokers, spool, log = sys.argv[1:]
 sink = KafkaSink(topic=topic, brokers=brokers, spool_dir=spool, client="kafka-python")
 sink.open(RUN._replace(live=True))
-with open(told, "a", buffering=1) as handed:
+with open(log, "a", buffering=1) as log:
     for seq in range(10**6):
         sink.process([frame(seq, people(1))])
-        handed.write(f"{seq}\\n")
+        log.write(f"{seq}\\n")
 """
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_a_killed_publisher_leaves_its_messages_to_the_next(own_kafka, sink, tmp_path, away):
-    topic = f"test-heir-{away}-{time.time_ns()}"
+@pytest.mark.parametrize("broker_away", [False, True])
+def test_the_next_process_publishes_the_messages_of_a_killed_one(own_kafka, sink, tmp_path, broker_away):
+    topic = f"test-heir-{broker_away}-{time.time_ns()}"
     own_kafka.create_topic(topic)
-    told = tmp_path / "told"
-    arguments = [topic, own_kafka.bootstrap, str(tmp_path / "spool"), str(told)]
-    if away:
+    log = tmp_path / "log"
+    arguments = [topic, own_kafka.bootstrap, str(tmp_path / "spool"), str(log)]
+    if broker_away:
         own_kafka.kill()
     path = os.pathsep.join(["tests/support", "."])
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, *arguments], env={**os.environ, "PYTHONPATH": path}
     )
-    wait_until(lambda: told.exists() and told.read_text().count("\n") > 2000)
+    wait_until(lambda: log.exists() and log.read_text().count("\n") > 2000)
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
-    handed = told.read_text().count("\n")
+    written = log.read_text().count("\n")
     own_kafka.ensure_running()
     heir = sink(own_kafka, topic)
     heir.process([frame(0, None, stream="barn")])
@@ -228,13 +228,13 @@ def test_a_killed_publisher_leaves_its_messages_to_the_next(own_kafka, sink, tmp
     heir.close()
     messages = read_topic(own_kafka, topic)
     found = seqs(messages)
-    assert set(found) >= set(range(handed))
+    assert set(found) >= set(range(written))
     assert list(dict.fromkeys(found)) == list(range(max(found) + 1))
-    assert items(messages)[-1].stream == "barn"  # what was left comes first
-    assert heir.counters["spool_adopted"] >= (handed if away else 0)
+    assert items(messages)[-1].stream == "barn"  # the killed process's messages come first
+    assert heir.counters["spool_adopted"] >= (written if broker_away else 0)
 
 
-def test_packets_wait_for_the_broker_where_told_so(own_kafka, sink, monkeypatch):
+def test_packets_wait_for_the_broker_with_wait_delivered(own_kafka, sink, monkeypatch):
     topic = f"test-delivered-{time.time_ns()}"
     own_kafka.create_topic(topic)
     publisher = sink(own_kafka, topic, wait="delivered", flush_s=2)
@@ -247,11 +247,9 @@ def test_packets_wait_for_the_broker_where_told_so(own_kafka, sink, monkeypatch)
     assert all(packet.picture is None for packet in passed)
     own_kafka.pause()
     assert publisher.process([frame(seq, None) for seq in range(5, 10)]) == []
-    monkeypatch.setattr("operators.kafka_sink.HELD_MAX", 3)
+    monkeypatch.setattr("operators.kafka_sink.UNDELIVERED_MAX", 3)
     start = time.monotonic()
-    assert (
-        publisher.process([frame(10, None)]) == []
-    )  # more than may be outstanding: it waits, but not for ever
+    assert publisher.process([frame(10, None)]) == []  # too many undelivered: it waits, `flush_s` at most
     assert time.monotonic() - start >= 2
     own_kafka.resume()
     publisher.flush_s = 60
@@ -259,12 +257,12 @@ def test_packets_wait_for_the_broker_where_told_so(own_kafka, sink, monkeypatch)
     publisher.close()
 
 
-def test_messages_the_broker_does_not_take_are_left_out(kafka, topic, sink, caplog):
+def test_messages_too_large_for_the_broker_are_dropped(kafka, topic, sink, caplog):
     publisher = sink(kafka, topic, image="raw")
     small, large = (
         np.zeros((40, 60, 3), np.uint8),
         np.zeros((700, 800, 3), np.uint8),
-    )  # 1.7 MB, the broker takes 1
+    )  # 1.7 MB; the broker accepts 1 MB
     sizes = [small, small, large, small, large, small, large, small]
     publisher.process(
         [
@@ -276,12 +274,12 @@ def test_messages_the_broker_does_not_take_are_left_out(kafka, topic, sink, capl
     publisher.close()
     assert publisher.counters["refused"] == 3
     assert list(dict.fromkeys(seqs(read_topic(kafka, topic)))) == [0, 1, 3, 5, 7]
-    told = [record.getMessage() for record in caplog.records if "max.message.bytes" in record.getMessage()]
-    assert len(told) == 1
-    assert "1680" in told[0]
+    lines = [record.getMessage() for record in caplog.records if "max.message.bytes" in record.getMessage()]
+    assert len(lines) == 1
+    assert "1680" in lines[0]
 
 
-def test_the_cap_is_kept_while_the_broker_is_away(sink, caplog):
+def test_the_spool_keeps_to_its_cap_while_the_broker_is_away(sink, caplog):
     publisher = sink("localhost:9", "poses", spool_mb=1)
     for seq in range(3000):
         publisher.process([frame(seq, people(1))])
@@ -337,7 +335,7 @@ def test_a_run_over_files_is_refused_without_a_broker(sink, client):
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_topic_that_is_not_there(own_kafka, sink, client):
+def test_a_missing_topic_is_refused_with_a_similar_name(own_kafka, sink, client):
     own_kafka.create_topic(f"horses-{client}")
     with pytest.raises(BrokerError, match=rf"there is no topic horse-{client}; did you mean horses-{client}"):
         sink(own_kafka, f"horse-{client}", run=RUN, client=client)
@@ -353,17 +351,17 @@ def test_a_topic_that_is_not_there(own_kafka, sink, client):
         ("SASL_PLAINTEXT", {"security": "sasl_plaintext", "username": "worker"}, "may not"),
     ],
 )
-def test_a_broker_spoken_to_wrongly(own_kafka, sink, monkeypatch, client, listener, options, line):
+def test_wrong_connection_options_are_refused(own_kafka, sink, monkeypatch, client, listener, options, line):
     own_kafka.create_topic(name := f"test-wrong-{time.time_ns()}")
-    right = options.get("username") == "worker"
-    monkeypatch.setenv("POSESTREAM_KAFKA_PASSWORD", "worker-secret" if right else "hush")
+    known_user = options.get("username") == "worker"
+    monkeypatch.setenv("POSESTREAM_KAFKA_PASSWORD", "worker-secret" if known_user else "hush")
     with pytest.raises(BrokerError, match=line) as refused:
         sink(own_kafka.address(listener), name, run=RUN, client=client, **options)
     assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_passwords_and_encryption(own_kafka, sink, monkeypatch, client):
+def test_publishing_with_a_password_and_encryption(own_kafka, sink, monkeypatch, client):
     monkeypatch.setenv("POSESTREAM_KAFKA_PASSWORD", "admin-secret")
     own_kafka.create_topic(name := f"test-secure-{time.time_ns()}")
     publisher = sink(
@@ -405,7 +403,7 @@ def test_a_graph_is_refused_without_a_broker(tmp_path):
     assert exit_code(refused.value) == 2
 
 
-def test_options_that_contradict_each_other(monkeypatch):
+def test_contradictory_options_are_refused(monkeypatch):
     with pytest.raises(OptionError, match="JSON messages carry no picture"):
         KafkaSink.ports({"topic": "poses", "encoding": "json", "image": "jpeg"})
     assert "image" in KafkaSink.ports({"topic": "poses", "image": "jpeg"}).needs
@@ -417,7 +415,7 @@ def test_options_that_contradict_each_other(monkeypatch):
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_encrypted_compressed_and_with_a_password_there_and_back(own_kafka, sink, client, monkeypatch):
+def test_encrypted_and_compressed_messages_are_read_back(own_kafka, sink, client, monkeypatch):
     monkeypatch.setenv("POSESTREAM_KAFKA_PASSWORD", USERS["admin"])
     safe = {"security": "sasl_ssl", "username": "admin", "ca_file": str(own_kafka.ca_file)}
     topic, address = own_kafka.new_topic(), own_kafka.address("SASL_SSL")

@@ -7,7 +7,7 @@ import pytest
 import sink_frames
 
 from operators.parquet_sink import ParquetSink
-from operators.records.read import read
+from operators.reading.read import read
 from pipeline.errors import SinkError
 
 

@@ -19,7 +19,7 @@ from operators.decode import Decode
 from operators.graph_files import models_in, with_sinks
 from operators.pose import Pose
 from operators.pose_onestage import PoseOnestage
-from operators.records.read import read
+from operators.reading.read import read
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.operator import RunInfo

@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from operators.kafka.client import BrokerError, Connection, connect, explain, partitions, unusable
+from operators.kafka.client import BrokerError, connect, connection_fault, explain, partitions
+from operators.kafka.connection import Connection
 from pipeline.errors import ConfigError
 from tools.kafka.lag import Lag, lags
-from tools.kafka.view import json_line, line
+from tools.kafka.message_lines import json_line, line
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer
@@ -157,7 +158,7 @@ def _messages(consumer: KafkaConsumer, connection: Connection, told: Console) ->
         messages = list(heapq.merge(*batches, key=lambda message: message.timestamp))
         now = time.monotonic()
         if messages or now - heard > QUIET_S:
-            reason = None if messages else unusable(connection)
+            reason = None if messages else connection_fault(connection)
             if reason and not away:
                 told.print(f"{reason}; waiting for it", markup=False, soft_wrap=True)
             if away and not reason:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from operators.kafka.client import BrokerError, Connection
+from operators.kafka.client import BrokerError
+from operators.kafka.connection import Connection
 from pipeline.graph import nearest
 
 if TYPE_CHECKING:

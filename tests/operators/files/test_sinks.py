@@ -15,7 +15,7 @@ from operators.coco_sink import CocoSink
 from operators.files.sink_files import safe_name
 from operators.jsonl_sink import JsonlSink
 from operators.parquet_sink import ParquetSink
-from operators.records.read import read
+from operators.reading.read import read
 from operators.video_sink import VideoSink
 from pipeline.errors import SinkError
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from operators.kafka.client import BrokerError, Connection, connect
+from operators.kafka.client import BrokerError, connect
+from operators.kafka.connection import Connection
 from tests.support.kafka.runtime import NoKafkaError, Process, runtime
 
 CLUSTER_ID = "cG9zZXN0cmVhbS10ZXN0cw"

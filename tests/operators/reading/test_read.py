@@ -5,7 +5,7 @@ import pytest
 import sink_frames
 
 from operators.jsonl_sink import JsonlSink
-from operators.records.read import read, read_folder
+from operators.reading.read import read, read_folder
 from pipeline.errors import SourceError
 
 HEADER = b'{"schema":"posestream/1","run":"r","stream":"yard","skeletons":{},"units":{}}\n'

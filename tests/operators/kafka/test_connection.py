@@ -1,4 +1,4 @@
-"""The connection to Kafka: options, URIs, and every way it goes wrong against a real broker, in one line each."""
+"""The connection to Kafka: options, URIs, and each mistake against a real broker, reported in one line."""
 
 from __future__ import annotations
 
@@ -12,24 +12,17 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
-from operators.kafka.client import (
-    PASSWORD,
-    BrokerError,
-    Connection,
-    connect,
-    explain,
-    parse_kafka_uri,
-    partitions,
-    unusable,
-)
+from operators.kafka.addresses import parse_kafka_uri
+from operators.kafka.client import BrokerError, connect, connection_fault, explain, partitions
+from operators.kafka.connection import PASSWORD, Connection
 from pipeline.errors import OptionError, SourceError
 from tests.support.kafka.broker import USERS, free_ports
 
-WRONG = "not-the-password"
+WRONG_PASSWORD = "not-the-password"
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
+def clear_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("POSESTREAM_KAFKA")]:
         monkeypatch.delenv(name)
 
@@ -43,24 +36,24 @@ def no_environment(monkeypatch):
         ("kafka://[::1]:9092/poses", ("[::1]:9092", "poses", None)),
     ],
 )
-def test_uri(uri, parts):
+def test_the_parts_of_a_uri(uri, parts):
     assert tuple(parse_kafka_uri(uri)) == parts
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "message"),
     [
         ("kafka://a:9092", "expected kafka://HOST:PORT/TOPIC"),
         ("kafka://a:9092/x/y", "expected kafka://HOST:PORT/TOPIC"),
         ("kafka://a:99999/poses", "expected HOST:PORT"),
         ("kafka://a:9092/poses?grp=g", "unknown grp"),
-        (f"kafka://me:{WRONG}@a:9092/poses", PASSWORD),
+        (f"kafka://me:{WRONG_PASSWORD}@a:9092/poses", PASSWORD),
     ],
 )
-def test_uri_refused(uri, said):
-    with pytest.raises(SourceError, match=said.replace("?", r"\?")) as caught:
+def test_a_wrong_uri_is_refused(uri, message):
+    with pytest.raises(SourceError, match=message.replace("?", r"\?")) as caught:
         parse_kafka_uri(uri)
-    assert WRONG not in str(caught.value)
+    assert WRONG_PASSWORD not in str(caught.value)
 
 
 def test_options_win_over_the_environment(monkeypatch):
@@ -72,7 +65,7 @@ def test_options_win_over_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "option", "said"),
+    ("options", "option", "message"),
     [
         ({"brokers": "a:b"}, "brokers", "expected HOST:PORT"),
         ({"security": "tls"}, "security", "expected plaintext, ssl"),
@@ -88,13 +81,13 @@ def test_options_win_over_the_environment(monkeypatch):
         ),
     ],
 )
-def test_options_refused(options, option, said):
-    with pytest.raises(OptionError, match=said) as caught:
+def test_contradictory_options_are_refused(options, option, message):
+    with pytest.raises(OptionError, match=message) as caught:
         Connection.of(**options)
     assert caught.value.option == option
 
 
-def test_a_certificate_that_is_none():
+def test_a_file_that_holds_no_certificate():
     with pytest.raises(OptionError, match=r"ca_file .*not usable as PEM"):
         Connection.of(security="ssl", ca_file=__file__).client_options()
 
@@ -131,7 +124,7 @@ def connection_to(kafka, listener, security, user="admin", **options):
 
 
 @pytest.mark.parametrize("security", LISTENERS)
-def test_all_ways_in(own_kafka, monkeypatch, security):
+def test_every_security_setting_connects(own_kafka, monkeypatch, security):
     topic = own_kafka.new_topic()
     monkeypatch.setenv(PASSWORD, USERS["admin"])
     connection = connection_to(own_kafka, security, security)
@@ -145,7 +138,7 @@ def test_all_ways_in(own_kafka, monkeypatch, security):
 
 
 @pytest.mark.parametrize(
-    ("listener", "security", "said"),
+    ("listener", "security", "message"),
     [
         ("ssl", "plaintext", "it speaks TLS only; set security: ssl"),
         ("sasl_ssl", "sasl_plaintext", "it speaks TLS only; set security: ssl (or sasl_ssl)"),
@@ -155,29 +148,31 @@ def test_all_ways_in(own_kafka, monkeypatch, security):
         ("plaintext", "sasl_plaintext", "it asks for no password; set security: plaintext"),
     ],
 )
-def test_the_wrong_way_in(own_kafka, monkeypatch, listener, security, said):
+def test_the_wrong_security_setting(own_kafka, monkeypatch, listener, security, message):
     monkeypatch.setenv(PASSWORD, USERS["admin"])
     connection = connection_to(own_kafka, listener, security)
-    refused(connection, f"kafka {connection.brokers}: {said}")
+    assert_refused(connection, f"kafka {connection.brokers}: {message}")
 
 
-def test_a_certificate_nobody_vouches_for(own_kafka):
+def test_an_untrusted_certificate(own_kafka):
     connection = Connection.of(brokers=own_kafka.address("SSL"), security="ssl")
-    refused(connection, "its certificate is refused: self-signed certificate; name the certificate of its")
+    assert_refused(
+        connection, "its certificate is refused: self-signed certificate; name the certificate of its"
+    )
 
 
-@pytest.mark.parametrize(("user", "password"), [("admin", WRONG), ("stranger", USERS["admin"])])
-def test_a_wrong_name_or_password(own_kafka, monkeypatch, user, password):
+@pytest.mark.parametrize(("user", "password"), [("admin", WRONG_PASSWORD), ("stranger", USERS["admin"])])
+def test_a_wrong_user_or_password(own_kafka, monkeypatch, user, password):
     monkeypatch.setenv(PASSWORD, password)
     connection = connection_to(own_kafka, "sasl_plaintext", "sasl_plaintext", user)
-    said = refused(connection, "user name or password is refused (PLAIN)")
-    assert password not in said
+    message = assert_refused(connection, "user name or password is refused (PLAIN)")
+    assert password not in message
 
 
-def test_a_mechanism_it_does_not_offer(own_kafka, monkeypatch):
+def test_a_mechanism_that_the_broker_does_not_offer(own_kafka, monkeypatch):
     monkeypatch.setenv(PASSWORD, USERS["admin"])
     connection = connection_to(own_kafka, "sasl_ssl", "sasl_ssl", sasl_mechanism="SCRAM-SHA-512")
-    refused(connection, "it does not offer SCRAM-SHA-512 but PLAIN; set sasl_mechanism")
+    assert_refused(connection, "it does not offer SCRAM-SHA-512 but PLAIN; set sasl_mechanism")
 
 
 def test_not_authorised(own_kafka, monkeypatch):
@@ -205,11 +200,11 @@ def test_a_broker_that_hangs_and_one_that_is_gone(own_kafka):
     connection = Connection.of(brokers=own_kafka.bootstrap)
     admin = connect(KafkaAdminClient, connection)
     own_kafka.pause()
-    refused(connection, "no answer within 1 s", timeout_s=1)
+    assert_refused(connection, "no answer within 1 s", timeout_s=1)
     own_kafka.resume()
-    assert unusable(connection, 20) is None
+    assert connection_fault(connection, 20) is None
     own_kafka.kill()
-    refused(connection, "nobody listens there")
+    assert_refused(connection, "nobody listens there")
     with pytest.raises(KafkaError) as caught:
         admin.list_topics()
     assert "nobody listens there" in explain(caught.value, connection)
@@ -221,20 +216,20 @@ def test_one_broker_of_several_is_enough(kafka):
     connect(KafkaAdminClient, Connection.of(brokers=f"{gone},{kafka.bootstrap}")).close()
 
 
-def test_what_is_no_broker():
+def test_other_servers_and_unknown_hosts():
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
-        refused(
+        assert_refused(
             Connection.of(brokers=f"127.0.0.1:{web.server_port}"), "this is a web server, no Kafka broker"
         )
     finally:
         web.shutdown()
         web.server_close()
-    refused(Connection.of(brokers="no.such.host.invalid"), "there is no host no.such.host.invalid")
+    assert_refused(Connection.of(brokers="no.such.host.invalid"), "there is no host no.such.host.invalid")
 
 
-def test_a_port_that_hangs_up():
+def test_a_server_that_closes_the_connection():
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def hang_up():
@@ -242,18 +237,18 @@ def test_a_port_that_hangs_up():
                 server.accept()[0].close()
 
         threading.Thread(target=hang_up, daemon=True).start()
-        refused(Connection.of(brokers=f"127.0.0.1:{server.getsockname()[1]}"), "does not speak Kafka")
+        assert_refused(Connection.of(brokers=f"127.0.0.1:{server.getsockname()[1]}"), "does not speak Kafka")
 
 
-def refused(connection, said, timeout_s=5.0):
-    """It is refused within seconds, in one line that says so, and no thread stays behind."""
+def assert_refused(connection, message, timeout_s=5.0):
+    """Connecting fails within seconds, with `message` in one line, and leaves no thread behind."""
     threads, started = set(threading.enumerate()), time.monotonic()
     with pytest.raises(BrokerError) as caught:
         connect(KafkaAdminClient, connection, timeout_s=timeout_s)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 15
-    while left := set(threading.enumerate()) - threads:  # also the web server's own, which end by themselves
+    while left := set(threading.enumerate()) - threads:  # threads of the web server end by themselves
         assert time.monotonic() - started < timeout_s + 10, left
         time.sleep(0.02)
     return str(caught.value)

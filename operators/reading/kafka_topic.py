@@ -15,10 +15,12 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from operators.kafka.client import Connection, KafkaUri, connect, explain, parse_kafka_uri, partitions
+from operators.kafka.addresses import KafkaUri, parse_kafka_uri
+from operators.kafka.client import connect, explain, partitions
+from operators.kafka.connection import Connection
+from operators.reading.recording import Recording, gather
 from operators.records.messages import MessageError, decode
 from operators.records.record import header
-from operators.records.recording import Recording, gather
 from pipeline.errors import SourceError
 from pipeline.packet import Event, Packet
 

@@ -22,7 +22,7 @@ from kafka.errors import CoordinatorNotAvailableError
 from typer.testing import CliRunner
 
 from operators import REGISTRY
-from operators.kafka.fragment_topics import cut, topics
+from operators.fragments.cut import cut, topics
 from operators.records.messages import decode
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, read_graph

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from operators.fragments.cut import Part, cut, make_topics
 from operators.graph_files import with_sinks
 from operators.kafka.client import BrokerError
-from operators.kafka.fragment_topics import Part, cut, make_topics
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.run import Run, make_run

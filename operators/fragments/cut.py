@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from operators import REGISTRY
 from operators.graph_files import free_name
-from operators.kafka.client import VARIABLES, BrokerError, Connection, connect, explain
-from pipeline.definition.fragments import producers_of
+from operators.kafka.client import BrokerError, connect, explain
+from operators.kafka.connection import VARIABLES, Connection
+from pipeline.definition.fragment_rules import producers_of
 from pipeline.definition.options import options_model
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, check_graph, nearest, resolve

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
+from operators.reading.recording import GAPS, Recording, gather
 from operators.records.record import SCHEMA, event_of, packet_of
-from operators.records.recording import GAPS, Recording, gather
 from pipeline.errors import SourceError
 from pipeline.packet import Event, Instances, Packet
 
@@ -34,7 +34,7 @@ def read(path: str | Path) -> Recording:
         SourceError: not such a file or topic, of another schema, or damaged before its end.
     """
     if str(path).startswith("kafka://"):
-        from operators.records.read_kafka import read_kafka
+        from operators.reading.kafka_topic import read_kafka
 
         return read_kafka(str(path))
     path = Path(path)
@@ -64,7 +64,7 @@ def read_folder(folder: str | Path) -> dict[str, Recording]:
         SourceError: there is none, or one cannot be read.
     """
     if str(folder).startswith("kafka://"):
-        from operators.records.read_kafka import read_topic
+        from operators.reading.kafka_topic import read_topic
 
         return read_topic(str(folder))
     paths = sorted(Path(folder).glob("*.jsonl"))
