@@ -15,8 +15,8 @@ from pydantic import Field
 
 from engines.device.image import Image
 from operators.cameras.camera import Camera
-from operators.cameras.link import LinkOptions
-from operators.cameras.uri import is_camera, resolve_uri, scheme_of
+from operators.cameras.connection import LinkOptions
+from operators.decoding.addresses import is_camera, resolve_uri, scheme_of
 from operators.decoding.device_frames import frames_on
 from operators.decoding.frame_images import HOST, Frames
 from operators.decoding.media_files import IMAGE_FPS, SourceProbe, image_paths, probe, shots

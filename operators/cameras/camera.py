@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from engines.device.image import Image
 from operators.cameras.clock import SECOND_NS, StreamClock, Times
+from operators.cameras.connection import Link, LinkOptions
 from operators.cameras.decoder import CameraDecoder, Decoded
 from operators.cameras.errors import LinkError
-from operators.cameras.link import Link, LinkOptions
 from operators.cameras.watchdog import Watchdog
 from operators.decoding.frame_images import HOST, DisplayMatrix, Frames
 from pipeline.errors import SourceError

@@ -9,7 +9,7 @@ import av
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from operators.cameras.link import Arrival, Video
+from operators.cameras.connection import Arrival, Video
 from operators.decoding.frame_images import Decoder
 from operators.decoding.video import to_ns
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import av
 
-from operators.cameras.uri import is_device, redact, scheme_of
+from operators.decoding.addresses import is_device, redact, scheme_of
 from pipeline.errors import SourceError
 
 

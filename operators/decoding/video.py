@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from engines.device.image import Image
-from operators.cameras.uri import redact, scheme_of
+from operators.decoding.addresses import redact, scheme_of
 from operators.decoding.frame_images import HOST, Decoder, DisplayMatrix, Frames
 from pipeline.errors import SourceError
 

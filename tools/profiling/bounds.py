@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from engines.assets.model_files import find_model
 from engines.verification.bench import bench_model
-from operators.cameras.uri import is_camera, resolve_uri, scheme_of
+from operators.decoding.addresses import is_camera, resolve_uri, scheme_of
 from operators.decoding.media_files import probe
 from operators.graph_files import models_in
 from pipeline.errors import PipelineError, PosestreamError

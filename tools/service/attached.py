@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from operators.cameras.uri import redact, resolve_uri
+from operators.decoding.addresses import redact, resolve_uri
 from pipeline.errors import ConfigError, SourceError
 from pipeline.measurement.figures import RunFigures, StreamFigures
 from pipeline.measurement.metrics import by_stream

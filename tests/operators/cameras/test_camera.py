@@ -186,7 +186,7 @@ def test_another_size_in_mid_stream_and_after_an_outage(rtsp):
 
 @pytest.mark.parametrize("how", ["file", "environment", "none", "wrong"])
 def test_a_password(guarded_rtsp, monkeypatch, caplog, how):
-    from operators.cameras.uri import resolve_uri
+    from operators.decoding.addresses import resolve_uri
 
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("CAM_PASSWORD", guarded_rtsp.password)

@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
 from operators.cameras.errors import LinkError, explained
-from operators.cameras.uri import ffmpeg_address, is_device, scheme_of
+from operators.decoding.addresses import ffmpeg_address, is_device, scheme_of
 from operators.decoding.video import SECOND_NS, to_ns, video_stream
 
 BEHIND_S = 1.0  # packets that have waited so long for the decoder are skipped, up to a key frame

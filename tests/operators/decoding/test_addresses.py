@@ -1,6 +1,6 @@
 import pytest
 
-from operators.cameras.uri import ffmpeg_address, is_camera, redact, resolve_uri
+from operators.decoding.addresses import ffmpeg_address, is_camera, redact, resolve_uri
 from pipeline.errors import SourceError
 
 
