@@ -38,7 +38,7 @@ import harness
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import operators.decode
+from operators.cameras import camera_source
 from operators.graph_files import load_graph, with_sinks
 from pipeline.run import Run
 from tests.support.faulty_server import FaultyServer
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--graph", default="human-lite", help="human-lite unless given")
     arguments = parser.parse_args()
     logging.disable(logging.ERROR)  # all these failures are wanted
-    operators.decode.OPEN_S = OPEN_S
+    camera_source.OPEN_S = OPEN_S
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         good, bad, silent = addresses(Path(folder), servers)
         changes = {"decode.attempts": 1, "decode.loop": 0}

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from operators.cameras.uri import resolve_uri
+from operators.decoding.addresses import resolve_uri
 from operators.graph_files import load_graph, with_sinks
 from pipeline.errors import ConfigError, SourceError
 from pipeline.graph import Graph

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from operators.cameras.uri import redact
+from operators.decoding.addresses import redact
 from operators.graph_files import name_sources
 from pipeline.errors import ConfigError
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from operators.cameras.uri import redact
+from operators.decoding.addresses import redact
 from operators.graph_files import name_sources
 from pipeline.errors import ConfigError
 from tools.attach import MAX_AGE_S

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from engines.contracts.contract import BlazePoseLandmarksCodec
 from engines.estimators.blazepose import PoseEstimator, Poses
 from engines.images.regions import duplicates, enclosing_boxes, overlaps, squares_round
 from operators.estimation.model_options import as_image
-from operators.smooth import OneEuro
+from operators.tracking.one_euro import OneEuro
+from operators.tracking.rounds import rounds
 from pipeline.packet import Instances, Packet
 
 # Squares of one person, one from the detector and one from the last pose, overlap by 0.6 and more even when
@@ -118,18 +118,6 @@ class FollowedPoses:
     def close(self) -> None:
         """Free the model's memory."""
         self.estimator.close()
-
-
-def rounds(streams: Sequence[str]) -> list[list[int]]:
-    """Indices by turn: the first item of every stream, then the second of those that have one, and so on."""
-    turns: list[list[int]] = []
-    seen: Counter[str] = Counter()
-    for index, stream in enumerate(streams):
-        if seen[stream] == len(turns):
-            turns.append([])
-        turns[seen[stream]].append(index)
-        seen[stream] += 1
-    return turns
 
 
 @dataclasses.dataclass(slots=True)

@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from operators.decode import Decode, probe
+from operators.decode import Decode
+from operators.decoding.media_files import source_info
 from pipeline.errors import OptionError, SourceError
 
 TASKS = Path("/proc/self/task")
@@ -182,7 +183,7 @@ def test_rotated_videos_come_upright(tmp_path, rotate, mirror):
     path = make_video(tmp_path / "turned.mp4", [coded], rotate=rotate, mirror=mirror)
     (packet,) = Decode().read("cam", str(path))
     assert packet.size == (96, 64)
-    assert probe(str(path))[:2] == (96, 64)
+    assert source_info(str(path))[:2] == (96, 64)
     np.testing.assert_allclose(packet.image[16::32, 24::48].astype(int), CORNERS, atol=12)
     assert packet.image.flags.c_contiguous
 
@@ -213,7 +214,7 @@ def test_folder_in_natural_order(tmp_path):
     assert numbers(tmp_path, stride=3) == [1, 10]
     assert numbers(tmp_path, start_s=0.1, fps=10, loop=2) == [2, 3, 10] * 2
     assert Decode(start_s=0.1, fps=10, loop=2).frames_expected(str(tmp_path)) == 6
-    assert probe(str(tmp_path)) == (WIDTH, HEIGHT, 30.0, 4, "png", 4 / 30)
+    assert source_info(str(tmp_path)) == (WIDTH, HEIGHT, 30.0, 4, "png", 4 / 30)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_broken_image_in_a_folder_is_counted(tmp_path):
     packets = list(decode.read("cam", str(tmp_path)))
     assert [(p.seq, number_of(p.image), p.pts_ns) for p in packets] == [(0, 0, 0), (1, 2, 66666667)]
     assert decode.counters["broken_frames"] == 1
-    assert probe(str(tmp_path)).width == WIDTH
+    assert source_info(str(tmp_path)).width == WIDTH
 
 
 def make_audio(path):
@@ -346,14 +347,14 @@ BAD_SOURCES = [
 def test_bad_sources_are_refused_in_one_line(tmp_path, capfd, name, make, message):
     path = tmp_path / name
     make(path)
-    with pytest.raises(SourceError) as from_probe:
-        probe(str(path))
+    with pytest.raises(SourceError) as from_info:
+        source_info(str(path))
     with pytest.raises(SourceError) as from_read:
         next(Decode().read("cam", str(path)))
-    with pytest.raises(SourceError, match=re.escape(str(from_probe.value))):
+    with pytest.raises(SourceError, match=re.escape(str(from_info.value))):
         Decode().check(str(path))
-    assert str(from_probe.value).startswith(message.format(path))
-    assert "\n" not in str(from_probe.value) + str(from_read.value)
+    assert str(from_info.value).startswith(message.format(path))
+    assert "\n" not in str(from_info.value) + str(from_read.value)
     assert capfd.readouterr() == ("", "")
 
 
@@ -375,7 +376,7 @@ def test_a_url_goes_to_ffmpeg_and_its_password_to_nobody():
     with pytest.raises(
         SourceError, match=r"^cannot read rtsp://\*\*\*@127.0.0.1:1/yard: FFmpeg cannot open it"
     ):
-        probe("rtsp://groom:secret@127.0.0.1:1/yard")
+        source_info("rtsp://groom:secret@127.0.0.1:1/yard")
 
 
 def test_start_behind_the_end_is_refused(videos):
@@ -392,8 +393,8 @@ def test_contradictory_options_are_refused(options, option):
     assert error.value.option == option
 
 
-def test_probe(videos):
-    assert probe(str(videos["libx264", "mp4"])) == (
+def test_source_info(videos):
+    assert source_info(str(videos["libx264", "mp4"])) == (
         WIDTH,
         HEIGHT,
         30.0,
@@ -401,7 +402,7 @@ def test_probe(videos):
         "h264",
         pytest.approx(5 / 3, abs=1e-2),
     )
-    assert probe(str(videos["libx264", "mkv"])) == (
+    assert source_info(str(videos["libx264", "mkv"])) == (
         WIDTH,
         HEIGHT,
         30.0,

@@ -194,7 +194,7 @@ def test_memory_is_bounded():
     operator = Track(lost_s=1.0)
     for frame in range(300):  # a new animal in each frame, at 10 Hz
         operator.process([packet(frame / 10, [box(10_000 * frame)])])
-    assert len(operator.streams["a"].tracks) <= 12
+    assert len(operator.streams["a"].tracks.ids) <= 12
 
 
 def test_detections_without_labels_are_tracked_and_stay_without():

@@ -18,8 +18,9 @@ from engines.errors import ContractError
 from engines.estimators.detector import KINDS, Detector, letterboxed
 from engines.estimators.topdown import CODECS, cut_out
 from engines.loading.load import load_engine
-from operators.decode import Decode
-from operators.decoding.media_files import probe
+from operators.decoding.file_source import FileSource
+from operators.decoding.media_files import source_info
+from operators.decoding.options import DecodeOptions
 from operators.estimation.model_options import as_image
 
 MB = 1e6
@@ -76,11 +77,14 @@ def quantise_model(
 def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
     """About `count` in all, as many of each source, evenly over its length."""
     share = max(1, count // len(sources))
-    lengths = {source: probe(source).frames or share for source in sources}  # raises now, not after minutes
+    # Raises now, not after minutes.
+    lengths = {source: source_info(source).frames or share for source in sources}
     return (
         as_image(packet)
         for source, frames in lengths.items()
-        for packet in Decode(stride=max(1, frames // share), max_frames=share).play(source, source)
+        for packet in FileSource(DecodeOptions(stride=max(1, frames // share), max_frames=share)).read(
+            source, source
+        )
     )
 
 

@@ -15,7 +15,8 @@ from engines.assets.model_files import find_model
 from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError, EngineError
 from engines.evaluation.coco_files import Annotations, read_json
-from operators.decode import Decode
+from operators.decoding.file_source import FileSource
+from operators.decoding.options import DecodeOptions
 from operators.graph_files import models_in, with_sinks
 from operators.pose import Pose
 from operators.pose_onestage import PoseOnestage
@@ -70,12 +71,12 @@ def by_model(
     _check_skeleton(str(contract.skeleton), annotations)
     onestage = contract.task == "pose_onestage"
     pose = PoseOnestage(model) if onestage else Pose(model)
-    decode = Decode()
+    files = FileSource(DecodeOptions())
     pose.open(RunInfo.new("evaluate"))
     try:
         images = list(paths if onestage else boxes)  # it may find what is not there
         for start in shown(range(0, len(images), BATCH)):
-            packets = [next(decode.play(str(it), str(paths[it]))) for it in images[start : start + BATCH]]
+            packets = [next(files.read(str(it), str(paths[it]))) for it in images[start : start + BATCH]]
             asked = [packet.replace(instances=boxes.get(int(packet.stream))) for packet in packets]
             for packet in pose.process(asked):
                 pose.reset(packet.stream)

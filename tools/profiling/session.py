@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from itertools import count, cycle, islice
 from pathlib import Path
 
-from operators.cameras.uri import is_camera
+from operators.decoding.addresses import is_camera
 from operators.graph_files import load_graph
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph

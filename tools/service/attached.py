@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from operators.cameras.uri import redact, resolve_uri
+from operators.decoding.addresses import redact, resolve_uri
 from pipeline.errors import ConfigError, SourceError
 from pipeline.measurement.stats import RunStats, StreamStats
 from pipeline.packet import Event

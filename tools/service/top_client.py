@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from operators.cameras.uri import redact
+from operators.decoding.addresses import redact
 from pipeline.errors import ConfigError, SourceError
 from tools.attach import CONTROL, TOKEN
 from tools.service.attached import StreamNow

@@ -19,7 +19,7 @@ from engines.images.geometry import roi_matrices  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from engines.kernels import crop as module  # noqa: E402
 from engines.kernels.crop import cut  # noqa: E402
-from operators.decoding.video import video_shots  # noqa: E402
+from operators.decoding.video import video_frames  # noqa: E402
 from tests.support.cuda_emulator import emulated  # noqa: E402
 
 SIZE = (48, 64)
@@ -174,7 +174,7 @@ def test_many_crops_of_many_images(monkeypatch, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_real_frame(monkeypatch, way, clip):
-    image = next(video_shots(str(clip("single-person")), 1.0, float("inf"), 0, Counter())).picture()
+    image = next(video_frames(str(clip("single-person")), 1.0, float("inf"), 0, Counter())).picture()
     height, width, _ = image.shape
     rois = np.array(
         [(width / 2, height / 2, height * 0.7, height, 0.2), (width * 0.4, height * 0.3, 60, 80, 0)]

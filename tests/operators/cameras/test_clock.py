@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from operators.cameras.clock import StreamClock
-from operators.cameras.errors import LinkError
+from operators.cameras.errors import CameraError
 from operators.cameras.watchdog import Watchdog
 
 S = 10**9
@@ -59,9 +59,9 @@ def test_a_camera_that_is_far_off_is_not_believed(behind_s, used):
         (101, None, 105.9, None),
         (101, None, 106.1, "no data for 5 s"),
         (114, None, 114.5, None),  # the first key frame may be far away
-        (114, None, 115.1, "data, but no picture for 15 s"),
+        (114, None, 115.1, "data, but no frame for 15 s"),
         (120, 118, 122.9, None),
-        (120, 118, 123.1, "no picture for 5 s"),
+        (120, 118, 123.1, "no frame for 5 s"),
     ],
 )
 def test_when_a_connection_is_dead(heard_s, seen_s, now_s, says):
@@ -69,5 +69,5 @@ def test_when_a_connection_is_dead(heard_s, seen_s, now_s, says):
     if says is None:
         assert watchdog.left_s(now_s) > 0
     else:
-        with pytest.raises(LinkError, match=says):
+        with pytest.raises(CameraError, match=says):
             watchdog.left_s(now_s)

@@ -153,14 +153,14 @@ def test_turned_pictures_come_upright(device, tmp_path, caplog):
     for packet, other in zip(found, expected, strict=True):
         assert packet.picture.layout == "rgb"
         np.testing.assert_array_equal(packet.image, other.image)
-    assert "turned or mirrored" in caplog.text
+    assert "rotated or mirrored" in caplog.text
 
 
 def test_frames_of_another_kind_than_before_go_by_way_of_rgb(device, tmp_path):
     path = small_video(tmp_path / "ten.mp4", frames=1, pix_fmt="yuv420p10le")
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    frames = device_frames.frames_on("cuda", "cam", 4, lambda event, n: None)
+    frames = device_frames.frame_target("cuda", "cam", 4, lambda event, n: None)
     image = frames.picture(frame, None)
     assert image.layout == "rgb"
     np.testing.assert_array_equal(image.rgb, device_frames.picture_of(frame))

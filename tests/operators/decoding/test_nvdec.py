@@ -87,11 +87,11 @@ class Counting:
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("ten.mp4", {"pix_fmt": "yuv420p10le"}, "its pictures are yuv420p10le, expected 8 bit"),
-        ("full.mp4", {"pix_fmt": "yuv444p"}, "its pictures are yuv444p"),
+        ("ten.mp4", {"pix_fmt": "yuv420p10le"}, "its pixel format is yuv420p10le, expected 8 bit"),
+        ("full.mp4", {"pix_fmt": "yuv444p"}, "its pixel format is yuv444p"),
         ("odd.webm", {"codec": "libvpx-vp9", "size": (65, 49)}, "65x49 is odd"),
         ("old.mp4", {"codec": "mpeg4"}, "not for mpeg4"),
-        ("turned.mp4", {"rotate": 90}, "to be turned"),
+        ("turned.mp4", {"rotate": 90}, "rotated or mirrored"),
         ("colour.mp4", {"colorspace": 7}, "has the number 7"),
     ],
 )
@@ -109,7 +109,7 @@ def test_what_nvdec_is_not_for_the_processor_decodes(tmp_path, name, options, re
     [
         ({"fails_on": range(100)}, "NVDEC refuses it (Invalid data found when processing input): h264 High"),
         ({"fails_on": [1]}, "NVDEC refuses it"),
-        ({"silent": True}, "no frame came"),
+        ({"silent": True}, "gave no frame"),
         ({"sw_format": "p010le"}, "NVDEC gives p010le, expected nv12"),
         ({"size": (136, 96)}, "NVDEC gives 136x96 px, expected 128x96"),
     ],

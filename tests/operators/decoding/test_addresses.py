@@ -1,6 +1,6 @@
 import pytest
 
-from operators.cameras.uri import ffmpeg_address, is_camera, redact, resolve_uri
+from operators.decoding.addresses import ffmpeg_address, is_camera, redact, resolve_uri
 from pipeline.errors import SourceError
 
 
@@ -52,9 +52,9 @@ def test_credentials_of_a_file_take_the_place_of_others(uri):
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
-        ("foo://cam/x", "foo is no scheme known here"),
-        ("rtsp:///x", "names no host"),
-        ("udp://", "names no host"),
+        ("foo://cam/x", "unknown scheme foo"),
+        ("rtsp:///x", "has no host"),
+        ("udp://", "has no host"),
         ("rtsp://cam:port/x", "malformed"),
         ("rtsp://user:se/cret@cam/x", "malformed"),
         ("rtsp://user:secret@[::1/x", "malformed"),
