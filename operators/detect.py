@@ -11,7 +11,7 @@ from engines.codecs.detections import Detections
 from engines.contracts.config_files import nearest
 from engines.estimators.detector import KINDS, Detector
 from engines.loading.load import load_engine
-from operators.estimation.full_frame import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
+from operators.estimation.frame_detection import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
 from operators.estimation.model_options import Device, RunsOn, contract_for, model_for
 from pipeline.errors import OptionError
 from pipeline.operator import Ports, RunInfo

@@ -11,7 +11,7 @@ from engines.estimators.ensemble import Ensemble, Look
 from engines.estimators.topdown import CODECS, TopDown
 from engines.loading.load import load_engine
 from operators.estimation.model_options import Device, RunsOn, Threads, contract_for, count_halved, model_for
-from operators.estimation.poses_in_boxes import BoxedPoses
+from operators.estimation.top_down_poses import BoxedPoses
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Packet

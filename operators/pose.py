@@ -9,9 +9,9 @@ from pydantic import Field
 from engines.estimators.blazepose import PoseEstimator
 from engines.estimators.topdown import CODECS, TopDown
 from engines.loading.load import load_engine
-from operators.estimation.blazepose_tracks import FollowedPoses
+from operators.estimation.blazepose_tracking import FollowedPoses
 from operators.estimation.model_options import Device, RunsOn, Threads, contract_for, count_halved, model_for
-from operators.estimation.poses_in_boxes import BoxedPoses
+from operators.estimation.top_down_poses import BoxedPoses
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import Packet
@@ -37,7 +37,7 @@ class Pose(Operator):
     are. Their scores are the height of the model's peak: near 1 where it is sure, above 1 now and then, and
     not a probability. Rows come without `track` as well; frames without instances pass unchanged.
 
-    BlazePose looks where a track's last pose says (see `operators.estimation.blazepose_tracks`):
+    BlazePose looks where a track's last pose says (see `operators.estimation.blazepose_tracking`):
 
     needs     scores     float32 (N,)
               track_ids  int64   (N,)    no id twice in a frame

@@ -11,7 +11,7 @@ from engines.codecs.detections import Detections
 from engines.contracts.contract import Contract, YoloPoseCodec
 from engines.estimators.detector import Detector
 from engines.loading.load import load_engine
-from operators.estimation.full_frame import Every, Fraction, MaxDetections, WorksOnWholeFrames
+from operators.estimation.frame_detection import Every, Fraction, MaxDetections, WorksOnWholeFrames
 from operators.estimation.model_options import Device, RunsOn, Threads, contract_for, model_for
 from pipeline.operator import Ports, RunInfo
 from pipeline.packet import Instances

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from engines.architectures.demands import codec_of, keypoints_of, require_multiple
+from engines.architectures.requirements import codec_of, keypoints_of, require_multiple
 from engines.contracts.contract import Contract, HeatmapCodec
 from engines.errors import ContractError
 

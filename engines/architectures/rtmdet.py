@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, STRIDES, ConvBN, Scaling
 from engines.architectures.cspnext import CSPLayer, CSPNeXt, conv3x3
-from engines.architectures.demands import classes_of, codec_of, require_multiple
+from engines.architectures.requirements import classes_of, codec_of, require_multiple
 from engines.contracts.contract import Contract, RtmdetCodec
 
 

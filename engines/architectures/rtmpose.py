@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, Scaling
 from engines.architectures.cspnext import CSPNeXt
-from engines.architectures.demands import codec_of, keypoints_of, require_multiple
+from engines.architectures.requirements import codec_of, keypoints_of, require_multiple
 from engines.contracts.contract import Contract, SimccCodec
 
 VARIANTS = {

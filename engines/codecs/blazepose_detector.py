@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.codecs.blazepose import rois_from_alignment, sigmoid
+from engines.codecs.blazepose_alignment import rois_from_alignment, sigmoid
 from engines.codecs.detections import Detections, Reduced, pack
 from engines.contracts.contract import BlazePoseDetectorCodec, Contract
 from engines.device.arrays import Outputs

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engines.codecs.blazepose import sigmoid
+from engines.codecs.blazepose_alignment import sigmoid
 from engines.contracts.contract import BlazePoseLandmarksCodec, Contract
 
 

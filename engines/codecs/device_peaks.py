@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engines.codecs.refinement import DARK_KERNEL, gaussian
+from engines.codecs.heatmap_refinement import DARK_KERNEL, gaussian
 from engines.device.arrays import constant
 
 if TYPE_CHECKING:
-    from engines.codecs.refinement import Window
+    from engines.codecs.heatmap_refinement import Window
 
 
 def reduce_maps(maps: torch.Tensor, window: Window | None) -> dict[str, torch.Tensor]:

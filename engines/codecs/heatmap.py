@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from engines.codecs.refinement import DARK, DARK_KERNEL, DARK_UDP, QUARTER, Window, gaussian
+from engines.codecs.heatmap_refinement import DARK, DARK_KERNEL, DARK_UDP, QUARTER, Window, gaussian
 from engines.contracts.contract import Contract, HeatmapCodec
 from engines.device.arrays import Array, Outputs, indices, is_tensor, namespace, single
 

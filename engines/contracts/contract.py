@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engines.contracts.config_files import available, read_config, read_names
-from engines.contracts.contradictions import contradiction
+from engines.contracts.shapes import contradiction
 
 SHA256_DIGITS = 64
 

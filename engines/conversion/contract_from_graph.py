@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engines.backends.base import Engine, TensorSpec
 from engines.contracts.contract import Codec, Contract, Input, Output
-from engines.contracts.contradictions import describe_shape, expected_shapes
+from engines.contracts.shapes import describe_shape, expected_shapes
 from engines.errors import ContractError
 
 

@@ -18,8 +18,8 @@ from engines.assets.store import cached_path, sha256
 from engines.backends.base import Engine
 from engines.contracts.config_files import check_config, find_config
 from engines.contracts.contract import Asset, Contract, FileSource, Output, available_models, load_contract
-from engines.contracts.contradictions import expected_shapes
 from engines.contracts.onnx_metadata import read_contract
+from engines.contracts.shapes import expected_shapes
 from engines.conversion.contract_from_graph import as_the_graph_says
 from engines.errors import AssetError, ContractError, EngineError
 from engines.home import cache_home

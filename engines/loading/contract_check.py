@@ -10,8 +10,8 @@ import numpy as np
 
 from engines.backends.base import Engine
 from engines.contracts.contract import Contract
-from engines.contracts.contradictions import contradiction, describe_shape, fits
 from engines.contracts.onnx_metadata import read_contract
+from engines.contracts.shapes import contradiction, describe_shape, fits
 from engines.errors import ContractError
 
 # What a model's numbers are: where two contracts differ in these, the same file gives other results.

@@ -8,7 +8,7 @@ from engines.contracts.contract import load_contract
 from engines.estimators.blazepose import Poses
 from operators.decode import Decode
 from operators.detect import Detect
-from operators.estimation.blazepose_tracks import FollowedPoses, rounds
+from operators.estimation.blazepose_tracking import FollowedPoses, rounds
 from operators.pose import Pose
 from operators.track import Track
 from pipeline.errors import OptionError

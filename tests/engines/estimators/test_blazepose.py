@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engines.codecs import blazepose_detector, blazepose_landmarks
-from engines.codecs.blazepose import alignment_diameters, rois_from_alignment
+from engines.codecs.blazepose_alignment import alignment_diameters, rois_from_alignment
 from engines.codecs.blazepose_detector import anchors, weighted_nms
 from engines.codecs.blazepose_landmarks import refine
 from engines.contracts.contract import load_contract

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engines.codecs.blazepose import alignment_diameters, rois_from_alignment
+from engines.codecs.blazepose_alignment import alignment_diameters, rois_from_alignment
 from engines.contracts.contract import BlazePoseLandmarksCodec
 from engines.estimators.blazepose import PoseEstimator, Poses
 from engines.images.regions import duplicates, enclosing_boxes, overlaps, squares_round
