@@ -20,6 +20,7 @@ from pydantic import Field
 from engines.images.boxes import overlap
 from operators.tracking import kalman as motions
 from operators.tracking.association import match, pairs
+from operators.tracking.rounds import rounds
 from pipeline.operator import Operator
 from pipeline.packet import Instances, Packet
 
@@ -141,7 +142,7 @@ class Track(Operator):
     def process(self, packets: list[Packet]) -> list[Packet]:
         """Track the packets of all streams at once, but one behind the other of each stream."""
         results = list(packets)
-        for together in _rounds(packets):
+        for together in rounds([packet.stream for packet in packets]):
             states = {i: self._state(packets[i]) for i in together}
             looked = [i for i in together if packets[i].instances is not None]
             found = self._update([states[i] for i in looked], [packets[i] for i in looked]) if looked else []
@@ -275,19 +276,6 @@ class Track(Operator):
         """Nothing is held back, so nothing is left to give; one that comes again goes on with new ids."""
         self.reset(stream)
         return ()
-
-
-def _rounds(packets: Sequence[Packet]) -> list[list[int]]:
-    """The packets by their places, in rounds that have at most one of each stream, in order."""
-    rounds: list[list[int]] = []
-    seen: Counter[str] = Counter()
-    for i, packet in enumerate(packets):
-        number = seen[packet.stream]
-        seen[packet.stream] += 1
-        if number == len(rounds):
-            rounds.append([])
-        rounds[number].append(i)
-    return rounds
 
 
 def _coast(state: _Stream, packet: Packet) -> Instances:

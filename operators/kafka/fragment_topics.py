@@ -22,8 +22,8 @@ from operators.graph_files import free_name
 from operators.kafka.client import VARIABLES, BrokerError, Connection, connect, explain
 from pipeline.definition.fragments import producers_of
 from pipeline.definition.options import options_model
-from pipeline.errors import ConfigError
-from pipeline.graph import Graph, check_graph, nearest, resolve
+from pipeline.errors import ConfigError, nearest
+from pipeline.graph import Graph, check_graph, resolve
 from pipeline.node import Node
 
 Codec = Literal["jpeg", "png", "raw", "none"]

@@ -1,1 +1,1 @@
-"""What `track` needs: motion models and the assignment of detections. Imports NumPy and SciPy only."""
+"""Tracking: motion models, the assignment of detections, rounds of streams. Imports NumPy and SciPy only."""

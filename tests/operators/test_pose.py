@@ -8,7 +8,7 @@ from engines.contracts.contract import load_contract
 from engines.estimators.blazepose import Poses
 from operators.decode import Decode
 from operators.detect import Detect
-from operators.estimation.blazepose_tracking import FollowedPoses, rounds
+from operators.estimation.blazepose_tracking import BlazePoseTracking
 from operators.pose import Pose
 from operators.track import Track
 from pipeline.errors import OptionError
@@ -25,7 +25,7 @@ class ToyEstimator:
     """Persons are white pixels: whoever is nearest to a region's centre, and inside of it, has a pose there."""
 
     contract = load_contract("blazepose-full")
-
+    codec = contract.codec
     halved = 0
 
     def __init__(self):
@@ -57,7 +57,7 @@ def pose():
 
 def toy_pose(**options):
     operator = Pose("blazepose-full", **options)
-    operator.poses = FollowedPoses(
+    operator.poses = BlazePoseTracking(
         ToyEstimator(), operator.max_instances, operator.min_presence, operator.count
     )
     return operator
@@ -182,11 +182,6 @@ def test_streams_share_engine_runs_and_nothing_else(pose):
     ]
     assert [len(rois) for rois in pose.poses.estimator.batches] == [2, 2, 1]
     assert [p.instances.keypoints.mean(axis=1)[0, 0].round() for p in results] == [100, 200, 200, 100, 200]
-
-
-def test_rounds_take_one_of_every_stream():
-    assert rounds([]) == []
-    assert rounds(["a", "a", "b", "a", "b"]) == [[0, 2], [1, 4], [3]]
 
 
 @pytest.mark.parametrize("forget", ["reset", "end_stream"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from operators.kafka.client import BrokerError, Connection
-from pipeline.graph import nearest
+from pipeline.errors import nearest
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient
