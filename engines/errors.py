@@ -1,6 +1,10 @@
-"""Errors of models. Their base class is the one thing that `engines` imports from `pipeline`."""
+"""Errors of models.
+
+This is the one file of `engines` that imports from `pipeline`: the base class and the hint for wrong names.
+"""
 
 from pipeline.errors import PosestreamError
+from pipeline.errors import nearest as nearest  # the same hint in all messages
 
 
 class EngineError(PosestreamError):

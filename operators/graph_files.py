@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from operators import REGISTRY
-from pipeline.errors import ConfigError
-from pipeline.graph import Graph, check_graph, nearest, read_graph
+from pipeline.errors import ConfigError, nearest
+from pipeline.graph import Graph, check_graph, read_graph
 from pipeline.measurement.stats import RunStats
 from pipeline.run import run_graph
 

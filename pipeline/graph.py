@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pipeline.definition.fragment_rules import check_fragments
 from pipeline.definition.options import check_options, options_model
 from pipeline.definition.yaml_lines import Path, parse_yaml
 from pipeline.edges.lane import Policy
-from pipeline.errors import ConfigError, OptionError
+from pipeline.errors import ConfigError, OptionError, nearest
 from pipeline.node import Batching, Node, OnError
 from pipeline.operator import Operator, Source
 
@@ -273,12 +272,6 @@ def resolve(found: str | type[Operator]) -> type[Operator]:
     module, _, name = found.partition(":")
     operator: type[Operator] = getattr(importlib.import_module(module), name)
     return operator
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """A hint: the name most like `name`, or all of them."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
 
 
 def _names(after: str | list[str]) -> list[str]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract
-from engines.errors import ContractError, EngineError
+from engines.errors import ContractError, EngineError, nearest
 
 if TYPE_CHECKING:
     from torch import nn

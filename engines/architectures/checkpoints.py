@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.architectures import build
-from engines.architectures.fit import check_fit
+from engines.architectures.checkpoint_fit import check_fit
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import CONTRACT, parse_contract
 from engines.errors import ContractError, EngineError

@@ -12,8 +12,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from engines.architectures.demands import codec_of, keypoints_of, require_multiple
-from engines.contracts.contract import Contract, HeatmapCodec
+from engines.architectures.requirements import codec_of, keypoints_of, require_multiple
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Contract
 from engines.errors import ContractError
 
 STRIDE = 4  # px of the input a cell, in every official configuration of the three families

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, STRIDES, ConvBN, Scaling
 from engines.architectures.cspnext import CSPLayer, CSPNeXt, conv3x3
-from engines.architectures.demands import classes_of, codec_of, require_multiple
-from engines.contracts.contract import Contract, RtmdetCodec
+from engines.architectures.requirements import classes_of, codec_of, require_multiple
+from engines.codecs.rtmdet import RtmdetCodec
+from engines.contracts.contract import Contract
 
 
 class Variant(NamedTuple):

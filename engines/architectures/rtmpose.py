@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, Scaling
 from engines.architectures.cspnext import CSPNeXt
-from engines.architectures.demands import codec_of, keypoints_of, require_multiple
-from engines.contracts.contract import Contract, SimccCodec
+from engines.architectures.requirements import codec_of, keypoints_of, require_multiple
+from engines.codecs.simcc import SimccCodec
+from engines.contracts.contract import Contract
 
 VARIANTS = {
     "t": Scaling(0.167, 0.375),

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, SPP, STRIDES, ConvBN, Scaling
-from engines.architectures.demands import classes_of, codec_of, require_multiple
-from engines.contracts.contract import Contract, YoloxCodec
+from engines.architectures.requirements import classes_of, codec_of, require_multiple
+from engines.codecs.yolox import YoloxCodec
+from engines.contracts.contract import Contract
 from engines.errors import ContractError
 
 VARIANTS = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from engines.backends.base import Engine, TensorSpec
-from engines.contracts.contract import Codec, Contract, Input, Output
-from engines.contracts.contradictions import describe_shape, expected_shapes
+from engines.contracts.contract import Contract, Output
+from engines.contracts.shapes import describe_shape
 from engines.errors import ContractError
+from engines.images.model_input import Input
 
 
 def as_the_graph_says(contract: Contract, engine: Engine, filename: str) -> Contract:
@@ -21,15 +22,18 @@ def as_the_graph_says(contract: Contract, engine: Engine, filename: str) -> Cont
         raise ContractError(f"{filename} has inputs {sorted(engine.inputs)}; expected one, an image")
     ((name, spec),) = engine.inputs.items()
     outputs = _by_role(contract, engine, filename)
+    shapes = {role: spec.shape for role, (_, spec) in outputs.items()}
     changed = contract.model_copy(
         update={
             "input": _input(contract.input, name, spec.shape, filename),
-            "codec": _codec(contract.codec, {role: spec for role, (_, spec) in outputs.items()}),
+            "codec": contract.codec.with_graph_shapes(shapes),
         }
     )
-    expected = {role: shape for role, (shape, _) in expected_shapes(changed).items()}
-    shapes = {role: _filled(spec.shape, expected.get(role, ())) for role, (_, spec) in outputs.items()}
-    named = {role: Output(name=outputs[role][0], shape=shape) for role, shape in shapes.items()}
+    expected = {role: shape for role, (shape, _) in changed.expected_outputs().items()}
+    named = {
+        role: Output(name=outputs[role][0], shape=_filled(shape, expected.get(role, ())))
+        for role, shape in shapes.items()
+    }
     return changed.model_copy(update={"outputs": named})
 
 
@@ -42,13 +46,6 @@ def _input(model_input: Input, name: str, shape: tuple[int, ...], filename: str)
     found = (width, height)
     size = tuple(told if side == -1 else side for side, told in zip(found, model_input.size, strict=True))
     return model_input.model_copy(update={"name": name, "size": size})
-
-
-def _codec(codec: Codec, outputs: dict[str, TensorSpec]) -> Codec:
-    if codec.kind != "heatmap":
-        return codec
-    height, width = outputs["heatmaps"].shape[-2:]
-    return codec if -1 in (height, width) else codec.model_copy(update={"size": (width, height)})
 
 
 def _by_role(contract: Contract, engine: Engine, filename: str) -> dict[str, tuple[str, TensorSpec]]:

@@ -18,7 +18,6 @@ from engines.assets.store import cached_path, sha256
 from engines.backends.base import Engine
 from engines.contracts.config_files import check_config, find_config
 from engines.contracts.contract import Asset, Contract, FileSource, Output, available_models, load_contract
-from engines.contracts.contradictions import expected_shapes
 from engines.contracts.onnx_metadata import read_contract
 from engines.conversion.contract_from_graph import as_the_graph_says
 from engines.errors import AssetError, ContractError, EngineError
@@ -181,7 +180,7 @@ def _with_skeleton(contract: Contract, skeleton: str) -> Contract:
     """The same model for other keypoints: its outputs have as many rows as the skeleton has keypoints."""
     changed = contract.model_copy(update={"skeleton": skeleton})
     outputs = dict(changed.outputs)
-    for role, (shape, _) in expected_shapes(changed).items():
+    for role, (shape, _) in changed.expected_outputs().items():
         told = zip(shape, outputs[role].shape, strict=True)
         shape = tuple(old if new == -1 else new for new, old in told)
         outputs[role] = Output(name=outputs[role].name, shape=shape)

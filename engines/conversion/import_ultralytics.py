@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from engines.assets.store import sha256
 from engines.contracts.config_files import check_config
 from engines.contracts.contract import Contract
-from engines.contracts.contradictions import describe_shape
 from engines.contracts.onnx_metadata import write_contract
+from engines.contracts.shapes import describe_shape
 from engines.contracts.skeletons import available_skeletons
 from engines.errors import ContractError, EngineError
 

@@ -12,7 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from engines.contracts.contract import Input
+from engines.images.model_input import Input
 from engines.images.yuv import YuvImage
 
 # Stages are what keeps the processors busy; threads within a warp of 0.3 ms would only get in their way.

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from engines.contracts.contract import Input
 from engines.device.image import DeviceImage, reading
 from engines.device.streams import Stream
 from engines.errors import EngineError
 from engines.images.geometry import invert_affine
+from engines.images.model_input import Input
 from engines.images.yuv import SPARSE, brightness
 from engines.kernels.nvrtc import Kernel, kernel_for
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from engines.backends.base import Engine
 from engines.contracts.contract import Contract
-from engines.contracts.contradictions import contradiction, describe_shape, fits
 from engines.contracts.onnx_metadata import read_contract
+from engines.contracts.shapes import describe_shape, shapes_agree
 from engines.errors import ContractError
 
 # What a model's numbers are: where two contracts differ in these, the same file gives other results.
@@ -25,7 +25,7 @@ def check(contract: Contract, engine: Engine, filename: str) -> None:
         ContractError: the contract contradicts itself; or it and the graph differ, with the model's name and
             all that differs, as the contract has it and as the file has it.
     """
-    if found := contradiction(contract):
+    if found := contract.contradiction():
         raise ContractError(found)
     _check_names(contract, engine, filename)
     differences = [*_input_differences(contract, engine), *_output_differences(contract, engine)]
@@ -79,14 +79,14 @@ def _input_differences(contract: Contract, engine: Engine) -> Iterator[tuple[str
     name, (width, height) = contract.input.name, contract.input.size
     nhwc = contract.input.layout == "nhwc"
     shape = engine.inputs[name].shape
-    if not fits((-1, height, width, 3) if nhwc else (-1, 3, height, width), shape):
+    if not shapes_agree((-1, height, width, 3) if nhwc else (-1, 3, height, width), shape):
         yield f"input {name!r} is {width}x{height} {contract.input.layout}", _describe_image(shape)
 
 
 def _output_differences(contract: Contract, engine: Engine) -> Iterator[tuple[str, str]]:
     for output in contract.outputs.values():
         shape = engine.outputs[output.name].shape
-        if not fits(output.shape, shape):
+        if not shapes_agree(output.shape, shape):
             yield f"output {output.name!r} is {describe_shape(output.shape)}", describe_shape(shape)
 
 
@@ -95,7 +95,7 @@ def _different(field: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, A
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in [*ours, *(key for key in theirs if key not in ours)]:
             yield from _different(f"{field}.{key}".lstrip("."), ours.get(key), theirs.get(key))
-    elif field.endswith(".shape") and ours and theirs and fits(ours, theirs):
+    elif field.endswith(".shape") and ours and theirs and shapes_agree(ours, theirs):
         return
     elif ours != theirs:
         yield field, ours, theirs

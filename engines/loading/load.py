@@ -9,10 +9,9 @@ from typing import cast
 from engines.assets.model_files import runnable
 from engines.assets.store import locate
 from engines.backends.base import Engine
-from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract
 from engines.device.gpus import gpu_index
-from engines.errors import ContractError, EngineError
+from engines.errors import ContractError, EngineError, nearest
 from engines.loading.backend_choice import BACKENDS, Backend, choices, device_name, kinds, suits
 from engines.loading.contract_check import check, check_carried
 from engines.loading.engine_calls import Loaded, watched

@@ -14,12 +14,10 @@ from engines.assets.model_files import is_checkpoint, runnable
 from engines.assets.store import cached_path, is_cached
 from engines.backends.base import Engine
 from engines.backends.onnxruntime import OnnxEngine
-from engines.codecs.detections import finish
+from engines.codecs.base import DetectionRequest, DetectorCodec, TopDownCodec
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import has_random_weights, is_quantised, quantised_from
 from engines.errors import EngineError
-from engines.estimators.detector import KINDS
-from engines.estimators.topdown import CODECS
 from engines.home import cache_home
 from engines.verification.example_inputs import Examples, examples
 
@@ -195,17 +193,19 @@ def _errors(
 
 
 def _meaning(contract: Contract, expected: Outputs, found: Outputs) -> Meaning | None:
-    if contract.codec.kind in CODECS:
-        return _keypoints(contract, expected, found)
-    if contract.codec.kind in KINDS:
-        return _boxes(contract, expected, found)
+    codec = contract.codec
+    if isinstance(codec, TopDownCodec):
+        return _keypoints(codec, contract.input.size, expected, found)
+    if isinstance(codec, DetectorCodec):
+        return _boxes(codec, contract, expected, found)
     return None
 
 
-def _keypoints(contract: Contract, expected: Outputs, found: Outputs) -> Meaning:
-    codec = CODECS[contract.codec.kind]
-    points, scores = codec.finish(codec.reduce(expected, contract), contract)  # (N, K, 2), (N, K)
-    other_points, other_scores = codec.finish(codec.reduce(found, contract), contract)
+def _keypoints(
+    codec: TopDownCodec, input_size: tuple[int, int], expected: Outputs, found: Outputs
+) -> Meaning:
+    points, scores = codec.finish(codec.reduce(expected), input_size)  # (N, K, 2), (N, K)
+    other_points, other_scores = codec.finish(codec.reduce(found), input_size)
     there = np.isfinite(points).all(axis=-1)
     both = there & np.isfinite(other_points).all(axis=-1)
     shifts = np.linalg.norm(points[both] - other_points[both], axis=-1)
@@ -213,12 +213,12 @@ def _keypoints(contract: Contract, expected: Outputs, found: Outputs) -> Meaning
     return Meaning("keypoints", lost, Error.between(shifts), _score_error(scores[both], other_scores[both]))
 
 
-def _boxes(contract: Contract, expected: Outputs, found: Outputs) -> Meaning:
+def _boxes(codec: DetectorCodec, contract: Contract, expected: Outputs, found: Outputs) -> Meaning:
     """Each of the reference's best boxes against the nearest one of its class; nothing is suppressed."""
-    reduce = KINDS[contract.codec.kind].reduce
+    sizes = contract.sizes()
     lost, shifts, scores, other_scores = 0, [], [], []
-    ours = finish(reduce(expected, contract, WEAKEST, 1.0, None), 1.0)
-    theirs = finish(reduce(found, contract, WEAKEST / 2, 1.0, None), 1.0)
+    ours = codec.finish(codec.reduce(expected, DetectionRequest(sizes, WEAKEST, 1.0)), 1.0)
+    theirs = codec.finish(codec.reduce(found, DetectionRequest(sizes, WEAKEST / 2, 1.0)), 1.0)
     for one, other in zip(ours, theirs, strict=True):
         for box, score, kind in zip(one.boxes[:BEST], one.scores[:BEST], one.classes[:BEST], strict=True):
             same = np.flatnonzero(other.classes == kind)

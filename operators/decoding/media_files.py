@@ -58,7 +58,9 @@ def source_info(uri: str) -> SourceInfo:
     Raises:
         SourceError: it cannot be read; in one line.
     """
-    return SourceInfo(*first_frame_size(uri), *read_header(uri))
+    width, height = first_frame_size(uri)
+    header = read_header(uri)
+    return SourceInfo(width, height, header.fps, header.frames, header.codec, header.duration_s)
 
 
 def first_frame_size(uri: str) -> tuple[int, int]:

@@ -23,8 +23,8 @@ from operators.kafka.client import BrokerError, connect, explain
 from operators.kafka.connection import VARIABLES, Connection
 from pipeline.definition.fragment_rules import producers_of
 from pipeline.definition.options import options_model
-from pipeline.errors import ConfigError
-from pipeline.graph import Graph, check_graph, nearest, resolve
+from pipeline.errors import ConfigError, nearest
+from pipeline.graph import Graph, check_graph, resolve
 from pipeline.node import Node
 
 Codec = Literal["jpeg", "png", "raw", "none"]

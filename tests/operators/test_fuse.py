@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engines.errors import ContractError
-from engines.estimators.ensemble import Ensemble, Look, fuse
+from engines.estimators.ensemble import Augmentation, Ensemble, fuse
 from operators.fuse import Fuse
 from operators.graph_files import models_of
 from pipeline.errors import OptionError
@@ -37,22 +37,28 @@ def test_poses_are_fused_by_their_scores_without_outliers(points, scores, expect
 def test_models_and_looks_agree_on_where_a_spot_is(tmp_path):
     """Whatever the look; of the mirrored one the middle keypoints alone, as this model mistakes the sides."""
     models = [top_down(tmp_path, contract(kind, name=kind)) for kind in ("simcc", "heatmap")]
-    looks = [Look(), Look(mirrored=True), Look(degrees=20), Look(degrees=-20), Look(scale=1.2)]
+    augmentations = [
+        Augmentation(),
+        Augmentation(mirrored=True),
+        Augmentation(degrees=20),
+        Augmentation(degrees=-20),
+        Augmentation(scale=1.2),
+    ]
     where = [(100, 110), (80, 60), (125, 65)]
     boxes = np.array([[60, 30, 140, 130]] * 2, np.float32)
-    found = Ensemble(models, looks, 1.0)([spots(*where)], np.zeros(2, int), boxes)
+    found = Ensemble(models, augmentations, 1.0)([spots(*where)], np.zeros(2, int), boxes)
     np.testing.assert_allclose(found.points[:, 0], [where[0]] * 2, atol=0.4)
     np.testing.assert_allclose(found.scores[:, 0], 0.96, atol=0.04)
     np.testing.assert_allclose(found.points[:, 1:], [[where[k % 3] for k in range(1, 17)]] * 2, atol=1.5)
     assert found.scores[0, 1] < 0.9  # two of ten were outliers
-    nobody = Ensemble(models, looks, 1.0)([], np.zeros(0, int), boxes[:0])
+    nobody = Ensemble(models, augmentations, 1.0)([], np.zeros(0, int), boxes[:0])
     assert [array.shape for array in nobody] == [(0, 17, 2), (0, 17)]
 
 
 def test_skeletons_must_agree(tmp_path):
     models = [top_down(tmp_path, contract("simcc", name=name, skeleton=name)) for name in ("coco17", "ap10k")]
     with pytest.raises(ContractError, match="different skeletons: ap10k, coco17"):
-        Ensemble(models, [Look()], 1.0)
+        Ensemble(models, [Augmentation()], 1.0)
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def test_from_packets_to_packets():
         (
             {"models": ["rtmpose-m-body8"], "flip": True, "rotations": (5, 10, 15), "scales": (0.9,)},
             "rotations",
-            "9 looks .* at most 8",
+            "9 crops .* at most 8",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from engines.contracts.contract import load_contract
 from engines.estimators.blazepose import Poses
 from operators.decode import Decode
 from operators.detect import Detect
-from operators.estimation.blazepose_tracks import FollowedPoses
+from operators.estimation.blazepose_tracking import BlazePoseTracking
 from operators.pose import Pose
 from operators.track import Track
 from pipeline.errors import OptionError
@@ -57,7 +57,7 @@ def pose():
 
 def toy_pose(**options):
     operator = Pose("blazepose-full", **options)
-    operator.poses = FollowedPoses(
+    operator.poses = BlazePoseTracking(
         ToyEstimator(), operator.max_instances, operator.min_presence, operator.count
     )
     return operator

@@ -10,13 +10,15 @@ import numpy as np
 import typer
 
 from engines.assets.model_files import find_model, runnable
+from engines.codecs.base import DetectorCodec, TopDownCodec
+from engines.codecs.registry import kinds_of
 from engines.contracts.contract import Contract, load_contract
 from engines.contracts.skeletons import load_skeleton
 from engines.conversion.int8 import pays_here, quantise
 from engines.device.image import Image
 from engines.errors import ContractError
-from engines.estimators.detector import KINDS, Detector, letterboxed
-from engines.estimators.topdown import CODECS, cut_out
+from engines.estimators.detector import Detector, letterboxed
+from engines.estimators.topdown import cut_out
 from engines.loading.load import load_engine
 from operators.decoding.file_source import FileSource
 from operators.decoding.media_files import source_info
@@ -90,13 +92,14 @@ def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
 
 def _inputs(contract: Contract, pictures: Iterator[Image], detector: str | None) -> Iterator[np.ndarray]:
     """(1, …) each: whole frames for a detector, instances for a pose model."""
-    kind = contract.codec.kind
-    if kind in KINDS:
+    codec = contract.codec
+    if isinstance(codec, DetectorCodec):
         yield from (np.asarray(letterboxed([picture], contract)[0]) for picture in pictures)
         return
-    if kind not in CODECS:
+    if not isinstance(codec, TopDownCodec):
         raise ContractError(
-            f"{contract.name}: codec {kind!r} is not quantised, only {sorted({*KINDS, *CODECS})}"
+            f"{contract.name}: codec {codec.kind!r} is not quantised, only "
+            f"{kinds_of(DetectorCodec, TopDownCodec)}"
         )
     persons = contract.skeleton is not None and "left_wrist" in load_skeleton(contract.skeleton).keypoints
     found_by = load_contract(detector or DETECTORS[persons])

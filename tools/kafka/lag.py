@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from operators.kafka.client import BrokerError
 from operators.kafka.connection import Connection
-from pipeline.graph import nearest
+from pipeline.errors import nearest
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient

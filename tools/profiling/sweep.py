@@ -12,8 +12,8 @@ import yaml
 
 from operators.graph_files import load_graph, models_named
 from pipeline.definition.options import options_model
-from pipeline.errors import ConfigError, PosestreamError
-from pipeline.graph import Graph, nearest
+from pipeline.errors import ConfigError, PosestreamError, nearest
+from pipeline.graph import Graph
 from pipeline.node import Node
 from tools.profiling.bounds import Lone
 from tools.profiling.document import Profile

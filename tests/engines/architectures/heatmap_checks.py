@@ -6,7 +6,9 @@ from reference_rows import GAIN, digest, names_and_shapes, sample
 from seeded import fill, image
 
 from engines.architectures import build
-from engines.contracts.contract import Asset, Contract, FileSource, HeatmapCodec, Input, Output
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Asset, Contract, FileSource, Output
+from engines.images.model_input import Input
 
 SKELETONS = {17: "coco17", 133: "coco-wholebody133"}
 

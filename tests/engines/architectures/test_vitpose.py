@@ -8,7 +8,7 @@ from heatmap_checks import assert_names, assert_output, build_without_memory, he
 from reference_rows import TINY_VIT, first_names, rows  # noqa: E402
 
 from engines.architectures import vitpose  # noqa: E402
-from engines.architectures.fit import check_fit  # noqa: E402
+from engines.architectures.checkpoint_fit import check_fit  # noqa: E402
 from engines.architectures.vit import Size  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""What all codecs' `reduce` has in common, of tensors: the host never waits, and shapes follow from shapes."""
+"""`reduce` of every codec on tensors: the host never waits, and output shapes depend on input shapes only."""
 
 import numpy as np
 import pytest
@@ -7,36 +7,44 @@ torch = pytest.importorskip("torch")
 
 import toy_onestage  # noqa: E402
 
-from engines.codecs import heatmap, rtmdet, simcc, yolo, yolo_pose, yolox  # noqa: E402
+from engines.codecs.base import DetectionRequest  # noqa: E402
+from engines.codecs.registry import CODECS  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402
 from engines.device.arrays import mean  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
 from tests.support.no_waits import NoWaits  # noqa: E402
 
-# A model, its codec, the shapes of two images' outputs, and the rows that are left of each.
+# For each family: a model, the shapes of its outputs for two images, and the rows that `reduce` keeps of each.
 POSES = [
-    ("rtmpose-m-body8", simcc, {"simcc_x": (2, 17, 384), "simcc_y": (2, 17, 512)}, 17),
-    ("hrnet-w32-coco", heatmap, {"heatmaps": (2, 17, 64, 48)}, 17),
-    ("hrnet-w32-coco-dark", heatmap, {"heatmaps": (2, 17, 64, 48)}, 17),
-    ("vitpose-b-coco", heatmap, {"heatmaps": (2, 17, 64, 48)}, 17),
+    ("simcc", "rtmpose-m-body8", {"simcc_x": (2, 17, 384), "simcc_y": (2, 17, 512)}, 17),
+    ("heatmap", "hrnet-w32-coco", {"heatmaps": (2, 17, 64, 48)}, 17),
+    ("heatmap", "hrnet-w32-coco-dark", {"heatmaps": (2, 17, 64, 48)}, 17),
+    ("heatmap", "vitpose-b-coco", {"heatmaps": (2, 17, 64, 48)}, 17),
 ]
 DETECTORS = [
-    ("yolox-nano", yolox, {"predictions": (2, 3549, 85)}, 1024),
-    ("rtmdet-nano", rtmdet, {"boxes": (2, 300, 5), "labels": (2, 300)}, 300),
-    ("toy", yolo, {"predictions": (2, 84, 2100)}, 1024),
-    ("toy", yolo_pose, {"predictions": (2, 56, 8400)}, 1024),
+    ("yolox", "yolox-nano", {"predictions": (2, 3549, 85)}, 1024),
+    ("rtmdet", "rtmdet-nano", {"boxes": (2, 300, 5), "labels": (2, 300)}, 300),
+    ("yolo", toy_onestage.detector_contract(), {"predictions": (2, 84, 2100)}, 1024),
+    ("yolo-pose", toy_onestage.contract(), {"predictions": (2, 56, 8400)}, 1024),
 ]
-CODECS = pytest.mark.parametrize(
-    ("name", "codec", "shapes", "rows"), POSES + DETECTORS, ids=lambda given: getattr(given, "__name__", None)
+ON_THE_HOST_ONLY = {"blazepose-detector", "blazepose-landmarks"}  # LiteRT's models, whose outputs are arrays
+
+
+def test_every_family_is_tested():
+    tested = {kind for kind, *_ in POSES + DETECTORS}
+    assert tested | ON_THE_HOST_ONLY == {codec.kind_name() for codec in CODECS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "shapes", "rows"), POSES + DETECTORS, ids=[case[0] for case in POSES + DETECTORS]
 )
-
-
-@CODECS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
-    """On PyTorch's device without memory, where no value can be asked for; constants are copied there once."""
+def test_fixed_shapes_without_waiting(kind, model, shapes, rows, dtype):
+    """On PyTorch's `meta` device, which holds no values to wait for; constants are copied there once, before."""
     stream = open_device("cpu").stream()
-    contract = toy_onestage.contract() if name == "toy" else load_contract(name)
+    contract = load_contract(model) if isinstance(model, str) else model
+    codec = contract.codec
+    assert codec.kind == kind
     outputs = {
         role: torch.empty(shape, dtype=torch.int32 if role == "labels" else dtype, device="meta")
         for role, shape in shapes.items()
@@ -44,9 +52,9 @@ def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
 
     def reduce():
         if contract.task != "pose":
-            return codec.reduce(outputs, contract, 0.3, 0.5, stream)
-        mirrored = codec.mirror_back(outputs, contract, np.arange(rows)[::-1])
-        return codec.reduce(mean(outputs, mirrored), contract)
+            return codec.reduce(outputs, DetectionRequest(contract.sizes(), 0.3, 0.5, stream))
+        mirrored = codec.mirror_back(outputs, np.arange(rows)[::-1])
+        return codec.reduce(mean(outputs, mirrored))
 
     reduce()
     with NoWaits():
@@ -69,6 +77,6 @@ def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
         lambda x: x.to("meta"),
     ],
 )
-def test_the_check_sees_what_makes_the_host_wait(wait):
+def test_the_check_catches_operations_that_wait(wait):
     with NoWaits(), pytest.raises(AssertionError, match="aten::"):
         wait(torch.ones(3))

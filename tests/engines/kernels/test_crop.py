@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.contracts.contract import Input  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.estimators.crops import Crops  # noqa: E402
 from engines.images.geometry import roi_matrices  # noqa: E402
+from engines.images.model_input import Input  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from engines.kernels import crop as module  # noqa: E402
 from engines.kernels.crop import cut  # noqa: E402

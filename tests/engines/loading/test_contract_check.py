@@ -9,7 +9,8 @@ pytest.importorskip("onnx")
 from onnx import TensorProto
 from tiny_onnx import carrying, peaks, shaped
 
-from engines.contracts.contract import HeatmapCodec, Output, load_contract
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Output, load_contract
 from engines.errors import ContractError
 from engines.estimators.topdown import TopDown
 from engines.loading.load import load_engine

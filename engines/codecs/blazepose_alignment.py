@@ -1,8 +1,8 @@
-"""What BlazePose's detector and landmark model share: two points that say where a person is.
+"""The alignment points that BlazePose's detector and landmark model share: they say where a person is.
 
-Both models give the hip centre and a point on the circle around the whole body, straight above the head. The
-circle's square, turned so that the person stands upright in it, is the next region of interest. Formulas of
-MediaPipe 0.10's AlignmentPointsRectsCalculator and RectTransformationCalculator.
+Both models give two points: the hip centre, and a point on the circle around the whole body, straight above
+the head. The square around that circle, turned so that the person stands upright in it, is the next region of
+interest. Formulas of MediaPipe 0.10's AlignmentPointsRectsCalculator and RectTransformationCalculator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def rois_from_alignment(points: np.ndarray, scale: float) -> np.ndarray:
-    """(N, 5) float32: centre x, y, width, height in px and angle in rad, of alignment points (N, 2, 2) in px.
+    """(N, 5) float32: centre x, y, width, height in px and angle in rad, from points (N, 2, 2) in px.
 
     The square's side is the circle's diameter times `scale`; the angle is within [-pi, pi).
     """
@@ -23,10 +23,10 @@ def rois_from_alignment(points: np.ndarray, scale: float) -> np.ndarray:
 
 
 def alignment_diameters(points: np.ndarray) -> np.ndarray:
-    """(N,): the diameters of the body circles, in px, of alignment points (N, 2, 2)."""
+    """(N,): the diameters of the body circles, in px, from alignment points (N, 2, 2)."""
     return 2 * np.hypot(*(points[:, 1] - points[:, 0]).T)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x), element by element; for this alone, importing SciPy's takes a quarter of a second."""
+    """1 / (1 + e^-x), element by element. SciPy's takes a quarter of a second to import."""
     return 0.5 + 0.5 * np.tanh(0.5 * logits)

@@ -1,4 +1,4 @@
-"""Poses of instances in their boxes: the work of `pose` with top-down models, and of `fuse`."""
+"""Poses of instances in their boxes: used by `pose` with top-down models, and by `fuse`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.packet import Instances, Packet
 
 
 class BoxEstimator(Protocol):
-    """What finds a pose in each box: `estimators.topdown.TopDown`, `estimators.ensemble.Ensemble`."""
+    """Estimates a pose in each box: `estimators.topdown.TopDown` or `estimators.ensemble.Ensemble`."""
 
     skeleton: Skeleton
 
     @property
     def halved(self) -> int:
-        """How often its engines have halved their batches."""
+        """How often its engines have halved their batches because memory was too small."""
         ...
 
     def __call__(self, images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray) -> Keypoints:
-        """The pose in each of `boxes` (N, 4), which are in `images[image_index[n]]`; N may be 0."""
+        """The pose in each of `boxes` (N, 4); box n lies in `images[image_index[n]]`; N may be 0."""
         ...
 
     def close(self) -> None:
@@ -33,14 +33,14 @@ class BoxEstimator(Protocol):
         ...
 
 
-class BoxedPoses:
-    """All instances of all packets of a batch, of whatever streams, at once; nothing is remembered."""
+class TopDownPoses:
+    """Estimates all instances of all packets of a batch at once, across streams; keeps no state."""
 
     def __init__(self, estimator: BoxEstimator, max_instances: int | None):
         self.estimator, self.max_instances = estimator, max_instances
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        """The packets with keypoints; one without instances (nothing has looked for any) as it is."""
+        """The packets with keypoints; frames without detection (`instances` is None) are unchanged."""
         chosen = [self._best(packet.instances) for packet in packets if packet.instances is not None]
         if not chosen:
             return packets
@@ -70,7 +70,7 @@ class BoxedPoses:
         return instances.rows(np.sort(best))
 
     def reset(self, stream: str) -> None:
-        """Nothing is remembered."""
+        """There is no state to forget."""
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -1,4 +1,4 @@
-"""What operators that find instances in whole frames share; frames of all cameras go in one engine run."""
+"""The base class of `detect` and `pose_onestage`, which find instances in whole frames."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from operators.estimation.model_options import as_image, count_halved
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
 
-# Options that they share.
+# Options that both share.
 Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float | None, Field(gt=0, le=1, description="that of the model's family unless told")]
-Every = Annotated[int, Field(ge=1, description="detect on frames 0, n, 2n … of a stream; live, on one of n")]
-MaxDetections = Annotated[Count, Field(description="a frame; the best ones stay")]
+Threshold = Annotated[float | None, Field(gt=0, le=1, description="default: that of the model's family")]
+Every = Annotated[int, Field(ge=1, description="detect on frames 0, n, 2n … of a stream; live: on one of n")]
+MaxDetections = Annotated[Count, Field(description="per frame; the best ones stay")]
 
 
-class WorksOnWholeFrames(Operator):
-    """Runs `detector`, which `open` makes, on every n-th frame of each stream."""
+class FrameDetection(Operator):
+    """Run a detector on every n-th frame of each stream; the frames of all cameras share one engine run.
+
+    A subclass sets `detector` in `open`.
+    """
 
     needs = ("image",)
     batch_max = 4
@@ -31,30 +34,30 @@ class WorksOnWholeFrames(Operator):
     def __init__(self, min_score: float | None, nms_iou: float | None, every: int):
         self.min_score, self.nms_iou, self.every = min_score, nms_iou, every
         self._live = False
-        self._turns: dict[str, int] = {}  # stream: which n frames the last one seen was of
+        self._last_group: dict[str, int] = {}  # by stream: the last frame's number // every
 
     def open(self, run: RunInfo) -> None:
-        """Live, frames may be missing, and with them those whose number divides by n."""
+        """Note whether the run is live: then any frame may be missing, also one whose turn it is."""
         self._live = run.live
 
     def _is_due(self, packet: Packet) -> bool:
         if not self._live:
             return packet.seq % self.every == 0
-        turn, before = packet.seq // self.every, self._turns.get(packet.stream)
-        self._turns[packet.stream] = turn
-        return turn != before
+        group, before = packet.seq // self.every, self._last_group.get(packet.stream)
+        self._last_group[packet.stream] = group
+        return group != before
 
     def reset(self, stream: str) -> None:
-        """The next frame is looked at."""
-        self._turns.pop(stream, None)
+        """Detect on the stream's next frame."""
+        self._last_group.pop(stream, None)
 
     def end_stream(self, stream: str) -> Iterable[Packet]:
-        """Forget it."""
+        """Forget the stream; no packet is held back."""
         self.reset(stream)
         return ()
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        """Work on all packets of the batch whose turn it is, in one engine run."""
+        """Detect on the packets that are due, in one engine run; the others get `instances` None."""
         due = [packet for packet in packets if self._is_due(packet)]
         found = self.detector([as_image(packet) for packet in due], self.min_score, self.nms_iou)
         count_halved(self, self.detector.engine.halved)
@@ -63,7 +66,7 @@ class WorksOnWholeFrames(Operator):
 
     @abstractmethod
     def _instances(self, found: Detections) -> Instances:
-        """What was found in a frame, as the packet carries it."""
+        """The detections of one frame as fields of a packet."""
 
     def close(self) -> None:
         """Free the model's memory."""
