@@ -26,7 +26,7 @@ from engines.assets.model_files import find_model, runnable
 from engines.assets.store import is_cached, locate
 from engines.contracts.contract import available_models, load_contract
 from engines.errors import AssetError, EngineError
-from engines.loading.backend_choice import BACKENDS, choices, suits
+from engines.loading.engine_choice import BACKENDS, choices, suits
 from engines.verification.bench import bench_model
 
 COLUMNS = ("model", "input", "backend", "threads", "batch", "items/s", "p50 ms", "p99 ms", "MB", "GPU MB")

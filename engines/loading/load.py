@@ -13,9 +13,9 @@ from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract
 from engines.device.gpus import gpu_index
 from engines.errors import ContractError, EngineError
-from engines.loading.backend_choice import BACKENDS, Backend, choices, device_name, kinds, suits
 from engines.loading.contract_check import check, check_carried
 from engines.loading.engine_calls import Loaded, watched
+from engines.loading.engine_choice import BACKENDS, Backend, choices, device_name, kinds, suits
 
 __all__ = ["BACKENDS", "Backend", "find_engine", "load_engine"]
 

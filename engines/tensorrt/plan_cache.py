@@ -240,7 +240,7 @@ def _verify(contract: Contract, engine: TensorrtEngine, onnx: Path, machine: Mac
     Raises:
         EngineError: it is beyond the contract's tolerance.
     """
-    from engines.verification.compare import verify_engine
+    from engines.comparison.compare import verify_engine
 
     report = verify_engine(contract, engine, onnx)
     if not report.passed:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from engines.backends.base import Engine
+from engines.comparison.example_inputs import examples
 from engines.contracts.contract import Contract
-from engines.verification.example_inputs import examples
 
 FEWEST = 3  # runs of a batch, however slow
 MB = 2**20

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.comparison.compare import Report, verify_engine
 from engines.contracts.contract import Contract
 from engines.loading.load import find_engine, load_engine
-from engines.verification.compare import Report, verify_engine
 
 
 def verify_model(

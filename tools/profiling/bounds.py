@@ -184,7 +184,7 @@ def bound(
 
 def on_cpu(backend: str) -> bool:
     """Whether a backend computes on the processors."""
-    from engines.loading.backend_choice import cuda_devices
+    from engines.loading.engine_choice import cuda_devices
 
     return backend in ("litert", "onnxruntime") or (backend == "torch" and not cuda_devices())
 

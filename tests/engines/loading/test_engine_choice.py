@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import engines.loading.backend_choice as choice
+import engines.loading.engine_choice as choice
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import ContractError, EngineError
-from engines.loading.backend_choice import BACKENDS, choices, device_name, suits
+from engines.loading.engine_choice import BACKENDS, choices, device_name, suits
 from engines.loading.load import load_engine
 from engines.tensorrt import plan_cache as plans
 from tests.support.toy_models import contract, save
