@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from engines.device.names import same_kind
+
 if TYPE_CHECKING:
     import torch
 
@@ -87,7 +89,7 @@ def on_devices_like(device: str, inputs: Mapping[str, Items]) -> bool:
 def on_device_like(device: str, items: Items) -> bool:
     """Whether items lie on a device of this one's kind."""
     place = device_of(items)
-    return place is not None and place.partition(":")[0] == device.partition(":")[0]
+    return place is not None and same_kind(place, device)
 
 
 class Engine(Protocol):

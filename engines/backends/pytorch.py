@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """A network of `engines.architectures` with a checkpoint's weights, on a GPU if there is one.
+    """A network of `engines.architectures` with a checkpoint's weights.
 
     It runs on the stage stream of the thread that runs it. Batches are written to memory that is kept, of a
     few sizes; what it gives is new each time.
@@ -36,7 +36,7 @@ class TorchEngine:
         threads: int = 1,
         *,
         network: nn.Module | None = None,
-        device: str | None = None,
+        device: str = "cpu",
     ):
         """Load a checkpoint, or take a `network` that is there already.
 
@@ -59,7 +59,7 @@ class TorchEngine:
                 raise EngineError(f"{contract.name}: neither a checkpoint nor a network to run")
             network = load_weights(contract, checkpoint)
         torch.set_num_threads(threads)
-        self._device: Device = open_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device: Device = open_device(device)
         self.device = self._device.name
         self._names = {role: output.name for role, output in contract.outputs.items()}
         width, height = contract.input.size

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from engines.device.gpus import Gpu
 from engines.errors import EngineError
-from engines.home import write_whole
+from engines.home import write_atomically
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -71,7 +71,7 @@ class TensorRT:
 
     def keep(self, config: Any, kept: Path) -> None:
         """Keep the timings of a build for the next."""
-        write_whole(kept, bytes(config.get_timing_cache().serialize()))
+        write_atomically(kept, bytes(config.get_timing_cache().serialize()))
 
     def configure(self, engine: Any, kept: Path) -> Any:
         """How an engine is executed, for `context` and, in the end, `keep_kernels`; here there is nothing."""
@@ -140,7 +140,7 @@ class TensorRTForRTX(TensorRT):
 
     def keep_kernels(self, config: Any, kept: Path) -> None:
         """Keep the compiled kernels for the next run."""
-        write_whole(kept, bytes(config.get_runtime_cache().serialize()))
+        write_atomically(kept, bytes(config.get_runtime_cache().serialize()))
 
 
 FLAVOURS: dict[FlavourName, type[TensorRT]] = {kind.name: kind for kind in (TensorRT, TensorRTForRTX)}

@@ -11,9 +11,10 @@ from engines.assets.model_files import find_model
 from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract, available_models, load_contract
 from engines.device.image import DeviceImage, Image
+from engines.device.names import DEVICE_PATTERN
 from engines.errors import ContractError, EngineError
 from engines.images.yuv import YuvImage
-from engines.loading.load import Backend
+from engines.loading.engine_choice import Backend
 from pipeline.errors import OptionError
 from pipeline.operator import Operator
 from pipeline.packet import Packet
@@ -23,9 +24,7 @@ RunsOn = Annotated[Backend, Field(description="what runs the model; auto takes t
 Threads = Annotated[int | None, Field(ge=1, description="for one engine; by the cores and workers")]
 Device = Annotated[
     str | None,
-    Field(
-        pattern=r"^(cpu|cuda(:\d+)?)$", description="where the model runs: cpu, cuda, cuda:1; its backend's"
-    ),
+    Field(pattern=DEVICE_PATTERN, description="where the model runs: cpu, cuda, cuda:1; its backend's"),
 ]
 
 
