@@ -7,8 +7,8 @@ import pytest
 from engines.assets.clips import load_clip
 from engines.assets.store import fetch
 from engines.contracts.contract import load_contract
+from engines.device.names import cuda_devices
 from engines.errors import AssetError
-from engines.loading.backend_choice import cuda_devices
 
 pytest_plugins = [
     "tests.support.kafka_fixtures",

@@ -96,10 +96,10 @@ def pull(
     if not wanted:
         raise typer.BadParameter("name a model (posestream models list), or give --graph GRAPH or --all")
     code = 0
-    with tempfile.TemporaryDirectory(prefix="posestream-") as keep:
+    with tempfile.TemporaryDirectory(prefix="posestream-") as archives:
         for name in dict.fromkeys(wanted):
             try:
-                fetch_with_progress(name, load_contract(name).asset, keep=Path(keep))
+                fetch_with_progress(name, load_contract(name).asset, archives=Path(archives))
             except (ContractError, AssetError) as error:
                 typer.echo(f"posestream: {error}", err=True)
                 code = max(code, BAD_INPUT if isinstance(error, ContractError) else FAILED)
@@ -185,10 +185,10 @@ def remove(name: Annotated[str, typer.Argument(help="A model that you imported."
     typer.echo(f"{name}: removed")
 
 
-def fetch_with_progress(title: str, asset: Asset, *, keep: Path | None = None) -> Path:
+def fetch_with_progress(title: str, asset: Asset, *, archives: Path | None = None) -> Path:
     """Fetch an asset, with a bar on a terminal and one line, on stdout, of what was done.
 
-    `keep` is a folder for wheels and archives that several assets come out of; its owner deletes it.
+    `archives` is a folder that keeps archives and wheels for several assets; the caller deletes it.
 
     Raises:
         AssetError: every source failed.
@@ -212,7 +212,9 @@ def fetch_with_progress(title: str, asset: Asset, *, keep: Path | None = None) -
     with bar:
         # Of what pip downloads the size is not known, so the bar pulses until bytes are reported.
         task = bar.add_task(f"{title} ({_from(asset.sources[0])})", total=None)
-        path = fetch(asset, lambda done, total: bar.update(task, completed=done, total=total), keep=keep)
+        path = fetch(
+            asset, lambda done, total: bar.update(task, completed=done, total=total), archives=archives
+        )
     typer.echo(f"{title}: fetched and verified, {_size(asset)}")
     return path
 

@@ -34,8 +34,8 @@ from networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, ex
 from streams import Load, decoded, measured
 from tables import PACED_P95_MS, TARGET, show
 
+from engines.device.names import cuda_devices
 from engines.home import cache_home
-from engines.loading.backend_choice import cuda_devices
 
 DETECTOR, POSE = "rtmdet-nano-pth", "rtmpose-m-body8"
 PACED = 50  # streams of 30 frames/s, in which about 1,500 detections/s had a p95 of 901 ms on one H100

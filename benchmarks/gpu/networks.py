@@ -67,7 +67,7 @@ def _is_here(contract: Contract) -> bool:
 def built(model: Model, batches: Sequence[int]) -> Iterator[Row]:
     """The plan of a model in FP16 for these batches, compared with ONNX Runtime before it is kept."""
     from engines.tensorrt.network import Batch
-    from engines.tensorrt.plan_cache import build_plan
+    from engines.tensorrt.plan_builder import build_plan
 
     contract, path = find_model(model.path)
     assert path is not None

@@ -29,7 +29,7 @@ import harness
 from aside import LEAST_S, Deadline
 from kept import keep, parser
 
-from engines.loading.backend_choice import cuda_devices
+from engines.device.names import cuda_devices
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ("tests/engines/kernels/test_crop.py", "tests/engines/kernels/test_nms.py")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from engines.architectures import build
 from engines.architectures.checkpoint_fit import check_fit
+from engines.contracts.carried_contract import check_same_numbers
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import CONTRACT, parse_contract
 from engines.errors import ContractError, EngineError
-from engines.loading.contract_check import compare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +91,7 @@ def load_weights(contract: Contract, path: Path) -> nn.Module:
 
     state = load_checkpoint(path)
     if (carried := read_checkpoint_contract(path)) is not None:
-        compare(contract, carried, path.name)
+        check_same_numbers(contract, carried, path.name)
     _check_preprocessing(contract, state, path.name)
     state = current_names({name: it for name, it in state.items() if not name.startswith(PREPROCESSING)})
     with torch.device("meta"):  # shapes alone: the checkpoint's tensors become the network's

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from engines.assets.model_files import exported_path, is_checkpoint
 from engines.assets.store import locate
 from engines.backends.onnxruntime import OnnxEngine
+from engines.comparison.compare import compare_engines
+from engines.comparison.example_inputs import drawn, examples, inputs_of
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import (
     EXPORT,
@@ -26,8 +28,6 @@ from engines.contracts.onnx_metadata import (
 )
 from engines.conversion.onnx_files import require, save, weight_bytes
 from engines.errors import ContractError, EngineError
-from engines.verification.compare import compare_engines
-from engines.verification.example_inputs import drawn, examples, inputs_of
 
 if TYPE_CHECKING:
     import onnx

@@ -16,13 +16,13 @@ import yaml
 from engines.architectures.checkpoints import load_weights, read_checkpoint_contract
 from engines.assets.store import cached_path, sha256
 from engines.backends.base import Engine
+from engines.contracts.carried_contract import check_same_numbers
 from engines.contracts.config_files import check_config, find_config
 from engines.contracts.contract import Asset, Contract, FileSource, Output, available_models, load_contract
 from engines.contracts.onnx_metadata import read_contract
 from engines.conversion.contract_from_graph import as_the_graph_says
 from engines.errors import AssetError, ContractError, EngineError
 from engines.home import cache_home
-from engines.loading.contract_check import compare
 
 GRAPHS, CHECKPOINTS = (".onnx", ".tflite"), (".pth", ".pt", ".safetensors")
 
@@ -135,7 +135,7 @@ def _base(
     if skeleton and skeleton != told.skeleton:
         told = _with_skeleton(told, skeleton)
     if carried:
-        compare(told, carried, file.name)
+        check_same_numbers(told, carried, file.name)
     return told
 
 

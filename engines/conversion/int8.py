@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engines.backends.onnxruntime import OnnxEngine
+from engines.comparison.compare import Report, compare_engines
+from engines.comparison.example_inputs import Examples
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import (
     EXPORT,
@@ -31,8 +33,6 @@ from engines.contracts.onnx_metadata import (
 )
 from engines.errors import EngineError
 from engines.home import cache_home
-from engines.verification.compare import Report, compare_engines
-from engines.verification.example_inputs import Examples
 
 if TYPE_CHECKING:
     import onnx

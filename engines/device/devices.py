@@ -6,6 +6,7 @@ import contextlib
 import functools
 import threading
 
+from engines.device.names import no_such_device, parse_device
 from engines.device.streams import Device, Stream
 from engines.errors import EngineError
 
@@ -23,25 +24,18 @@ def open_device(name: str) -> Device:
         raise EngineError(
             f"device {name} needs PyTorch, which is not installed: pip install 'posestream[torch]'"
         ) from None
-    kind, _, index = name.partition(":")
-    if name == "cpu":
+    device = parse_device(name)
+    if name != str(device):
+        return open_device(str(device))
+    if device.kind == "cpu":
         from engines.device.cpu import CpuDevice
 
         return CpuDevice()
-    if kind != "cuda" or (name != "cuda" and not index.isdecimal()):
-        raise EngineError(f"device {name} is unknown, expected cpu, cuda, or cuda:1 for the second GPU")
-    if name != f"cuda:{int(index or 0)}":
-        return open_device(f"cuda:{int(index or 0)}")
-    count = torch.cuda.device_count()
-    if int(index) >= count:
-        there = f"there are {count} GPUs, from cuda:0 on" if count else "PyTorch finds no GPU"
-        raise EngineError(
-            f"there is no device {name}, {there}; see that nvidia-smi lists it, that CUDA_VISIBLE_DEVICES "
-            "does not hide it and that this PyTorch was built for CUDA, or take device: cpu"
-        )
+    if device.number >= (count := torch.cuda.device_count()):
+        raise no_such_device(name, count, "PyTorch")
     from engines.device.cuda import CudaDevice
 
-    return CudaDevice(int(index))
+    return CudaDevice(device.number)
 
 
 def stage_stream(device: Device) -> Stream:

@@ -16,11 +16,6 @@ class Gpu(NamedTuple):
     driver: str  # 580.65.06
 
 
-def gpu_index(device: str) -> int:
-    """CUDA's number of a device that torch calls cuda:1; the first is meant unless one is told."""
-    return int(device.partition(":")[2] or 0)
-
-
 @functools.cache
 def this_gpu(index: int = 0) -> Gpu | None:
     """A GPU of this machine, the first unless told; None without it, or without its driver.

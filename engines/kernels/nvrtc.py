@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError
-from engines.home import cache_home, write_whole
+from engines.home import cache_home, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def compiled(name: str, architecture: str, parameter_bytes: int) -> bytes:
     except OSError:
         cubin = _compile(nvrtc, name, source, options)
     try:
-        write_whole(kept, cubin)
+        write_atomically(kept, cubin)
     except OSError as error:
         log.warning("cannot keep %s (%s); every start compiles it", kept, error.strerror)
     return cubin

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from engines.backends.base import Engine
+from engines.comparison.example_inputs import examples
 from engines.contracts.contract import Contract
-from engines.verification.example_inputs import examples
+from engines.loading.engine_choice import choose_engine
+from engines.loading.load import open_engine
 
 FEWEST = 3  # runs of a batch, however slow
 MB = 2**20
@@ -79,13 +81,11 @@ def bench_model(
     Raises:
         AssetError, EngineError, ContractError: as `load_engine`.
     """
-    from engines.loading.load import find_engine, load_engine
-
-    path, found, why = find_engine(contract, path, backend)
     example = examples(contract).batch[:1]
     before = _resident_mb(), _gpu_mb()
     start = time.perf_counter()
-    engine = load_engine(contract, threads=threads, path=path, backend=found)
+    choice = choose_engine(contract, path, backend)
+    engine = open_engine(choice, threads)
     load_s = time.perf_counter() - start
     rows: list[Row] = []
     try:
@@ -98,7 +98,7 @@ def bench_model(
             rows.append(_row(size, times, before))
     finally:
         engine.close()
-    return Bench(contract.name, found, why, path.name, threads, round(load_s, 3), rows)
+    return Bench(contract.name, choice.backend, choice.why, choice.path.name, threads, round(load_s, 3), rows)
 
 
 def _times(engine: Engine, name: str, batch: np.ndarray, seconds: float) -> np.ndarray:

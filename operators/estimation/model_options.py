@@ -10,9 +10,10 @@ from pydantic import Field
 from engines.assets.model_files import find_model
 from engines.contracts.contract import Contract, available_models, load_contract
 from engines.device.image import DeviceImage, Image
+from engines.device.names import DEVICE_PATTERN
 from engines.errors import ContractError, EngineError, nearest
 from engines.images.yuv import YuvImage
-from engines.loading.load import Backend
+from engines.loading.engine_choice import Backend
 from pipeline.errors import OptionError
 from pipeline.operator import Operator
 from pipeline.packet import Packet
@@ -23,7 +24,7 @@ Threads = Annotated[int | None, Field(ge=1, description="for one engine; default
 Device = Annotated[
     str | None,
     Field(
-        pattern=r"^(cpu|cuda(:\d+)?)$",
+        pattern=DEVICE_PATTERN,
         description="where the model runs: cpu, cuda, cuda:1; default: the backend chooses",
     ),
 ]

@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from engines.assets.store import cached_path
+from engines.comparison.example_inputs import drawn, inputs_of
 from engines.contracts.contract import Contract, load_contract
 from engines.conversion.export import Exported, export_model, random_network
-from engines.verification.example_inputs import drawn, inputs_of
 
 NAME = "small-rtmpose"
 SIZE = (64, 96)

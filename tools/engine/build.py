@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from engines.assets.model_files import find_model, runnable
 from engines.tensorrt.flavours import FlavourName, installed_flavour
 from engines.tensorrt.network import Batch, Precision
-from engines.tensorrt.plan_cache import build_plan
+from engines.tensorrt.plan_builder import build_plan
 
 MB = 1e6
 

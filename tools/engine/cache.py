@@ -18,8 +18,8 @@ from engines.contracts.contract import load_contract
 from engines.contracts.onnx_metadata import read_contract
 from engines.errors import ContractError, EngineError
 from engines.home import cache_home
-from engines.tensorrt.plan_cache import standing
 from engines.tensorrt.plan_files import Plan, kept_plans, plans_home
+from engines.tensorrt.plan_search import Usability, judge_plans
 
 MB = 1e6
 LEFT_S = 3600
@@ -54,7 +54,8 @@ def list_engines(
 
     Example: `posestream engine list`
     """
-    rows = [*map(_plan, kept_plans()), *map(_export, _exports())]
+    plans = kept_plans()
+    rows = [*map(_plan_row, plans, judge_plans(plans)), *map(_export_row, _exports())]
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], indent=2, default=str))
         return
@@ -83,13 +84,14 @@ def clean(
     if not (model or stale or everything):
         raise typer.BadParameter("name a model, or give --stale or --all; see posestream engine list")
     freed = 0
-    for plan in kept_plans():
-        row = _plan(plan)
+    plans = kept_plans()
+    for plan, usability in zip(plans, judge_plans(plans), strict=True):
+        row = _plan_row(plan, usability)
         if model in (None, row.model) and (row.stale or not stale):
             plan.delete()
             freed += _deleted(row)
     for path in _exports():
-        row = _export(path)
+        row = _export_row(path)
         if model in (None, row.model) and (row.stale or not stale):
             path.unlink()
             _weights(path).unlink(missing_ok=True)
@@ -108,12 +110,10 @@ def told(age: timedelta) -> str:
     return f"{minutes} min"
 
 
-def _plan(plan: Plan) -> Kept:
-    key, (why, stale) = plan.key, standing(plan)
-    whole = plan.is_whole()
-    if not whole:
-        why = ["damaged, build it again", *why]
-    note = "; ".join(why) or ("" if plan.verified else "verified when it is first loaded")
+def _plan_row(plan: Plan, usability: Usability) -> Kept:
+    key, intact = plan.key, plan.is_intact()
+    reasons = usability.reasons if intact else ["damaged, build it again", *usability.reasons]
+    note = "; ".join(reasons) or ("" if plan.verified else "verified when it is first loaded")
     return Kept(
         model=plan.contract.name,
         backend=f"{key.flavour} {key.version}",
@@ -122,14 +122,14 @@ def _plan(plan: Plan) -> Kept:
         built_for=key.gpu or f"any GPU of {key.compute_capability}",
         bytes=plan.size,
         made=plan.built,
-        usable=not why,
+        usable=not reasons,
         note=note,
-        stale=stale or not whole,
+        stale=usability.stale or not intact,
         path=plan.path,
     )
 
 
-def _export(path: Path) -> Kept:
+def _export_row(path: Path) -> Kept:
     try:
         contract = read_contract(path)
     except ContractError:  # of another version of posestream

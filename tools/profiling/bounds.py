@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines.assets.model_files import find_model
+from engines.loading.engine_choice import default_device
 from engines.verification.bench import bench_model
 from operators.decoding.addresses import is_camera, resolve_uri, scheme_of
 from operators.decoding.media_files import source_info
@@ -184,9 +185,7 @@ def bound(
 
 def on_cpu(backend: str) -> bool:
     """Whether a backend computes on the processors."""
-    from engines.loading.backend_choice import cuda_devices
-
-    return backend in ("litert", "onnxruntime") or (backend == "torch" and not cuda_devices())
+    return default_device(backend) == "cpu"
 
 
 def _rate(side_by_side: int, ms: Iterable[float]) -> float | None:

@@ -49,6 +49,6 @@ def test_what_memcheck_said_is_read(said, code, found):
 
 def test_files_with_the_mark_are_found():
     files = run_tests.gpu_tests(run_tests.ROOT)
-    assert "tests/engines/tensorrt/test_plan_cache.py" in files
+    assert "tests/engines/tensorrt/test_plan_builder.py" in files
     assert "tests/engines/images/test_geometry.py" not in files
     assert {*run_tests.KERNELS} < {*files}

@@ -20,9 +20,10 @@ from faulty_server import FaultyServer
 
 from engines.assets.clips import available_clips, load_clip
 from engines.assets.download import download
-from engines.assets.store import cache_home, cached_path, fetch, is_cached, locate, verify
+from engines.assets.store import cached_path, fetch, is_cached, locate, verify
 from engines.contracts.contract import ArchiveSource, Asset, FileSource, WheelSource
 from engines.errors import AssetError, ContractError
+from engines.home import cache_home
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = random.Random(7).randbytes(300_000)
@@ -354,7 +355,7 @@ def test_one_archive_serves_two_assets(server, tmp_path):
     server.files["/pack"] = make_zip({"a.onnx": WEIGHTS, "b.onnx": OTHER})
     for member, content in (("a.onnx", WEIGHTS), ("b.onnx", OTHER)):
         it = asset(ArchiveSource(url=f"{server.url}/pack", member=member), content=content)
-        assert fetch(it, keep=tmp_path).read_bytes() == content
+        assert fetch(it, archives=tmp_path).read_bytes() == content
     assert len(server.requests) == 1
 
 
@@ -387,10 +388,10 @@ def wheel_source(member: str, requirement: str = "tinyweights==1.0") -> WheelSou
 def test_one_wheel_serves_two_assets_by_one_download(wheels, tmp_path):
     first = asset(wheel_source("tinyweights/a.tflite"))
     second = asset(wheel_source("tinyweights/b.tflite"), content=OTHER)
-    assert fetch(first, keep=tmp_path).read_bytes() == WEIGHTS
+    assert fetch(first, archives=tmp_path).read_bytes() == WEIGHTS
     for wheel in wheels.iterdir():
         wheel.unlink()
-    assert fetch(second, keep=tmp_path).read_bytes() == OTHER
+    assert fetch(second, archives=tmp_path).read_bytes() == OTHER
 
 
 def test_what_pip_says_is_told(wheels):

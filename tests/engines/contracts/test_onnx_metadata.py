@@ -3,6 +3,7 @@
 import pytest
 
 from engines.assets.model_files import find_model
+from engines.contracts.carried_contract import check_carried
 from engines.contracts.contract import load_contract
 from engines.contracts.onnx_metadata import (
     CONTRACT,
@@ -12,7 +13,6 @@ from engines.contracts.onnx_metadata import (
     write_metadata,
 )
 from engines.errors import ContractError
-from engines.loading.contract_check import check_carried
 from tests.support.tiny_onnx import carrying, shaped
 
 onnx = pytest.importorskip("onnx")

@@ -14,13 +14,13 @@ from engines.architectures.checkpoints import load_weights
 from engines.assets.model_files import runnable
 from engines.backends.onnxruntime import OnnxEngine
 from engines.codecs import simcc
+from engines.comparison.compare import verify_engine
+from engines.comparison.example_inputs import drawn, inputs_of
 from engines.contracts.contract import load_contract
 from engines.contracts.onnx_metadata import has_random_weights, read_contract, read_notes
 from engines.conversion.export import OPSET, export, export_model, random_network, to_onnx
 from engines.conversion.onnx_files import save, to_float16
 from engines.errors import AssetError, EngineError
-from engines.verification.compare import verify_engine
-from engines.verification.example_inputs import drawn, inputs_of
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")

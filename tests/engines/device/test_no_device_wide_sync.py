@@ -15,7 +15,7 @@ from engines.assets.store import cached_path  # noqa: E402
 from engines.contracts.contract import Contract, load_contract  # noqa: E402
 from engines.conversion.export import export_model, random_network  # noqa: E402
 from engines.tensorrt.network import Batch  # noqa: E402
-from engines.tensorrt.plan_cache import build_plan  # noqa: E402
+from engines.tensorrt.plan_builder import build_plan  # noqa: E402
 from operators import REGISTRY  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
 from pipeline.run import Run  # noqa: E402

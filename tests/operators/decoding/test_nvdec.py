@@ -169,7 +169,7 @@ def test_after_a_seek_it_begins_anew(video, packets):
 
 
 def test_without_a_gpu_opening_says_so(video):
-    from engines.loading.backend_choice import cuda_devices
+    from engines.device.names import cuda_devices
 
     if cuda_devices():
         pytest.skip("there is a GPU")

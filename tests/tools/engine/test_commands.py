@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engines.errors import ContractError, EngineError
-from tests.engines.verification.test_verify_model import damaged
+from tests.engines.comparison.test_compare import damaged
 from tools.engine.commands import app
 
 

@@ -5,8 +5,8 @@ import re
 import cv2
 import pytest
 
+from engines.comparison.example_inputs import drawn
 from engines.errors import AssetError
-from engines.verification.example_inputs import drawn
 from pipeline.errors import SourceError
 from tests.tools.engine.test_commands import engine
 

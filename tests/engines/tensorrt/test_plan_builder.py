@@ -10,8 +10,9 @@ from engines.device.gpus import this_gpu
 from engines.errors import EngineError
 from engines.loading.load import load_engine
 from engines.tensorrt.network import Batch
-from engines.tensorrt.plan_cache import build_plan, find_plan, standing
+from engines.tensorrt.plan_builder import build_plan
 from engines.tensorrt.plan_files import Key, Machine, differences, kept_plans, onnx_sha256
+from engines.tensorrt.plan_search import ModelPlans, judge_plans
 
 HERE = {
     "flavour": "tensorrt",
@@ -133,7 +134,7 @@ def test_a_damaged_plan_is_refused_and_built_again(tiny):
         plan.read()
     again, fresh = build()
     assert fresh
-    assert again.is_whole()
+    assert again.is_intact()
 
 
 def test_a_record_that_cannot_be_read_is_no_plan(tiny):
@@ -168,11 +169,10 @@ def test_nothing_is_opened_without_a_gpu(tiny):
         pytest.skip("there is a GPU")
     model, onnx, build = tiny
     plan, _ = build()
-    with pytest.raises(EngineError, match=r"^tensorrt-rtx: no CUDA device found; see that nvidia-smi"):
+    with pytest.raises(EngineError, match=r"^tensorrt-rtx: no CUDA device found; check that nvidia-smi"):
         load_engine(model, path=onnx, backend="tensorrt-rtx")
-    assert find_plan(model, onnx, "tensorrt-rtx") is None
-    assert standing(plan).why == ["tensorrt-rtx: no CUDA device found"]
-    assert not standing(plan).stale
+    assert ModelPlans(model, onnx).find("tensorrt-rtx", "cuda:0") is None
+    assert judge_plans([plan]) == [(["tensorrt-rtx: no CUDA device found"], False)]
 
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
@@ -192,11 +192,11 @@ def test_a_plan_for_this_gpu_is_verified_and_found(backend, tmp_path, monkeypatc
     model, onnx = landmarks(), landmarks_onnx(tmp_path)
     plan, _ = build_plan(model, onnx, backend, "fp32")
     assert plan.verified.gpu == plan.key.gpu == this_gpu().name
-    assert find_plan(model, onnx, backend) == plan
+    assert ModelPlans(model, onnx).find(backend, "cuda:0") == plan
     os.utime(onnx)
-    assert find_plan(model, onnx, backend) == plan  # its content counts
+    assert ModelPlans(model, onnx).find(backend, "cuda:0") == plan  # its content counts, not its date
     onnx.write_bytes(onnx.read_bytes() + b"\0")
-    assert find_plan(model, onnx, backend) is None
+    assert ModelPlans(model, onnx).find(backend, "cuda:0") is None
     with pytest.raises(EngineError, match=r"ONNX file .*posestream engine build landmarks"):
         load_engine(model, path=onnx, backend=backend)
 

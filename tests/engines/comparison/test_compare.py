@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from engines.backends.base import TensorSpec
+from engines.comparison.compare import compare_engines
 from engines.contracts.contract import load_contract
 from engines.errors import EngineError
-from engines.verification.compare import compare_engines
 from engines.verification.verify_model import verify_model
 from tests.support.toy_models import contract as toy
 

@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import engines.loading.backend_choice as choice
+import engines.device.names as device_names
+import engines.loading.engine_choice as engine_choice
 from engines.backends.onnxruntime import OnnxEngine
+from engines.device.names import existing_device
 from engines.errors import ContractError, EngineError
-from engines.loading.backend_choice import BACKENDS, choices, device_name, suits
+from engines.loading.engine_choice import BACKENDS, engine_choices, runs_file
 from engines.loading.load import load_engine
-from engines.tensorrt import plan_cache as plans
+from engines.tensorrt import open_plan as plans
+from engines.tensorrt import plan_search
 from tests.support.toy_models import contract, save
 
 POSE = contract("simcc")
+PLAN = object()  # stands for a plan that fits
 
 
 @pytest.mark.parametrize(
@@ -27,15 +31,43 @@ POSE = contract("simcc")
     ],
 )
 def test_what_runs_a_file(file, backends):
-    assert {backend for backend in BACKENDS if backend != "auto" and suits(backend, Path(file))} == backends
+    assert {
+        backend for backend in BACKENDS if backend != "auto" and runs_file(backend, Path(file))
+    } == backends
     with pytest.raises(EngineError, match=f"cannot run {file}"):
         load_engine(POSE, path=Path(file), backend="torch" if file == "m.onnx" else "onnxruntime")
 
 
+def gpus(monkeypatch, count):
+    for module in (device_names, engine_choice):
+        monkeypatch.setattr(module, "cuda_devices", lambda: count)
+
+
 def machine(monkeypatch, *, devices, built, providers):
-    monkeypatch.setattr(choice, "cuda_devices", lambda: devices)
-    monkeypatch.setattr(choice, "_plans", lambda *_: iter(built))
-    monkeypatch.setattr(choice, "_providers", lambda: [f"{name}ExecutionProvider" for name in providers])
+    """GPUs, plans and providers of ONNX Runtime; returns the devices for which plans are asked for."""
+    asked = []
+
+    class ModelPlans:
+        def __init__(self, contract, onnx):
+            pass
+
+        def find(self, backend, device):
+            asked.append(device)
+            return PLAN if backend in built else None
+
+        require = find
+
+    gpus(monkeypatch, devices)
+    monkeypatch.setattr(plan_search, "ModelPlans", ModelPlans)
+    monkeypatch.setattr(engine_choice, "find_spec", lambda module: module)
+    monkeypatch.setattr(
+        engine_choice, "_providers", lambda: [f"{name}ExecutionProvider" for name in providers]
+    )
+    return asked
+
+
+def backends_in_turn(*arguments):
+    return [choice.backend for choice in engine_choices(POSE, *arguments)]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +81,7 @@ def machine(monkeypatch, *, devices, built, providers):
 )
 def test_auto_takes_the_fastest_that_is_here(monkeypatch, devices, built, providers, in_turn):
     machine(monkeypatch, devices=devices, built=built, providers=providers)
-    assert [backend for backend, _ in choices(POSE, Path("m.onnx"))] == in_turn
+    assert backends_in_turn(Path("m.onnx")) == in_turn
 
 
 def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, caplog, monkeypatch):
@@ -64,7 +96,7 @@ def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, capl
     assert isinstance(engine, OnnxEngine)
     assert [(it.levelname, it.message.partition(" (")[0]) for it in caplog.records] == [
         ("INFO", "toy: tensorrt"),
-        ("WARNING", "toy: what is faster fails: the plan is beyond the model's tolerance"),
+        ("WARNING", "toy: a faster backend failed: the plan is beyond the model's tolerance"),
         ("INFO", "toy: onnxruntime"),
     ]
     with pytest.raises(EngineError, match="beyond the model's tolerance"):  # who names it, gets it or nothing
@@ -75,23 +107,23 @@ def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, capl
     ("device", "name"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
 )
 def test_devices_by_their_names(monkeypatch, device, name):
-    monkeypatch.setattr(choice, "cuda_devices", lambda: 2)
-    assert device_name(device) == name
+    gpus(monkeypatch, 2)
+    assert existing_device(device) == name
 
 
 @pytest.mark.parametrize(
     ("there", "device", "told"),
     [
-        (2, "cuda:2", "there is no device cuda:2, this machine has 2 CUDA devices, from cuda:0 on; see"),
-        (1, "cuda:1", "there is no device cuda:1, this machine has 1 CUDA device, from cuda:0 on; see"),
-        (0, "cuda", "there is no device cuda, this machine has no CUDA device; see"),
+        (2, "cuda:2", "there is no device cuda:2, the driver finds 2 GPUs, from cuda:0 on; check"),
+        (1, "cuda:1", "there is no device cuda:1, the driver finds 1 GPU, from cuda:0 on; check"),
+        (0, "cuda", "there is no device cuda, the driver finds no GPU; check"),
         (1, "gpu", "device 'gpu' is unknown, expected cpu, cuda, or cuda:1"),
         (1, "cuda:", "device 'cuda:' is unknown"),
         (1, "cuda:-1", "device 'cuda:-1' is unknown"),
     ],
 )
 def test_devices_that_are_not_there(monkeypatch, tmp_path, there, device, told):
-    monkeypatch.setattr(choice, "cuda_devices", lambda: there)
+    gpus(monkeypatch, there)
     with pytest.raises(EngineError, match=told):
         load_engine(POSE, path=tmp_path / "m.onnx", device=device)
 
@@ -109,10 +141,12 @@ def test_devices_that_are_not_there(monkeypatch, tmp_path, there, device, told):
     ],
 )
 def test_auto_takes_only_what_runs_on_the_device_that_is_told(monkeypatch, file, device, providers, in_turn):
-    asked = []
-    machine(monkeypatch, devices=2, built=[], providers=providers)
-    monkeypatch.setattr(choice, "_plans", lambda *given: iter([asked.append(given[2]), "tensorrt"][1:]))
-    assert [backend for backend, _ in choices(POSE, Path(file), device)] == in_turn
+    asked = machine(monkeypatch, devices=2, built=["tensorrt"], providers=providers)
+    if in_turn:
+        assert backends_in_turn(Path(file), "auto", device) == in_turn
+    else:
+        with pytest.raises(EngineError, match="nothing here runs"):
+            backends_in_turn(Path(file), "auto", device)
     assert set(asked) <= {device}
 
 
@@ -148,7 +182,7 @@ def test_a_file_that_nothing_can_run_fails_as_the_last_choice_does(tmp_path, mon
 
 
 def test_auto_says_what_it_took_and_why(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(choice, "cuda_devices", lambda: 0)
+    gpus(monkeypatch, 0)
     path = save(POSE, tmp_path / "toy.onnx")
     with caplog.at_level(logging.INFO, "posestream.engine"):
         load_engine(POSE, path=path).close()

@@ -15,11 +15,11 @@ from engines.assets.store import cached_path, is_cached
 from engines.backends.base import Engine
 from engines.backends.onnxruntime import OnnxEngine
 from engines.codecs.base import DetectionRequest, DetectorCodec, TopDownCodec
+from engines.comparison.example_inputs import Examples, examples
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import has_random_weights, is_quantised, quantised_from
 from engines.errors import EngineError
 from engines.home import cache_home
-from engines.verification.example_inputs import Examples, examples
 
 Outputs = dict[str, np.ndarray]  # by role
 
