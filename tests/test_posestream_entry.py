@@ -96,10 +96,10 @@ def test_a_module_that_is_imported_already_is_named(tmp_path, name, kind):
 
 
 def test_a_folder_without_init_that_is_imported_already_is_named(tmp_path):
-    """Only possible while posestream is not yet on the search path."""
+    """Only possible while posestream is not on the search path yet; -S leaves out installed packages."""
     stranger = put(tmp_path, "folder", "engines")
     content = f"import sys, engines\nsys.path.insert(0, {str(ROOT)!r})\n{USE}"
-    done = python(script(tmp_path, content), cwd=tmp_path, path=())
+    done = python("-S", script(tmp_path, content), cwd=tmp_path, path=())
     assert_refused(done, "engines", stranger, "has already imported")
 
 
