@@ -33,9 +33,9 @@ import operators.detect
 import operators.pose
 from engines.backends.base import Engine
 from engines.contracts.contract import Contract
-from engines.device.copies import Kept
 from engines.device.devices import open_device, stage_stream
 from engines.device.pool import SurfacePool
+from engines.device.transfers import Kept
 from engines.images.yuv import rgb_matrix
 from engines.kernels import crop as cut
 from engines.kernels import nms as suppress

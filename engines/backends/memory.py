@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engines.backends.base import Items, TensorSpec, on_device_like, put
-from engines.device.copies import Staging
+from engines.device.transfers import Staging
 
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
 from engines.device.streams import Event, Stream
+from engines.device.transfers import Landing
 
 
 class CpuEvent:

@@ -11,9 +11,9 @@ from typing import cast
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
 from engines.device.gpus import call, runtime
 from engines.device.streams import Event, Stream
+from engines.device.transfers import Landing
 
 
 class CudaEvent:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 
-from engines.device.copies import aligned
 from engines.device.devices import stage_stream
+from engines.device.transfers import aligned
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 

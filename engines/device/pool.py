@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.device.copies import Kept, Staging
 from engines.device.image import DeviceImage, Layout, Readers, layout_of, memory_size, planes_of
+from engines.device.transfers import Kept, Staging
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 

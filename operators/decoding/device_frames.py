@@ -10,11 +10,11 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from engines.device.copies import Kept
 from engines.device.devices import open_device, stage_stream
 from engines.device.image import DeviceImage
 from engines.device.pool import SurfacePool
 from engines.device.streams import Device
+from engines.device.transfers import Kept
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 from operators.decoding.frame_images import Decoder, HostFrames, colour_matrix, picture_of

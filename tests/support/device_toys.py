@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
+from engines.device.transfers import Landing
 
 Clock = Counter  # by stream or thread
 

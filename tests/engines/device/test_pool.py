@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch")
 
 from device_toys import Race, World  # noqa: E402
 
-from engines.device import copies  # noqa: E402
-from engines.device.copies import Kept, Staging  # noqa: E402
+from engines.device import transfers  # noqa: E402
 from engines.device.devices import open_device, stage_stream  # noqa: E402
 from engines.device.image import LayoutError, Readers, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
+from engines.device.transfers import Kept, Staging  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
 SIZE = (6, 4)  # width, height
@@ -208,7 +208,7 @@ def test_a_pool_that_forgets_the_readers_is_caught(monkeypatch):
 
 
 def test_staging_that_is_refilled_too_early_is_caught(monkeypatch):
-    monkeypatch.setattr(copies.Staging, "upload", careless_upload)
+    monkeypatch.setattr(transfers.Staging, "upload", careless_upload)
     world = World(eager=0)
     device = world.device()
     pool, stream = SurfacePool(device, 8), device.stream()
