@@ -44,7 +44,7 @@ class MadeInPlace(Protocol):
         """Write the items from `first` on to `out` (n, …), as many as have room there."""
         ...
 
-    def cut_into(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
+    def write_on_device(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
         """The same on a device, as part of a stream; the host does not wait."""
         ...
 
@@ -108,10 +108,10 @@ class Engine(Protocol):
         Host in, host out: arrays, and `Crops` of images of the host, give arrays that belong to the caller.
 
         Device in, device out: tensors of PyTorch, and `Crops` of images that lie on a device, give tensors
-        on the engine's device, and the host waits for nothing. They are ordered on this thread's stage stream
-        (`engines.device.devices.stage_stream`): what it is given next may read them, others wait for an event
-        of it. They hold until the next run of this engine, which overwrites them. An engine without memory on
-        a device (LiteRT, ONNX Runtime) takes such items through the host, and gives arrays.
+        on the engine's device, and the host waits for nothing. They are ordered on this thread's stream
+        (`engines.device.devices.thread_stream`): its later work may read them, other streams wait for an
+        event of it. They hold until the next run of this engine, which overwrites them. An engine
+        without memory on a device (LiteRT, ONNX Runtime) takes such items through the host, and gives arrays.
 
         A model whose graph is fixed to one item is run B times.
         """

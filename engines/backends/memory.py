@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engines.backends.base import Items, TensorSpec, on_device_like, put
-from engines.device.transfers import Staging
+from engines.device.transfers import StagingBuffers
 
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
@@ -32,7 +32,7 @@ class InputMemory:
         with stream.use():
             memory.zero_()  # rows that are never filled are computed, too: let them be numbers
         self.tensor = memory.view(getattr(torch, spec.dtype.name)).view(shape)
-        self._staging: Staging | None = None  # made when the host first gives something
+        self._staging: StagingBuffers | None = None  # made when the host first gives something
 
     def fill(self, items: Items, first: int, stop: int, stream: Stream) -> torch.Tensor:
         """Write the items from `first` up to `stop`, as part of a stream; the rows that hold them.
@@ -47,9 +47,9 @@ class InputMemory:
             part = items[first:stop]
             self._device.copy(rows, part, stream)
             if part.device == rows.device:  # that of another device, PyTorch keeps itself until it is here
-                stream.keep(part)
+                stream.keep_alive(part)
         else:
-            items.cut_into(rows, stream, first)
+            items.write_on_device(rows, stream, first)
         return rows
 
     def _fill_from_host(self, items: Items, first: int, rows: torch.Tensor, stream: Stream) -> None:
@@ -61,5 +61,5 @@ class InputMemory:
         def write(memory: torch.Tensor) -> None:
             put(items, memory.numpy().view(dtype).reshape(shape), first)
 
-        self._staging = self._staging or Staging(self._device, limit=2)
+        self._staging = self._staging or StagingBuffers(self._device, limit=2)
         self._staging.upload(write, rows.view(-1).view(torch.uint8), stream)

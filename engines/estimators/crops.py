@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.contracts.contract import Input
 from engines.device.arrays import Array, to_host
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.image import DeviceImage, Image
 from engines.images.geometry import warp
 
@@ -82,7 +82,7 @@ class Crops:
         return batch if dtype is None else batch.astype(dtype, copy=False)
 
     def made(self) -> Array:
-        """The whole batch: a tensor where all images lie on a device, ready on the stage stream."""
+        """The whole batch: a tensor where all images lie on a device, ready on this thread's stream."""
         return self._on_device(slice(None)) if self.device else np.asarray(self)
 
     def write(self, out: np.ndarray, first: int = 0) -> None:
@@ -101,7 +101,7 @@ class Crops:
             pixels = warp(image, self.matrices[n], model_input.size, model_input.pad_value)
             self._normalise(pixels, crop)
 
-    def cut_into(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
+    def write_on_device(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
         """Cut the crops from `first` on into `out` (n, …) on a device, as many as have room there.
 
         All images must lie on devices; those that lie on another one are copied to that of `out`.
@@ -124,10 +124,10 @@ class Crops:
 
         assert self.device
         device, crops = open_device(self.device), self[part]
-        stream = stage_stream(device)
+        stream = thread_stream(device)
         with stream.use():
             out = torch.empty(crops.shape, device=device.torch_device)
-        crops.cut_into(out, stream)
+        crops.write_on_device(out, stream)
         return out
 
     def _normalise(self, pixels: np.ndarray, out: np.ndarray) -> None:

@@ -35,7 +35,7 @@ CODECS = pytest.mark.parametrize(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
     """On PyTorch's device without memory, where no value can be asked for; constants are copied there once."""
-    stream = open_device("cpu").stream()
+    stream = open_device("cpu").new_stream()
     contract = toy_onestage.contract() if name == "toy" else load_contract(name)
     outputs = {
         role: torch.empty(shape, dtype=torch.int32 if role == "labels" else dtype, device="meta")
