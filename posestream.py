@@ -9,6 +9,12 @@
 Everything here lives elsewhere and is only re-exported.
 """
 
+# ruff: noqa: E402  (the check comes before the imports that it protects)
+
+from posestream_entry import check_packages
+
+check_packages()
+
 from engines.errors import AssetError, ContractError, EngineError
 from operators.graph_files import load_graph, run
 from operators.reading.read import Recording, read, read_folder

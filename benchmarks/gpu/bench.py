@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from aside import Deadline, Row, aside
 from clip import make_clip
-from kept import keep, parser
+from isolation import Deadline, Row, aside
 from networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, exported, in_half
+from result_files import keep, parser
 from streams import Load, decoded, measured
 from tables import PACED_P95_MS, TARGET, show
 

@@ -17,7 +17,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import parts
+import split_files
 
 STAMP = "wheels.json"
 
@@ -34,7 +34,7 @@ def main() -> None:
         raise SystemExit(f"WHEELS={given.wheels} is no folder; make one: python benchmarks/gpu/wheels.py DIR")
     try:
         make(given.venv, given.wheels)
-    except parts.PartsError as error:
+    except split_files.PartsError as error:
         raise SystemExit(f"environment.py: {error}") from None
 
 
@@ -61,7 +61,7 @@ def make(folder: Path, wheels: Path) -> None:
     )
     (site / "parent.pth").write_text("".join(f"{path}\n" for path in packages()), encoding="utf-8")
     joined = folder / "joined"
-    files = [*sorted(wheels.glob("*.whl")), *parts.join(wheels, joined)]
+    files = [*sorted(wheels.glob("*.whl")), *split_files.join(wheels, joined)]
     command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
     # Not what they depend on: that is in the folder or in this Python, and `pip check` says what is not.
     done = subprocess.run([*command, "--no-deps", "--no-compile", *files], check=False)

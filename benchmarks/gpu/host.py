@@ -33,9 +33,9 @@ import operators.detect
 import operators.pose
 from engines.backends.base import Engine
 from engines.contracts.contract import Contract
-from engines.device.copies import Kept
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.pool import SurfacePool
+from engines.device.transfers import KeepAlive
 from engines.images.yuv import rgb_matrix
 from engines.kernels import crop as cut
 from engines.kernels import nms as suppress
@@ -63,16 +63,18 @@ class Decoded(Source):
 
     def read(self, stream: str, uri: str) -> Iterator[Packet]:
         device, (width, height) = open_device("cpu"), SIZE
-        pool, kept, matrix = SurfacePool(device, 64), Kept(), rgb_matrix("bt709", full_range=False)
+        pool, kept, matrix = SurfacePool(device, 64), KeepAlive(), rgb_matrix("bt709", full_range=False)
         planes = [
             torch.zeros((height, width), dtype=torch.uint8),
             torch.zeros((height // 2, width // 2, 2), dtype=torch.uint8),
         ]
-        mine = stage_stream(device)
+        mine = thread_stream(device)
         for seq in itertools.count():
             if self._stopped.is_set():
                 return
-            image = pool.from_device(planes, matrix, mine, device.legacy(), owner=planes, kept=kept)
+            image = pool.from_device(
+                planes, matrix, mine, device.legacy_stream_event(), owner=planes, kept=kept
+            )
             yield Packet(stream, seq, seq * 33_333_333, time.time_ns(), SIZE, image)
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aside import Row
+from isolation import Row
 
 from engines.assets.model_files import find_model, is_checkpoint, runnable
 from engines.assets.store import MIRROR, fetch, is_cached
@@ -153,9 +153,9 @@ def _placed(items: np.ndarray, device: str) -> tuple[Any, Callable[[], None]]:
         return items, lambda: None
     import torch
 
-    from engines.device.devices import open_device, stage_stream
+    from engines.device.devices import open_device, thread_stream
 
-    stream = stage_stream(open_device(device))
+    stream = thread_stream(open_device(device))
     return torch.from_numpy(items).to(device), lambda: stream.record().synchronise()
 
 

@@ -26,8 +26,8 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
-from aside import LEAST_S, Deadline
-from kept import keep, parser
+from isolation import LEAST_S, Deadline
+from result_files import keep, parser
 
 from engines.device.names import cuda_devices
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import av
-from aside import Row
 from clip import FPS
+from isolation import Row
 from networks import Model
 
 from operators import REGISTRY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import harness
-from aside import Row
+from isolation import Row
 
 TARGET = 0.85  # of the tighter bound
 PACED_P95_MS = 100.0

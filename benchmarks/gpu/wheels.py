@@ -22,7 +22,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import parts
+import split_files
 import tensorrt_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,11 +57,11 @@ def main() -> int:
     given = parser.parse_args()
     try:
         if given.join:
-            for path in parts.join(given.out, given.out):
+            for path in split_files.join(given.out, given.out):
                 print(path)
             return 0
         return build(given.out, given)
-    except (parts.PartsError, UnavailableError, tensorrt_wheel.TensorrtWheelError) as error:
+    except (split_files.PartsError, UnavailableError, tensorrt_wheel.TensorrtWheelError) as error:
         raise SystemExit(f"wheels.py: {error}") from None
 
 
@@ -88,7 +88,7 @@ def build(out: Path, given: argparse.Namespace) -> int:
             failed += 1
             print(f"  left out: {error}", flush=True)
     remove(out, without)
-    for name in parts.cut(out, given.part_mb * MB):
+    for name in split_files.cut(out, given.part_mb * MB):
         print(f"cut {name}")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(list(out.iterdir()))} files, {size / MB:.0f} MB")

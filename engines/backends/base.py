@@ -46,7 +46,7 @@ class MadeInPlace(Protocol):
         """Write the items from `first` on to `out` (n, …), as many as fit."""
         ...
 
-    def cut_into(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
+    def write_on_device(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
         """The same to memory of a device, queued on a stream; the host does not wait."""
         ...
 
@@ -112,7 +112,7 @@ class Engine(Protocol):
 
         Device in, device out: PyTorch's tensors, and `Crops` of images on a device, give tensors on the
         engine's device, and the host does not wait. They are written in the order of this thread's stage
-        stream (`engines.device.devices.stage_stream`): work queued on it next may read them, other streams
+        stream (`engines.device.devices.thread_stream`): work queued on it next may read them, other streams
         must wait for an event of it. The next run of this engine overwrites them. An engine without memory
         on a device (LiteRT, ONNX Runtime) copies such items to the host and gives arrays.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.backends.base import TensorSpec
-from engines.device.devices import stage_stream
+from engines.device.devices import thread_stream
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def join(parts: list[Outputs], outputs: dict[str, TensorSpec]) -> Outputs:
 
 
 def stream_behind(last: Stream, device: Device) -> Stream:
-    """This thread's stage stream, after it was made to wait for work on `last`, another thread's stream."""
-    stream = stage_stream(device)
+    """This thread's stream, after it was made to wait for work on `last`, another thread's stream."""
+    stream = thread_stream(device)
     if stream is not last:
         stream.wait(last.record())
     return stream

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engines.backends.base import Items, TensorSpec, on_device_like, put
-from engines.device.copies import Staging
+from engines.device.transfers import StagingBuffers
 
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
@@ -32,7 +32,7 @@ class InputMemory:
         with stream.use():
             memory.zero_()  # the engine computes unfilled rows, too: they must be numbers
         self.tensor = memory.view(getattr(torch, spec.dtype.name)).view(shape)
-        self._staging: Staging | None = None  # made when the first items come from the host
+        self._staging: StagingBuffers | None = None  # made when the first items come from the host
 
     def fill(self, items: Items, first: int, stop: int, stream: Stream) -> torch.Tensor:
         """Write the items from `first` up to `stop`, queued on a stream, and return the rows that hold them.
@@ -49,9 +49,9 @@ class InputMemory:
             if (
                 part.device == rows.device
             ):  # PyTorch itself keeps a tensor of another device until it is copied
-                stream.keep(part)
+                stream.keep_alive(part)
         else:
-            items.cut_into(rows, stream, first)
+            items.write_on_device(rows, stream, first)
         return rows
 
     def _fill_from_host(self, items: Items, first: int, rows: torch.Tensor, stream: Stream) -> None:
@@ -63,5 +63,5 @@ class InputMemory:
         def write(memory: torch.Tensor) -> None:
             put(items, memory.numpy().view(dtype).reshape(shape), first)
 
-        self._staging = self._staging or Staging(self._device, limit=2)
+        self._staging = self._staging or StagingBuffers(self._device, limit=2)
         self._staging.upload(write, rows.view(-1).view(torch.uint8), stream)

@@ -12,7 +12,7 @@ import numpy as np
 from engines.backends.base import Items, TensorSpec, on_devices_like
 from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
 from engines.contracts.contract import Contract
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.streams import Device, Stream
 from engines.errors import EngineError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TorchEngine:
     """A network of `engines.architectures` with a checkpoint's weights.
 
-    It runs on the stage stream of the calling thread. Input memory is allocated once for each batch size;
+    It runs on the stream of the calling thread. Input memory is allocated once for each batch size;
     outputs are new tensors each time.
     """
 
@@ -65,7 +65,7 @@ class TorchEngine:
         width, height = contract.input.size
         float32 = np.dtype(np.float32)
         self.inputs = {contract.input.name: TensorSpec((-1, 3, height, width), float32)}
-        self._stream = stage_stream(self._device)
+        self._stream = thread_stream(self._device)
         with torch.no_grad(), self._stream.use():
             self._network: nn.Module | None = network.eval().to(self._device.torch_device)
             example = network(torch.zeros(1, 3, height, width, device=self._device.torch_device))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.streams import Stream
 
 Array = Any  # an np.ndarray, or a torch.Tensor of any device
@@ -52,7 +52,7 @@ def flipped(array: Array, axis: int) -> Array:
 def stream_of(outputs: Outputs) -> Stream | None:
     """The stream of this thread on which outputs that are tensors can be read; None if they are arrays."""
     first = next(iter(outputs.values()))
-    return stage_stream(open_device(str(first.device))) if is_tensor(first) else None
+    return thread_stream(open_device(str(first.device))) if is_tensor(first) else None
 
 
 def to_host(reduced: dict[str, Array]) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ class DeviceClock:
     def __init__(
         self, device: Device, new_event: Callable[[], Any], clock: Callable[[], int] = time.monotonic_ns
     ):
-        self._stream = device.stream()
+        self._stream = device.new_stream()
         self._new_event, self._clock = new_event, clock
         self._running: deque[tuple[_Anchor, Any, Any]] = deque()  # the anchor of its time, begin, end
         self._anchor = self._take_anchor()

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
 from engines.device.streams import Event, Stream
+from engines.device.transfers import DownloadBuffer
 
 
 class CpuEvent:
@@ -18,7 +18,7 @@ class CpuEvent:
     def synchronise(self) -> None:
         """Return at once."""
 
-    def passed(self) -> bool:
+    def completed(self) -> bool:
         """True."""
         return True
 
@@ -29,7 +29,7 @@ class CpuStream:
     handle = 0
 
     def __init__(self, device: CpuDevice):
-        self.landing = Landing(device)
+        self.downloads = DownloadBuffer(device)
 
     def wait(self, event: Event) -> None:
         """Nothing to wait for, unless the event is another device's."""
@@ -43,10 +43,10 @@ class CpuStream:
         """Changes nothing."""
         return contextlib.nullcontext()
 
-    def adopt(self) -> None:
+    def make_current(self) -> None:
         """Changes nothing."""
 
-    def keep(self, tensor: torch.Tensor) -> None:
+    def keep_alive(self, tensor: torch.Tensor) -> None:
         """Nothing runs any more."""
 
 
@@ -56,11 +56,11 @@ class CpuDevice:
     name = "cpu"
     torch_device = torch.device("cpu")
 
-    def stream(self) -> CpuStream:
+    def new_stream(self) -> CpuStream:
         """A stream of its own."""
         return CpuStream(self)
 
-    def legacy(self) -> CpuEvent:
+    def legacy_stream_event(self) -> CpuEvent:
         """An event that has passed."""
         return CpuEvent()
 
@@ -79,4 +79,4 @@ class CpuDevice:
     def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
         """Tensors as arrays of their own."""
         assert isinstance(stream, CpuStream)
-        return stream.landing.download(tensors, stream)
+        return stream.downloads.download(tensors, stream)

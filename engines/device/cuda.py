@@ -11,9 +11,9 @@ from typing import cast
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
 from engines.device.gpus import call, runtime
 from engines.device.streams import Event, Stream
+from engines.device.transfers import DownloadBuffer
 
 
 class CudaEvent:
@@ -28,7 +28,7 @@ class CudaEvent:
         """Make the host wait; torch lets go of the interpreter's lock meanwhile."""
         self.event.synchronize()
 
-    def passed(self) -> bool:
+    def completed(self) -> bool:
         """Whether it has passed; without waiting."""
         return bool(self.event.query())
 
@@ -39,7 +39,7 @@ class CudaStream:
     def __init__(self, device: CudaDevice, stream: torch.cuda.Stream):
         self.stream = stream
         self.handle = int(stream.cuda_stream)
-        self.landing = Landing(device)
+        self.downloads = DownloadBuffer(device)
 
     def wait(self, event: Event) -> None:
         """What is handed in from now on runs once the event has passed."""
@@ -56,11 +56,11 @@ class CudaStream:
         """Inside, torch's operations of this thread go here, and this is the current device."""
         return cast(contextlib.AbstractContextManager[None], torch.cuda.stream(self.stream))
 
-    def adopt(self) -> None:
+    def make_current(self) -> None:
         """From now on, torch's operations of this thread go here, and this is its current device."""
         torch.cuda.set_stream(self.stream)
 
-    def keep(self, tensor: torch.Tensor) -> None:
+    def keep_alive(self, tensor: torch.Tensor) -> None:
         """The tensor's memory is not reused before what was handed in here has run."""
         tensor.record_stream(self.stream)
 
@@ -73,7 +73,7 @@ class CudaDevice:
         self.torch_device = torch.device("cuda", index)
         self._idle: deque[torch.cuda.Stream] = deque()
 
-    def stream(self) -> CudaStream:
+    def new_stream(self) -> CudaStream:
         """A stream that nobody else has; it is used again once it is dropped.
 
         Streams that torch makes itself come from 32 that it hands out in turn, to several threads each; what
@@ -92,7 +92,7 @@ class CudaDevice:
         weakref.finalize(ours, self._idle.append, stream).atexit = False
         return ours
 
-    def legacy(self) -> CudaEvent:
+    def legacy_stream_event(self) -> CudaEvent:
         """The event behind what others gave the legacy default stream; none of our own work goes there."""
         return CudaEvent(torch.cuda.default_stream(self.torch_device))
 
@@ -113,4 +113,4 @@ class CudaDevice:
 
     def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
         """Tensors that `stream` may read as arrays of the host; waits for their own event only."""
-        return cast(CudaStream, stream).landing.download(tensors, stream)
+        return cast(CudaStream, stream).downloads.download(tensors, stream)

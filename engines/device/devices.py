@@ -38,7 +38,7 @@ def open_device(name: str) -> Device:
     return CudaDevice(device.number)
 
 
-def stage_stream(device: Device) -> Stream:
+def thread_stream(device: Device) -> Stream:
     """This thread's own stream on a device; made at first use, and then torch's current one of this thread.
 
     A stage's workers are threads, so each has one. The default stream, for which others wait, is never used.
@@ -46,9 +46,9 @@ def stage_stream(device: Device) -> Stream:
     """
     streams = _threads.streams
     if device not in streams:
-        stream = device.stream()
+        stream = device.new_stream()
         with next(iter(streams.values())).use() if streams else contextlib.nullcontext():
-            stream.adopt()
+            stream.make_current()
         streams[device] = stream
     return streams[device]
 

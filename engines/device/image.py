@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 
-from engines.device.copies import aligned
-from engines.device.devices import stage_stream
+from engines.device.devices import thread_stream
+from engines.device.transfers import align_up
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 
@@ -27,19 +27,19 @@ class LayoutError(EngineError):
     """Planes are of a kind that surfaces do not hold, such as 10 bit; the CPU's decoder can convert them."""
 
 
-class Readers:
+class PendingReads:
     """The events behind the last reads of a memory, one a stream; its next writer waits for them."""
 
     def __init__(self) -> None:
         self._events: dict[Stream, Event] = {}
         self._lock = threading.Lock()
 
-    def read_by(self, stream: Stream, until: Event) -> None:
+    def add(self, stream: Stream, until: Event) -> None:
         """What this thread has given to `stream` until the event reads the memory."""
         with self._lock:
             self._events[stream] = until  # behind the stream's earlier ones
 
-    def let_write(self, stream: Stream) -> None:
+    def wait_before_write(self, stream: Stream) -> None:
         """What `stream` is given from now on runs behind all reads."""
         with self._lock:
             events, self._events = self._events, {}
@@ -65,10 +65,10 @@ class DeviceImage:
         matrix: np.ndarray | None,
         ready: Event,
         device: Device,
-        readers: Readers | None = None,
+        readers: PendingReads | None = None,
     ):
         self.planes, self.matrix, self.ready, self.device = tuple(planes), matrix, ready, device
-        self.readers = readers or Readers()
+        self.readers = readers or PendingReads()
         self._lock = threading.Lock()  # several stages may ask at once
         self._rgb: np.ndarray | None = None
         self._elsewhere: dict[Device, DeviceImage] = {}
@@ -104,7 +104,7 @@ class DeviceImage:
         """The frame as RGB (H, W, 3) uint8 on the host; downloaded and converted once."""
         with self._lock:
             if self._rgb is None:
-                stream = stage_stream(self.device)
+                stream = thread_stream(self.device)
                 with self.reading(stream) as planes:
                     found = self.device.download({str(i): plane for i, plane in enumerate(planes)}, stream)
                 self._rgb = to_rgb([found[str(i)] for i in range(len(planes))], self.matrix)
@@ -112,7 +112,7 @@ class DeviceImage:
 
     def _copy(self, device: Device, stream: Stream) -> DeviceImage:
         """The copy runs on this thread's stream of the device that the image is on, as PyTorch does it."""
-        near = stage_stream(self.device)
+        near = thread_stream(self.device)
         size = (self.shape[1], self.shape[0])
         planes = planes_of(device.empty(memory_size(self.layout, size), stream), self.layout, size)
         with self.reading(near) as sources, near.use():
@@ -158,8 +158,8 @@ def reading(images: Sequence[DeviceImage], stream: Stream) -> Iterator[list[tupl
         done = stream.record()
         for image in images:
             for plane in image.planes:
-                stream.keep(plane)
-            image.readers.read_by(stream, done)
+                stream.keep_alive(plane)
+            image.readers.add(stream, done)
 
 
 def plane_shapes(layout: Layout, size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -173,7 +173,7 @@ def plane_shapes(layout: Layout, size: tuple[int, int]) -> list[tuple[int, ...]]
 
 def memory_size(layout: Layout, size: tuple[int, int]) -> int:
     """Bytes of an image of `size` (width, height)."""
-    return sum(aligned(int(np.prod(shape))) for shape in plane_shapes(layout, size))
+    return sum(align_up(int(np.prod(shape))) for shape in plane_shapes(layout, size))
 
 
 def planes_of(memory: torch.Tensor, layout: Layout, size: tuple[int, int]) -> list[torch.Tensor]:
@@ -182,7 +182,7 @@ def planes_of(memory: torch.Tensor, layout: Layout, size: tuple[int, int]) -> li
     for shape in plane_shapes(layout, size):
         count = int(np.prod(shape))
         planes.append(memory[start : start + count].view(shape))
-        start += aligned(count)
+        start += align_up(count)
     return planes
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.device.copies import Kept, Staging
-from engines.device.image import DeviceImage, Layout, Readers, layout_of, memory_size, planes_of
+from engines.device.image import DeviceImage, Layout, PendingReads, layout_of, memory_size, planes_of
+from engines.device.transfers import KeepAlive, StagingBuffers
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 
@@ -30,7 +30,7 @@ class Surface:
     def __init__(self, memory: torch.Tensor, layout: Layout, size: tuple[int, int]):
         self.memory, self.layout, self.size = memory, layout, size
         self.planes = planes_of(memory, layout, size)
-        self.readers = Readers()
+        self.readers = PendingReads()
         self.written: Event | None = None  # behind the last write, for which perhaps nobody has waited
 
 
@@ -50,7 +50,7 @@ class SurfacePool:
         # what runs then must take no lock of ours; a SimpleQueue may be entered again.
         self._back: queue.SimpleQueue[Surface] = queue.SimpleQueue()
         self._turn = threading.Lock()
-        self._staging = Staging(device)
+        self._staging = StagingBuffers(device)
 
     @property
     def held(self) -> int:
@@ -74,8 +74,8 @@ class SurfacePool:
             self._turn.release()
         if surface.written is not None:
             stream.wait(surface.written)
-        surface.readers.let_write(stream)
-        stream.keep(surface.memory)
+        surface.readers.wait_before_write(stream)
+        stream.keep_alive(surface.memory)
         return surface
 
     def give_back(self, surface: Surface) -> None:
@@ -121,7 +121,7 @@ class SurfacePool:
         stream: Stream,
         after: Event,
         owner: Any,
-        kept: Kept,
+        kept: KeepAlive,
     ) -> DeviceImage:
         """Copy planes in another's memory on the device, such as a decoder's, to a surface.
 
@@ -129,7 +129,7 @@ class SurfacePool:
             planes: as `DeviceImage` has them; rows may be padded.
             matrix: as `DeviceImage` has it.
             stream: does the copy.
-            after: the event after which they may be read; FFmpeg's: `device.legacy()`.
+            after: the event after which they may be read; FFmpeg's: `device.legacy_stream_event()`.
             owner: what keeps their memory, held until the copy has run.
             kept: holds it; one a decoder.
 
@@ -153,7 +153,7 @@ class SurfacePool:
     def _abandon(self, surface: Surface, stream: Stream) -> Event:
         """Take back a surface that `stream` may write to still; the event after which it does not."""
         done = stream.record()
-        surface.readers.read_by(stream, done)  # the next writer waits for it
+        surface.readers.add(stream, done)  # the next writer waits for it
         self.give_back(surface)
         return done
 

@@ -26,7 +26,7 @@ class Event(Protocol):
     def synchronise(self) -> None:
         """Make the host wait until it has passed; other threads of Python go on meanwhile."""
 
-    def passed(self) -> bool:
+    def completed(self) -> bool:
         """Whether it has passed; without waiting."""
 
 
@@ -44,10 +44,10 @@ class Stream(Protocol):
     def use(self) -> AbstractContextManager[None]:
         """Inside, torch's operations of this thread go to this stream, and its device is the current one."""
 
-    def adopt(self) -> None:
+    def make_current(self) -> None:
         """From now on, torch's operations of this thread go to this stream."""
 
-    def keep(self, tensor: torch.Tensor) -> None:
+    def keep_alive(self, tensor: torch.Tensor) -> None:
         """The tensor's memory is not reused before what was handed in until it is dropped has run.
 
         PyTorch gives the memory of a dropped tensor to the next that its own stream allocates, which other
@@ -61,10 +61,10 @@ class Device(Protocol):
     name: str  # as torch names it: cuda:0, cpu
     torch_device: torch.device
 
-    def stream(self) -> Stream:
+    def new_stream(self) -> Stream:
         """A stream that nobody else has; it is used again once it is dropped."""
 
-    def legacy(self) -> Event:
+    def legacy_stream_event(self) -> Event:
         """The event behind what other libraries gave CUDA's legacy default stream, as FFmpeg does."""
 
     def empty(self, size: int, stream: Stream) -> torch.Tensor:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from engines.device.arrays import Array, to_host
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.image import DeviceImage, Image
 from engines.images.geometry import warp
 from engines.images.model_input import Input
@@ -26,7 +26,7 @@ class Crops:
     """A batch of N crops, cut out of many images only when an engine asks for them.
 
     Crop n is the part of `images[image_index[n]]` that `matrices[n]` maps to the model's input, normalised.
-    An engine with memory of its own calls `write` or `cut_into`; all others, and NumPy, take the batch as an
+    An engine with memory of its own has the crops written there (`write`, or `write_on_device` on a GPU). Others,
     array: `np.asarray(crops)`.
 
     Args:
@@ -82,7 +82,7 @@ class Crops:
         return batch if dtype is None else batch.astype(dtype, copy=False)
 
     def made(self) -> Array:
-        """The batch: a tensor, ready on the stage's stream, if all images are on a device; else an array."""
+        """The batch: a tensor, ready on this thread's stream, if all images are on a device; or an array."""
         return self._on_device(slice(None)) if self.device else np.asarray(self)
 
     def write(self, out: np.ndarray, first: int = 0) -> None:
@@ -101,7 +101,7 @@ class Crops:
             pixels = warp(image, self.matrices[n], model_input.size, model_input.pad_value)
             self._normalise(pixels, crop)
 
-    def cut_into(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
+    def write_on_device(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
         """Cut the crops from number `first` on into `out` (n, …) on a device, as many as fit.
 
         All images must lie on devices; those on another device are copied to that of `out` first.
@@ -124,10 +124,10 @@ class Crops:
 
         assert self.device
         device, crops = open_device(self.device), self[part]
-        stream = stage_stream(device)
+        stream = thread_stream(device)
         with stream.use():
             out = torch.empty(crops.shape, device=device.torch_device)
-        crops.cut_into(out, stream)
+        crops.write_on_device(out, stream)
         return out
 
     def _normalise(self, pixels: np.ndarray, out: np.ndarray) -> None:

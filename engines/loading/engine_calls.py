@@ -170,9 +170,9 @@ class _TimedItems:
         self._items.write(out, first)
         self._making.ns += time.monotonic_ns() - start
 
-    def cut_into(self, out: Any, stream: Stream, first: int = 0) -> None:
+    def write_on_device(self, out: Any, stream: Stream, first: int = 0) -> None:
         start = time.monotonic_ns()
-        self._items.cut_into(out, stream, first)
+        self._items.write_on_device(out, stream, first)
         self._making.ns += time.monotonic_ns() - start
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from engines.backends.base import Items, TensorSpec, on_devices_like
 from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
 from engines.device.clock import DeviceClock
 from engines.device.cuda_graphs import Graphs
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.streams import Device, Stream
 from engines.errors import EngineError
 from engines.tensorrt.flavours import TensorRT
@@ -31,7 +31,7 @@ PROFILE = 0  # our plans have a single optimisation profile
 
 
 class TensorrtEngine:
-    """A plan that is ready to run, on the stage stream of the calling thread.
+    """A plan that is ready to run, on the stream of the calling thread.
 
     Inputs from the host go through page-locked memory, and `run` waits for the results. Inputs on a device
     give outputs on the device, and nothing waits (see `engines.backends.base.Engine.run`). Both use the same
@@ -59,7 +59,7 @@ class TensorrtEngine:
         self.device = self._device.name
         self._flavour, self._kernels = flavour, kernels
         flavour.logger.errors.clear()  # errors of earlier calls, which were raised then
-        self._stream = stage_stream(self._device)
+        self._stream = thread_stream(self._device)
         with self._stream.use():  # an engine belongs to the GPU that is current while it is loaded
             self._runtime = flavour.trt.Runtime(flavour.logger)
             self._engine = self._runtime.deserialize_cuda_engine(plan)

@@ -10,11 +10,11 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from engines.device.copies import Kept
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.image import DeviceImage
 from engines.device.pool import SurfacePool
 from engines.device.streams import Device
+from engines.device.transfers import KeepAlive
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 from operators.decoding.frame_images import Decoder, FrameTarget, HostFrames, colour_matrix, picture_of
@@ -40,7 +40,7 @@ class DeviceFrames:
     def __init__(self, stream: str, device: Device, surfaces: int, count: Callable[[str, int], None]):
         self._stream, self._device, self._count = stream, device, count
         self._pool = SurfacePool(device, surfaces)
-        self._kept = Kept()
+        self._kept = KeepAlive()
         self._logged: set[str] = set()  # reasons
 
     def decoder(self, context: VideoCodecContext) -> Decoder:
@@ -72,8 +72,8 @@ class DeviceFrames:
             return self._pool.from_device(
                 planes,
                 colours,
-                stage_stream(self._device),
-                self._device.legacy(),
+                thread_stream(self._device),
+                self._device.legacy_stream_event(),
                 owner=frame,
                 kept=self._kept,
             )
@@ -88,7 +88,7 @@ class DeviceFrames:
         """
         self._count("uploaded_frames", 1)
         try:
-            return self._pool.from_host(picture, stage_stream(self._device))
+            return self._pool.from_host(picture, thread_stream(self._device))
         except EngineError as error:
             raise SourceError(f"{self._stream}: {error}") from None
 

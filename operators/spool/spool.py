@@ -205,7 +205,7 @@ class Spool:
                 self._disk.acknowledge(index + 1)
 
     def _sync(self) -> None:
-        """Each second, force written messages to the disk; not under the lock, so that `append` need not wait."""
+        """Each second, force written messages to disk, outside the lock, so that `append` need not wait."""
         while not self._closed.wait(SYNC_S):
             with self._lock:
                 files = self._disk.take_unsynced() if self._disk else []

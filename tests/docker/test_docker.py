@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,8 @@ def test_what_an_image_is_made_of_is_there(name):
     # The context is empty but for these, so that no model, clip or password gets into an image.
     assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
     assert ignored[0] == "*"
-    packages = re.search(r"packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text())[1]
-    assert set(re.findall(r'"(\w+)"', packages)) <= set(copied)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["only-include"]) <= set(copied)
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
     port = CONTROL.rpartition(":")[2]
     assert f"EXPOSE {port}" in lines

@@ -24,7 +24,7 @@ class Tensors:
         from engines.device.devices import open_device
 
         self.device = open_device("cpu")
-        self.stream = self.device.stream()
+        self.stream = self.device.new_stream()
 
     def place(self, outputs):
         import torch

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
+from engines.device.transfers import DownloadBuffer
 
 Clock = Counter  # by stream or thread
 
@@ -71,7 +71,7 @@ class ToyEvent:
             self.stream.world.run_until(self)
             self.stream.world.host_knows(self)
 
-    def passed(self) -> bool:
+    def completed(self) -> bool:
         with self.stream.world.lock:
             self.stream.world.dice()
             if self.happened:
@@ -84,7 +84,7 @@ class ToyStream:
         self.device, self.world, self.name, self.handle = device, device.world, name, handle
         self.clock = Clock({self: 0})
         self.work: deque[Callable[[], None] | ToyEvent] = deque()
-        self.landing = Landing(device)
+        self.downloads = DownloadBuffer(device)
 
     def wait(self, event: ToyEvent) -> None:
         with self.world.lock:
@@ -112,11 +112,11 @@ class ToyStream:
         finally:
             current[self.device] = before
 
-    def adopt(self) -> None:
+    def make_current(self) -> None:
         self.world.current()[self.device] = self
         self.world.watch().__enter__()  # for as long as this thread lives
 
-    def keep(self, tensor: torch.Tensor) -> None:
+    def keep_alive(self, tensor: torch.Tensor) -> None:
         self.world.memory_of(tensor).keepers.add(self)
 
     def give(self, work: Callable[[], None], access: Callable[[], None] = lambda: None) -> None:
@@ -153,13 +153,13 @@ class ToyDevice:
         self.allocated = 0  # how often memory was, that was not used again
         self.page_locked = 0
 
-    def stream(self) -> ToyStream:
+    def new_stream(self) -> ToyStream:
         with self.world.lock:
             count = len(self.streams)
             self.streams.append(ToyStream(self, f"{self.name}/{count}", count))
             return self.streams[-1]
 
-    def legacy(self) -> ToyEvent:
+    def legacy_stream_event(self) -> ToyEvent:
         return self._legacy.record()
 
     def empty(self, size: int, stream: ToyStream) -> torch.Tensor:
@@ -190,7 +190,7 @@ class ToyDevice:
                     memory.keepers.add(stream)
 
     def download(self, tensors, stream: ToyStream) -> dict[str, np.ndarray]:
-        return stream.landing.download(tensors, stream)
+        return stream.downloads.download(tensors, stream)
 
     def _copy_between_devices(self, to, source, source_device: ToyDevice, stream: ToyStream) -> None:
         """As PyTorch: on the source's current stream, which waits for ours before and ours for it behind."""

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from device_toys import Race, World  # noqa: E402
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage, LayoutError, layout_of, plane_shapes, reading  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from operators.decoding.frame_images import picture_of  # noqa: E402
@@ -52,7 +52,7 @@ def test_planes_have_the_shapes_of_their_layout(layout, size):
     planes = [torch.zeros(shape, dtype=torch.uint8) for shape in plane_shapes(layout, size)]
     assert layout_of(planes) == layout
     device = open_device("cpu")
-    image = DeviceImage(planes, None, device.stream().record(), device)
+    image = DeviceImage(planes, None, device.new_stream().record(), device)
     assert (image.layout, image.shape) == (layout, (size[1], size[0], 3))
 
 
@@ -79,7 +79,7 @@ def test_other_kinds_are_left_to_the_cpu(planes, found):
 def test_rgb_is_that_of_the_path_on_the_host(size, colorspace, color_range, layout):
     picture = picture_of(frame_of(*size, colorspace, color_range))
     device = open_device("cpu")
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     if layout == "i420":
         image = SurfacePool(device, 1).from_host(picture, stream)
     else:
@@ -97,7 +97,7 @@ def test_rgb_is_that_of_the_path_on_the_host(size, colorspace, color_range, layo
 def test_rgb_is_downloaded_once():
     world = World()
     device = world.device()
-    stream = device.stream()
+    stream = device.new_stream()
     picture = noise(5, 7, 3)
     image = SurfacePool(device, 1).from_host(picture, stream)
     found = []
@@ -115,13 +115,13 @@ def test_rgb_is_downloaded_once():
 def written(world: World, picture: np.ndarray | None = None):
     """An image that one stream has written, and a stream of another stage."""
     device = world.device()
-    writer = device.stream()
+    writer = device.new_stream()
     pool = SurfacePool(device, 1)
     return (
         pool,
         pool.from_host(noise(4, 6, 3) if picture is None else picture, writer),
         writer,
-        device.stream(),
+        device.new_stream(),
     )
 
 
@@ -134,7 +134,7 @@ def test_a_reader_that_does_not_wait_is_caught():
 def test_a_reader_waits_for_the_event_of_the_image_and_the_next_writer_for_the_readers():
     world = World(eager=0)
     pool, image, writer, reader = written(world)
-    other = pool.device.stream()
+    other = pool.device.new_stream()
     for stream in (reader, other):  # a fork of the graph: both read at once
         with image.reading(stream) as (plane,):
             stream.launch(lambda source: None, reads=[plane])
@@ -163,7 +163,7 @@ def test_a_reader_that_raises_has_read_all_the_same():
 def test_many_images_are_read_with_one_event():
     world = World(eager=0)
     device = world.device()
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     pool = SurfacePool(device, 3)
     images = [pool.from_host(noise(4, 6, 3, seed=seed), writer) for seed in range(3)]
     before = reader.clock[reader]
@@ -181,7 +181,7 @@ def test_an_image_on_another_device_is_copied_once():
     world = World(eager=0)
     pool, image, writer, _ = written(world)
     far = world.device("toy:1")
-    first, second = far.stream(), far.stream()
+    first, second = far.new_stream(), far.new_stream()
     there = image.on(far, first)
     assert image.on(far, second) is there
     assert image.on(pool.device, writer) is image
@@ -200,7 +200,7 @@ def test_a_copy_by_the_default_stream_is_caught():
     world = World()
     _, image, _, _ = written(world)
     far = world.device("toy:1")
-    stream = far.stream()
+    stream = far.new_stream()
     with pytest.raises(Race, match="the default stream of toy:0"):
         far.copy(far.empty(72, stream), image.planes[0].view(-1), stream)
 
@@ -208,7 +208,7 @@ def test_a_copy_by_the_default_stream_is_caught():
 def test_a_kernel_on_the_wrong_device_is_caught():
     world = World()
     _, image, _, _ = written(world)
-    stream = world.device("toy:1").stream()
+    stream = world.device("toy:1").new_stream()
     stream.wait(image.ready)
     with pytest.raises(Race, match="works on memory of toy:0"):
         stream.launch(lambda source: None, reads=[image.planes[0]])
@@ -219,9 +219,9 @@ def test_a_kernel_on_the_wrong_device_is_caught():
 def test_pictures_go_to_a_gpu_and_back(size):
     device = open_device("cuda")
     picture = picture_of(frame_of(*size))
-    image = SurfacePool(device, 1).from_host(picture, stage_stream(device))
-    with image.reading(stage_stream(device)) as planes:
-        found = device.download(dict(zip("yuv", planes, strict=True)), stage_stream(device))
+    image = SurfacePool(device, 1).from_host(picture, thread_stream(device))
+    with image.reading(thread_stream(device)) as planes:
+        found = device.download(dict(zip("yuv", planes, strict=True)), thread_stream(device))
     for name, plane in found.items():
         np.testing.assert_array_equal(plane, getattr(picture, name))
     assert np.abs(image.rgb.astype(int) - picture.rgb).mean() < 2
@@ -233,7 +233,7 @@ def test_an_image_on_another_gpu():
         pytest.skip("one GPU")
     near, far = open_device("cuda:0"), open_device("cuda:1")
     picture = noise(48, 64, 3)
-    image = SurfacePool(near, 1).from_host(picture, stage_stream(near))
-    there = image.on(far, stage_stream(far))
+    image = SurfacePool(near, 1).from_host(picture, thread_stream(near))
+    there = image.on(far, thread_stream(far))
     np.testing.assert_array_equal(there.rgb, picture)
     assert torch.cuda.current_device() == 0

@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch")
 
 from device_toys import Race, World  # noqa: E402
 
-from engines.device import copies  # noqa: E402
-from engines.device.copies import Kept, Staging  # noqa: E402
-from engines.device.devices import open_device, stage_stream  # noqa: E402
-from engines.device.image import LayoutError, Readers, plane_shapes  # noqa: E402
+from engines.device import transfers  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
+from engines.device.image import LayoutError, PendingReads, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
+from engines.device.transfers import KeepAlive, StagingBuffers  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
 SIZE = (6, 4)  # width, height
@@ -36,7 +36,7 @@ def cpu():
 
 def test_a_surface_comes_back_with_its_image(cpu):
     pool = SurfacePool(cpu, 2)
-    images = [pool.from_host(picture(i), stage_stream(cpu)) for i in range(2)]
+    images = [pool.from_host(picture(i), thread_stream(cpu)) for i in range(2)]
     assert (pool.held, pool.made) == (2, 2)
     del images[0]
     assert pool.held == 1
@@ -45,7 +45,7 @@ def test_a_surface_comes_back_with_its_image(cpu):
 def test_nothing_is_allocated_in_steady_state():
     world = World(eager=0.7)
     device = world.device()
-    pool, stream = SurfacePool(device, 3), device.stream()
+    pool, stream = SurfacePool(device, 3), device.new_stream()
     recent = []
     for seq in range(50):
         recent = [*recent[-1:], pool.from_host(picture(seq % 256), stream)]
@@ -58,20 +58,20 @@ def test_nothing_is_allocated_in_steady_state():
 
 def test_a_pool_that_is_held_says_so(cpu):
     pool = SurfacePool(cpu, 2, wait_s=0.05)
-    images = [pool.from_host(picture(i), stage_stream(cpu)) for i in range(2)]
+    images = [pool.from_host(picture(i), thread_stream(cpu)) for i in range(2)]
     with pytest.raises(
         EngineError, match=r"cpu came back for 0.05 s, 2 of 2 are held .* give decode more surfaces"
     ):
-        pool.from_host(picture(3), stage_stream(cpu))
+        pool.from_host(picture(3), thread_stream(cpu))
     del images
 
 
 def test_who_waits_gets_what_another_thread_drops(cpu):
     pool = SurfacePool(cpu, 1)
-    held = [pool.from_host(picture(1), stage_stream(cpu))]
+    held = [pool.from_host(picture(1), thread_stream(cpu))]
     timer = threading.Timer(0.05, held.clear)
     timer.start()
-    image = pool.from_host(picture(2), stage_stream(cpu))
+    image = pool.from_host(picture(2), thread_stream(cpu))
     timer.join()
     assert image.rgb[0, 0, 0] == 2
     assert pool.made == 1
@@ -79,7 +79,7 @@ def test_who_waits_gets_what_another_thread_drops(cpu):
 
 def test_an_image_that_only_the_garbage_collector_finds_comes_back(cpu):
     pool = SurfacePool(cpu, 1)
-    ring = [pool.from_host(picture(1), stage_stream(cpu))]
+    ring = [pool.from_host(picture(1), thread_stream(cpu))]
     ring.append(ring)
     del ring
     gc.collect()
@@ -89,7 +89,7 @@ def test_an_image_that_only_the_garbage_collector_finds_comes_back(cpu):
 def test_another_size_takes_the_place_of_a_free_surface(cpu):
     pool = SurfacePool(cpu, 1)
     for size in ((8, 6), (5, 3), (8, 6)):
-        assert pool.from_host(picture(9, size), stage_stream(cpu)).shape == (*size[::-1], 3)
+        assert pool.from_host(picture(9, size), thread_stream(cpu)).shape == (*size[::-1], 3)
     assert (pool.made, pool.held) == (3, 0)
 
 
@@ -99,8 +99,8 @@ def test_a_picture_that_cannot_be_uploaded_costs_no_surface(cpu, monkeypatch):
         patch.setattr(cpu, "copy", lambda *_: (_ for _ in ()).throw(RuntimeError("lost")), raising=False)
         for _ in range(6):  # more than there are page-locked buffers
             with pytest.raises(RuntimeError, match="lost"):
-                pool.from_host(picture(1), stage_stream(cpu))
-    assert pool.from_host(picture(2), stage_stream(cpu)).rgb[0, 0, 0] == 2
+                pool.from_host(picture(1), thread_stream(cpu))
+    assert pool.from_host(picture(2), thread_stream(cpu)).rgb[0, 0, 0] == 2
 
 
 class Decoder:
@@ -131,14 +131,14 @@ class Decoder:
 
 
 def copied(pool, frame, stream, kept):
-    return pool.from_device(frame.planes, None, stream, pool.device.legacy(), frame, kept)
+    return pool.from_device(frame.planes, None, stream, pool.device.legacy_stream_event(), frame, kept)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_decoders_frames_are_copied_before_it_has_them_back(seed):
     world = World(seed)
     device = world.device()
-    pool, decoder, kept, stream = SurfacePool(device, 2), Decoder(device), Kept(2), device.stream()
+    pool, decoder, kept, stream = SurfacePool(device, 2), Decoder(device), KeepAlive(2), device.new_stream()
     for value in range(20):
         image = copied(pool, decoder.decode(value), stream, kept)
         with image.reading(stream) as planes:
@@ -155,7 +155,7 @@ def test_a_decoders_frames_are_copied_before_it_has_them_back(seed):
 def test_the_host_waits_rather_than_that_a_decoder_runs_dry():
     world = World(eager=0)
     device = world.device()
-    pool, decoder, kept, stream = SurfacePool(device, 8), Decoder(device), Kept(2), device.stream()
+    pool, decoder, kept, stream = SurfacePool(device, 8), Decoder(device), KeepAlive(2), device.new_stream()
     images = [copied(pool, decoder.decode(value), stream, kept) for value in range(8)]
     assert len(kept) == 2
     assert len([who for who, _ in world.log if who == "host"]) == 6
@@ -165,9 +165,9 @@ def test_the_host_waits_rather_than_that_a_decoder_runs_dry():
 def test_a_decoder_that_gets_its_frame_back_too_early_is_caught():
     world = World(eager=0)
     device = world.device()
-    pool, decoder, stream = SurfacePool(device, 2), Decoder(device, count=1), device.stream()
+    pool, decoder, stream = SurfacePool(device, 2), Decoder(device, count=1), device.new_stream()
 
-    class Careless(Kept):
+    class Careless(KeepAlive):
         def keep(self, owner, until):
             pass
 
@@ -179,11 +179,11 @@ def test_a_decoder_that_gets_its_frame_back_too_early_is_caught():
 def test_a_copy_that_does_not_wait_for_the_decoder_is_caught():
     world = World(eager=0)
     device = world.device()
-    pool, decoder, stream = SurfacePool(device, 2), Decoder(device), device.stream()
-    too_early = device.legacy()
+    pool, decoder, stream = SurfacePool(device, 2), Decoder(device), device.new_stream()
+    too_early = device.legacy_stream_event()
     frame = decoder.decode(1)
     with pytest.raises(Race, match="may read what is still being written"):
-        pool.from_device(frame.planes, None, stream, too_early, frame, Kept())
+        pool.from_device(frame.planes, None, stream, too_early, frame, KeepAlive())
     assert pool.held == 0
 
 
@@ -191,14 +191,14 @@ def test_ten_bits_are_refused_before_a_surface_is_taken(cpu):
     pool = SurfacePool(cpu, 1)
     planes = [torch.zeros(shape, dtype=torch.uint16) for shape in plane_shapes("nv12", SIZE)]
     with pytest.raises(LayoutError, match=r"uint16 .*device: cpu"):
-        pool.from_device(planes, None, stage_stream(cpu), cpu.legacy(), None, Kept())
+        pool.from_device(planes, None, thread_stream(cpu), cpu.legacy_stream_event(), None, KeepAlive())
     assert pool.made == 0
 
 
 def test_a_pool_that_forgets_the_readers_is_caught(monkeypatch):
-    monkeypatch.setattr(Readers, "let_write", lambda self, stream: None)
+    monkeypatch.setattr(PendingReads, "wait_before_write", lambda self, stream: None)
     device = World(eager=0).device()
-    pool, writer, reader = SurfacePool(device, 1), device.stream(), device.stream()
+    pool, writer, reader = SurfacePool(device, 1), device.new_stream(), device.new_stream()
     image = pool.from_host(picture(1), writer)
     with image.reading(reader) as (plane,):
         reader.launch(lambda source: None, reads=[plane])
@@ -208,10 +208,10 @@ def test_a_pool_that_forgets_the_readers_is_caught(monkeypatch):
 
 
 def test_staging_that_is_refilled_too_early_is_caught(monkeypatch):
-    monkeypatch.setattr(copies.Staging, "upload", careless_upload)
+    monkeypatch.setattr(transfers.StagingBuffers, "upload", careless_upload)
     world = World(eager=0)
     device = world.device()
-    pool, stream = SurfacePool(device, 8), device.stream()
+    pool, stream = SurfacePool(device, 8), device.new_stream()
     images = [pool.from_host(picture(value), stream) for value in range(8)]
     world.finish()
     assert "page-locked memory was refilled" in world.races[0]
@@ -230,10 +230,10 @@ def careless_upload(self, fill, to, stream):
 def test_staging_is_shared_by_threads():
     world = World(seed=1)
     device = world.device()
-    staging, failures = Staging(device, limit=2), []
+    staging, failures = StagingBuffers(device, limit=2), []
 
     def upload(value: int) -> None:
-        stream = stage_stream(device)
+        stream = thread_stream(device)
         memory = device.empty(64, stream)
         for number in range(value, value + 20):
             staging.upload(functools.partial(torch.Tensor.fill_, value=number), memory, stream)
@@ -271,12 +271,12 @@ def run_graph(seed: int, *, frames: int = 12, limit: int = 5) -> World:
     dice = [random.Random(seed * 10 + i) for i in range(6)]
 
     def decode_on_host() -> None:
-        stream = stage_stream(near)
+        stream = thread_stream(near)
         for value in range(frames):
             hand_on(pool.from_host(picture(value), stream), value)
 
     def decode_on_device() -> None:
-        decoder, kept, stream = Decoder(near, "rgb"), Kept(2), stage_stream(near)
+        decoder, kept, stream = Decoder(near, "rgb"), KeepAlive(2), thread_stream(near)
         for value in range(100, 100 + frames):
             hand_on(copied(pool, decoder.decode(value), stream, kept), value)
         kept.close()
@@ -291,7 +291,7 @@ def run_graph(seed: int, *, frames: int = 12, limit: int = 5) -> World:
         while left:
             batch = [edge.get() for _ in range(min(left, dice.choice((1, 1, 2))))]
             left -= len(batch)
-            stream = stage_stream(device)
+            stream = thread_stream(device)
             for image, value in batch:
                 look(image.on(device, stream), value, stream, dice)
             del batch, image
@@ -342,7 +342,7 @@ def test_a_graph_of_threads_is_free_of_races(seed):
 def test_a_pool_that_is_dropped_while_the_device_reads():
     world = World(eager=0)
     device = world.device()
-    stream, reader = device.stream(), device.stream()
+    stream, reader = device.new_stream(), device.new_stream()
     image = SurfacePool(device, 1).from_host(picture(7), stream)
     found = []
     with image.reading(reader) as (plane,):
@@ -359,7 +359,7 @@ def test_a_pool_that_is_dropped_while_the_device_reads():
 def test_a_pool_that_is_dropped_while_another_stream_writes():
     world = World(eager=0)
     device = world.device()
-    first, second = device.stream(), device.stream()
+    first, second = device.new_stream(), device.new_stream()
     pool = SurfacePool(device, 1)
     pool.from_host(picture(1), first)  # which allocates the surface
     pool.from_host(picture(2), second)
@@ -373,7 +373,12 @@ def test_a_pool_that_is_dropped_while_another_stream_writes():
 def test_a_surface_is_used_again_once_what_was_given_to_it_before_an_error_has_run(monkeypatch):
     world = World(eager=0)
     device = world.device()
-    pool, decoder, first, second = SurfacePool(device, 1), Decoder(device), device.stream(), device.stream()
+    pool, decoder, first, second = (
+        SurfacePool(device, 1),
+        Decoder(device),
+        device.new_stream(),
+        device.new_stream(),
+    )
     copy = device.copy
 
     def copy_once(to, source, stream) -> None:
@@ -383,8 +388,8 @@ def test_a_surface_is_used_again_once_what_was_given_to_it_before_an_error_has_r
     with monkeypatch.context() as patch:
         patch.setattr(device, "copy", copy_once)
         with pytest.raises(RuntimeError, match="middle"):
-            copied(pool, decoder.decode(1), first, Kept())
-    image = copied(pool, decoder.decode(2), second, Kept())  # raises where it would not wait
+            copied(pool, decoder.decode(1), first, KeepAlive())
+    image = copied(pool, decoder.decode(2), second, KeepAlive())  # raises where it would not wait
     with image.reading(second) as planes:
         found = device.download(dict(zip("ab", planes, strict=True)), second)
     assert all((array == 2).all() for array in found.values())
@@ -399,10 +404,10 @@ def test_surfaces_of_a_gpu_under_load():
 
     def decode() -> None:
         for value in range(200):
-            edge.put((pool.from_host(picture(value, (640, 480)), stage_stream(device)), value))
+            edge.put((pool.from_host(picture(value, (640, 480)), thread_stream(device)), value))
 
     def stage() -> None:
-        stream = stage_stream(device)
+        stream = thread_stream(device)
         for _ in range(200):
             image, value = edge.get()
             with image.reading(stream) as (plane,), stream.use():

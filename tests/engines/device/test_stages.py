@@ -17,7 +17,7 @@ from device_watch import WatchedWorld  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402
 from engines.conversion.export import random_network  # noqa: E402
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.estimators.topdown import TopDown  # noqa: E402
@@ -73,7 +73,7 @@ def run_stages(contract, device, count: int) -> list[list[np.ndarray]]:
 
     def source() -> None:
         for seed in range(FRAMES):
-            image = pool.from_host(frame(seed), stage_stream(device))
+            image = pool.from_host(frame(seed), thread_stream(device))
             for edge in edges:
                 edge.put(image, timeout=20)
             del image
@@ -131,7 +131,7 @@ def test_a_stage_that_forgets_to_wait_is_caught(contract, world, monkeypatch):
     monkeypatch.setattr(
         DeviceImage,
         "ready",
-        property(lambda self: device.stream().record(), lambda self, ready: None),
+        property(lambda self: device.new_stream().record(), lambda self, ready: None),
         raising=False,
     )
     with pytest.raises(Race, match="may read what is still being written"):

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from device_toys import Race, World  # noqa: E402
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
 ENGINES = Path(__file__).parents[3] / "engines"
@@ -47,18 +47,18 @@ def test_a_name_stands_for_one_device():
 
 def test_every_thread_has_a_stream_of_its_own():
     device = World().device()
-    mine = stage_stream(device)
-    assert stage_stream(device) is mine
-    theirs = in_thread(lambda: (stage_stream(device), stage_stream(device)))
+    mine = thread_stream(device)
+    assert thread_stream(device) is mine
+    theirs = in_thread(lambda: (thread_stream(device), thread_stream(device)))
     assert theirs[0] is theirs[1] is not mine
 
 
 def test_every_device_has_a_stream_of_its_own_in_a_thread():
     world = World()
     near, far = world.device("toy:0"), world.device("toy:1")
-    assert stage_stream(near).device is near
-    assert stage_stream(far).device is far
-    assert world.current() == {near: stage_stream(near), far: stage_stream(far)}
+    assert thread_stream(near).device is near
+    assert thread_stream(far).device is far
+    assert world.current() == {near: thread_stream(near), far: thread_stream(far)}
 
 
 TENSORS = {
@@ -73,7 +73,7 @@ TENSORS = {
 
 def test_downloads_are_what_lay_on_the_device():
     device = open_device("cpu")
-    found = device.download(TENSORS, stage_stream(device))
+    found = device.download(TENSORS, thread_stream(device))
     assert list(found) == list(TENSORS)
     for name, tensor in TENSORS.items():
         np.testing.assert_array_equal(found[name], tensor.numpy())
@@ -82,14 +82,14 @@ def test_downloads_are_what_lay_on_the_device():
 
 def test_downloads_are_the_callers_own():
     device = open_device("cpu")
-    first = device.download({"a": torch.zeros(100)}, stage_stream(device))["a"]
-    device.download({"a": torch.ones(100)}, stage_stream(device))
+    first = device.download({"a": torch.zeros(100)}, thread_stream(device))["a"]
+    device.download({"a": torch.ones(100)}, thread_stream(device))
     assert not first.any()
 
 
 def test_downloads_of_many_sizes_share_page_locked_memory():
     device = World().device()
-    stream = device.stream()
+    stream = device.new_stream()
     for size in (4000, 100, 3000, 1, 4000):
         device.download({"a": device.empty(size, stream)}, stream)
     assert device.page_locked == 1
@@ -98,7 +98,7 @@ def test_downloads_of_many_sizes_share_page_locked_memory():
 def test_a_download_waits_for_one_event():
     world = World()
     device = world.device()
-    stream, other = device.stream(), device.stream()
+    stream, other = device.new_stream(), device.new_stream()
     tensors = {name: device.empty(64, stream) for name in "abc"}
     other.launch(lambda: pytest.fail("nobody has asked for this"))
     stream.world._eager = 0
@@ -111,7 +111,7 @@ def test_a_download_waits_for_one_event():
 
 def test_work_is_ordered_by_events_alone():
     device = World().device()
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(8, writer)
     writer.launch(lambda to: to.fill_(1), writes=[memory])
     with pytest.raises(Race, match="may read what is still being written"):
@@ -128,13 +128,13 @@ def test_work_is_ordered_by_events_alone():
 def test_memory_that_is_dropped_while_another_stream_reads_it(kept):
     world = World(eager=0)
     device = world.device()
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(8, writer)
     writer.launch(lambda to: to.fill_(1), writes=[memory])
     reader.wait(writer.record())
     reader.launch(lambda source: None, reads=[memory])
     if kept:
-        reader.keep(memory)
+        reader.keep_alive(memory)
     del memory
     again = device.empty(8, writer)
     if kept:
@@ -157,16 +157,16 @@ def test_nothing_waits_for_a_whole_device_or_for_the_current_stream(path):
 @pytest.mark.gpu
 def test_a_stream_of_a_gpu_is_no_default_one_and_is_used_again():
     device = open_device("cuda")
-    handle = in_thread(lambda: stage_stream(device).handle)
+    handle = in_thread(lambda: thread_stream(device).handle)
     assert handle not in (0, 1, 2)  # 1 and 2 stand for the default streams, too
-    assert in_thread(lambda: stage_stream(device).handle) == handle
+    assert in_thread(lambda: thread_stream(device).handle) == handle
     assert in_thread(lambda: torch.cuda.current_stream().cuda_stream) != handle
 
 
 @pytest.mark.gpu
 def test_downloads_from_a_gpu():
     device = open_device("cuda")
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     with stream.use():
         found = device.download(
             {name: tensor.to(device.torch_device) for name, tensor in TENSORS.items()}, stream
@@ -178,13 +178,13 @@ def test_downloads_from_a_gpu():
 @pytest.mark.gpu
 def test_a_stream_of_a_gpu_waits_for_another():
     device = open_device("cuda")
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(1 << 20, writer)
     with writer.use():
         torch.cuda._sleep(50_000_000)
         memory.fill_(7)
     reader.wait(written := writer.record())
-    assert not written.passed()
+    assert not written.completed()
     found = device.download({"all": memory}, reader)["all"]
     assert (found == 7).all()
-    assert written.passed()
+    assert written.completed()

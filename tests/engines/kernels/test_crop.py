@@ -89,7 +89,7 @@ def crops_by(way, monkeypatch, images, layout, index, matrices, model_input, dty
     if way != "gpu":
         kernel = emulated("crop", module.WORK) if way == "emulated" else None
         monkeypatch.setattr(module, "kernel_for", lambda *_: kernel)
-    stream = device.stream()
+    stream = device.new_stream()
     there = [on_device(image, layout, device, stream) for image in images]
     shape = Crops(images, index, matrices, model_input).shape
     memory = torch.full(
@@ -203,4 +203,4 @@ def test_memory_that_does_not_fit_is_refused(shape, dtype):
     device = open_device("cpu")
     out = torch.empty(shape, dtype=dtype)
     with pytest.raises(EngineError, match="crops go into"):
-        cut([], np.zeros(1, int), np.zeros((1, 2, 3)), wanted(), out, device.stream())
+        cut([], np.zeros(1, int), np.zeros((1, 2, 3)), wanted(), out, device.new_stream())

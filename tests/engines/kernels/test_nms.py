@@ -32,7 +32,7 @@ def kept_by(way, monkeypatch, boxes, scores, classes, max_iou):
         launch = emulated("nms", module.WORK).launch
         kernel = SimpleNamespace(launch=functools.partial(launch, backwards="backwards" in way))
         monkeypatch.setattr(module, "kernel_for", lambda *_: kernel)
-    stream = device.stream()
+    stream = device.new_stream()
     with stream.use():
         given = [torch.from_numpy(array).to(device.torch_device) for array in (boxes, scores, classes)]
     kept = suppress(*given, max_iou, stream)

@@ -27,7 +27,7 @@ from engines.kernels.nvrtc import kernel
 from engines.device.devices import open_device
 suppress.kernel_for = lambda tensor, name, parameters: kernel(name, 0, parameters)
 boxes = torch.tensor([[(0, 0, 10, 10), (1, 1, 10, 10), (50, 50, 60, 60)]], dtype=torch.float32)
-given = (boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3), 0.5, open_device("cpu").stream())
+given = (boxes, torch.tensor([[0.9, 0.8, 0.7]]), torch.zeros(1, 3), 0.5, open_device("cpu").new_stream())
 print(suppress.suppress(*given).tolist())
 thread = threading.Thread(target=lambda: print(suppress.suppress(*given).tolist()))
 thread.start()

@@ -138,14 +138,14 @@ class Slow:
         self.write(batch := np.empty(self.shape, self.dtype))
         return batch
 
-    def cut_into(self, out, stream, first=0):
+    def write_on_device(self, out, stream, first=0):
         self.write(out, first)
 
 
 WAYS = [
     np.asarray,
     lambda items: put(items, np.empty(items.shape)) or items,
-    lambda items: items.cut_into(np.empty(items.shape), None) or items,
+    lambda items: items.write_on_device(np.empty(items.shape), None) or items,
 ]
 
 
@@ -226,7 +226,7 @@ class Device:
         self.host_ns += 100
         return self.host_ns
 
-    def stream(self):
+    def new_stream(self):
         return self
 
     def use(self):

@@ -13,7 +13,7 @@ from device_toys import World  # noqa: E402
 from toy_plan import Machine  # noqa: E402
 
 from engines.device.cuda_graphs import Graphs  # noqa: E402
-from engines.device.devices import stage_stream  # noqa: E402
+from engines.device.devices import thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.tensorrt import engine as tensorrt  # noqa: E402
 from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
@@ -198,7 +198,7 @@ def toy(request, monkeypatch):
 
 def on_toy(device, array):
     """A tensor that this thread's stream has uploaded."""
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     tensor = device.empty(array.nbytes, stream).view(torch.float32).view(array.shape)
     page_locked = device.pinned(array.nbytes).view(torch.float32).view(array.shape)
     page_locked.copy_(torch.from_numpy(array))
@@ -208,7 +208,7 @@ def on_toy(device, array):
 
 def reduced(device, tensor):
     """What a codec does next: a small result of the outputs, on the same stream; there is time to overwrite them."""
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     out = device.empty(4 * len(tensor), stream).view(torch.float32)
     stream.launch(lambda of, to: to.copy_(of.sum((1, 2))), reads=[tensor], writes=[out])
     return out
@@ -223,11 +223,11 @@ def test_runs_on_the_device_are_in_order_and_nobody_waits(tmp_path, toy):
         sums.append(reduced(device, engine.run({"x": given})["double"]))
         del given
     assert [who for who, _ in world.log if who == "host"] == []
-    found = device.download({str(n): tensor for n, tensor in enumerate(sums)}, stage_stream(device))
+    found = device.download({str(n): tensor for n, tensor in enumerate(sums)}, thread_stream(device))
     for seed, name in enumerate(found):
         np.testing.assert_allclose(found[name], 2 * items(1 + seed % 8, seed).sum((1, 2)), atol=1e-5)
     assert world.races == []
-    assert {handle for _, handle in machine.runs} == {stage_stream(device).handle}
+    assert {handle for _, handle in machine.runs} == {thread_stream(device).handle}
 
 
 def test_host_and_device_take_turns(tmp_path, toy):
@@ -237,7 +237,7 @@ def test_host_and_device_take_turns(tmp_path, toy):
         host = engine.run({"x": items(11, seed)})["double"]  # in two parts
         np.testing.assert_array_equal(host, 2 * items(11, seed))
         small = reduced(device, engine.run({"x": on_toy(device, items(3, seed))})["double"])
-        found = device.download({"it": small}, stage_stream(device))["it"]
+        found = device.download({"it": small}, thread_stream(device))["it"]
         np.testing.assert_allclose(found, 2 * items(3, seed).sum((1, 2)), atol=1e-5)
     assert world.races == []
 
@@ -248,7 +248,7 @@ def test_engines_of_two_threads_have_two_streams(tmp_path, toy):
 
     def work(seed):
         engine = opened(tmp_path, machine)
-        handles.add(stage_stream(device).handle)
+        handles.add(thread_stream(device).handle)
         for n in range(6):
             found = engine.run({"x": items(5, seed + n)})["double"]
             if not np.array_equal(found, 2 * items(5, seed + n)):
@@ -271,15 +271,15 @@ def test_an_engine_that_another_thread_takes_over_is_in_order(tmp_path, toy):
 
     def work(seed):
         tensor = reduced(device, engine.run({"x": on_toy(device, items(4, seed))})["double"])
-        found.append((seed, tensor, stage_stream(device).record()))
+        found.append((seed, tensor, thread_stream(device).record()))
 
     for seed in range(6):
         thread = threading.Thread(target=work, args=(seed,))
         thread.start()
         thread.join()
     for seed, tensor, event in found:
-        stage_stream(device).wait(event)
-        sums = device.download({"it": tensor}, stage_stream(device))["it"]
+        thread_stream(device).wait(event)
+        sums = device.download({"it": tensor}, thread_stream(device))["it"]
         np.testing.assert_allclose(sums, 2 * items(4, seed).sum((1, 2)), atol=1e-5)
     assert world.races == []
     assert len({handle for _, handle in machine.runs}) == 6

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.images.yuv import YuvImage  # noqa: E402
@@ -67,7 +67,7 @@ def packets(path, device="cuda", surfaces=100, **options):
 
 def samples(image):
     """The planes of a device image, on the host."""
-    stream = stage_stream(image.device)
+    stream = thread_stream(image.device)
     with image.reading(stream) as planes:
         found = image.device.download({str(i): plane for i, plane in enumerate(planes)}, stream)
     return list(found.values())

@@ -9,7 +9,7 @@ import toy_models
 
 torch = pytest.importorskip("torch")
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.estimators.topdown import TopDown  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
@@ -69,7 +69,7 @@ def test_keypoints_of_a_device_are_those_of_the_host(where, flip_test, tmp_path)
     contract = toy_models.contract("heatmap", udp=True)
     engine = load_engine(contract, path=toy_models.save(contract, tmp_path / "toy.onnx"))
     host, device = picture(), open_device("cpu")
-    image = SurfacePool(device, 1).from_host(host, stage_stream(device))
+    image = SurfacePool(device, 1).from_host(host, thread_stream(device))
     index = np.zeros(len(REGIONS), np.int64)
     expected = TopDown(contract, engine, flip_test=flip_test).in_regions([host], index, REGIONS)
     model = TopDown(
@@ -84,7 +84,7 @@ def test_keypoints_of_a_device_are_those_of_the_host(where, flip_test, tmp_path)
 
 def test_as_many_crops_go_at_once_as_the_largest_batch_holds():
     contract, device = toy_models.contract("heatmap"), open_device("cpu")
-    image = SurfacePool(device, 1).from_host(picture(), stage_stream(device))
+    image = SurfacePool(device, 1).from_host(picture(), thread_stream(device))
     engine = OnDevice(contract)
     regions = np.tile(REGIONS, (12, 1))[:70]
     found = TopDown(contract, engine).in_regions([image], np.zeros(70, np.int64), regions)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 256  # bytes; wide reads want it, and CUDA's own allocations have it
 
 
-class Landing:
+class DownloadBuffer:
     """Page-locked memory of one stream, through which results come to the host; it grows to the largest."""
 
     def __init__(self, device: Device):
@@ -33,7 +33,7 @@ class Landing:
         places, size = {}, 0
         for name, tensor in tensors.items():
             places[name] = size
-            size = aligned(size + tensor.nbytes)
+            size = align_up(size + tensor.nbytes)
         with self._lock:
             memory, self._memory = self._room(size), None  # lost if this fails, since copies may still run
             landed = {}
@@ -52,7 +52,7 @@ class Landing:
         return self._memory
 
 
-class Staging:
+class StagingBuffers:
     """Page-locked memory through which pictures go to the device: `limit` buffers in turn, of any thread.
 
     A buffer is refilled once the copy from it has run; the host waits for that one copy if it must.
@@ -85,7 +85,7 @@ class Staging:
         return copied
 
 
-class Kept:
+class KeepAlive:
     """Objects that must live until the device has passed an event: others' memory that it copies from.
 
     They are let go at later calls. A decoder has few surfaces to give, so with more than `limit` kept the
@@ -102,7 +102,7 @@ class Kept:
         gone = []  # dropped outside of the lock: what they do then is theirs
         with self._lock:
             self._kept.append((until, owner))
-            while self._kept and (len(self._kept) > self._limit or self._kept[0][0].passed()):
+            while self._kept and (len(self._kept) > self._limit or self._kept[0][0].completed()):
                 event, kept = self._kept.popleft()
                 event.synchronise()
                 gone.append(kept)
@@ -121,6 +121,6 @@ class Kept:
         self.close()
 
 
-def aligned(size: int) -> int:
+def align_up(size: int) -> int:
     """The next multiple of `ALIGNMENT`."""
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -14,7 +14,7 @@ from toy_models import K, contract  # noqa: E402
 
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.gpus import this_gpu  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
@@ -99,7 +99,7 @@ def test_crops_of_frames_on_the_gpu(plan, engine):
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     on_gpu = torch.from_numpy(picture).to(device.torch_device)
     torch.cuda.synchronize()
-    frame = DeviceImage([on_gpu], None, stage_stream(device).record(), device)
+    frame = DeviceImage([on_gpu], None, thread_stream(device).record(), device)
     matrices = np.stack([np.array([[0.5, 0, -n], [0, 0.6, n - 2.0]]) for n in range(5)])
     model_input = compilable.landmarks().input
     here, there = (Crops([it], np.zeros(5, int), matrices, model_input) for it in (picture, frame))
@@ -126,7 +126,7 @@ def test_two_engines_in_two_threads_at_once(plan):
 
     def work(seed):
         opened = plan.open()
-        streams.add(stage_stream(open_device("cuda:0")).handle)
+        streams.add(thread_stream(open_device("cuda:0")).handle)
         for n in range(30):
             batch = images(1 + n % LARGEST, seed + n)
             kind = (HOST, ON_DEVICE)[n % 2]

@@ -12,7 +12,7 @@ from toy_models import K, contract, save, spots  # noqa: E402
 from engines.backends.base import put  # noqa: E402
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.estimators.crops import Crops  # noqa: E402
@@ -52,7 +52,7 @@ def crops(pictures=PICTURES):
 def on_device():
     """The same pictures, in a device's memory."""
     device = open_device("cpu")
-    ready = stage_stream(device).record()
+    ready = thread_stream(device).record()
     return [DeviceImage([torch.from_numpy(picture)], None, ready, device) for picture in PICTURES]
 
 
