@@ -248,7 +248,7 @@ def _one(
 ) -> tuple[bool, bool]:
     """Measure, show and write; whether it was interrupted, and whether it is worse than the baseline."""
     from tools.profiling.compare import compare, print_comparison
-    from tools.profiling.recording.flame import collapsed
+    from tools.profiling.recording.stack_sampler import collapsed
     from tools.profiling.session import NothingMeasuredError, measure
     from tools.profiling.table import print_profile
 

@@ -15,7 +15,7 @@ from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage,
 from tools.profiling.flow import flow_of
 from tools.profiling.machine.hardware import this_machine
 from tools.profiling.measurements import Measured
-from tools.profiling.recording.log import logs
+from tools.profiling.recording.event_log import logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.measurement.metrics import Histogram
-from tools.profiling.recording.log import Kind, LogFile, Row, logs
+from tools.profiling.recording.event_log import Kind, LogFile, Row, logs
 
 MB = 1e6
 

@@ -23,10 +23,10 @@ from pipeline.edges.edge import Item
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
-from tools.profiling.recording.flame import Sampler
-from tools.profiling.recording.lane import Lane
-from tools.profiling.recording.log import Kind, Log
-from tools.profiling.recording.ranges import Ranges, ranges
+from tools.profiling.recording.event_log import Kind, Log
+from tools.profiling.recording.nvtx_ranges import Ranges, ranges
+from tools.profiling.recording.stack_sampler import Sampler
+from tools.profiling.recording.thread_state import Lane
 
 BLOCKED_NS = 100_000  # shorter waits for room are not worth a span
 

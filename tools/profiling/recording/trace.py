@@ -21,8 +21,8 @@ import numpy as np
 import orjson
 
 from pipeline.errors import ConfigError
-from tools.profiling.recording.frames import LANES, STREAMS, Frames
-from tools.profiling.recording.log import Kind, LogFile, Row, logs
+from tools.profiling.recording.event_log import Kind, LogFile, Row, logs
+from tools.profiling.recording.frame_spans import LANES, STREAMS, Frames
 
 DEVICE = 500_000  # added to the number of a lane: that of what the device does for it
 GAP_NS = 1000  # between spans of a lane: Perfetto drops those that overlap, if by rounding only

@@ -13,7 +13,7 @@ from engines.images.yuv import YuvImage
 from pipeline.errors import ConfigError
 from pipeline.packet import Instances, Packet
 from pipeline.run import make_run
-from tools.profiling.recording import log
+from tools.profiling.recording import event_log as log
 from tools.profiling.recording.recorded import read_recorded
 from tools.profiling.recording.recorder import Recorder, payload_bytes
 

@@ -7,7 +7,7 @@ from trace_checker import Trace, TraceError
 
 from pipeline.errors import ConfigError
 from pipeline.run import make_run
-from tools.profiling.recording.log import Kind, Log
+from tools.profiling.recording.event_log import Kind, Log
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.recording.trace import write_trace
 

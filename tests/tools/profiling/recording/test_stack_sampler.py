@@ -5,10 +5,10 @@ import pytest
 from recording_toys import graph
 
 from pipeline.run import make_run
-from tools.profiling.recording.flame import collapsed
-from tools.profiling.recording.lane import Lane
 from tools.profiling.recording.recorded import read_recorded
 from tools.profiling.recording.recorder import Recorder
+from tools.profiling.recording.stack_sampler import collapsed
+from tools.profiling.recording.thread_state import Lane
 
 
 def record(folder, checked, frames):

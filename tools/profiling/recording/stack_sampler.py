@@ -21,8 +21,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Protocol
 
-from tools.profiling.recording.lane import Lane, TaskFile
-from tools.profiling.recording.log import Kind, Log
+from tools.profiling.recording.event_log import Kind, Log
+from tools.profiling.recording.thread_state import Lane, TaskFile
 
 DEEPEST = 64  # frames of a stack, from the innermost
 STILL = 0.05  # of the time within its call; one that was less on a processor stands still
