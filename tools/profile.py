@@ -268,7 +268,7 @@ def _one(
     if comparison:
         print_comparison(comparison, watched.console)
     if files.html:
-        from tools.profiling.report.html import write_html
+        from tools.profiling.report.page import write_html
 
         write_html(measured, files.html, comparison)
     return watched.ending.stopped.is_set(), bool(comparison and comparison.worse)
@@ -293,7 +293,7 @@ def _sweep(settings: Settings, points: list[dict[str, str]], watched: _Watched, 
                 f"{at} failed: {result.error}", style="red", markup=False, highlight=False, soft_wrap=True
             )
     if files.html and profiles:
-        from tools.profiling.report.html import write_html
+        from tools.profiling.report.page import write_html
 
         write_html(profiles, files.html)
     return watched.ending.stopped.is_set()
