@@ -17,8 +17,8 @@ import yaml
 
 from operators.graph_files import load_graph
 from operators.kafka.fragment_topics import cut, topics
-from tools.attach import CONTROL
 from tools.cli import app
+from tools.service.address import DEFAULT_ADDRESS
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 ROOT = DOCKER.parent
@@ -76,7 +76,7 @@ def test_what_an_image_is_made_of_is_there(name):
     packages = re.search(r"packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text())[1]
     assert set(re.findall(r'"(\w+)"', packages)) <= set(copied)
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
-    port = CONTROL.rpartition(":")[2]
+    port = DEFAULT_ADDRESS.rpartition(":")[2]
     assert f"EXPOSE {port}" in lines
     assert any("HEALTHCHECK" in line and f":{port}/healthz" in line for line in lines)
 
@@ -132,7 +132,7 @@ def test_the_compose_file_runs_commands_that_there_are(compose):
 
 def test_the_services_find_each_other(compose):
     services = ours(compose)
-    port = CONTROL.rpartition(":")[2]
+    port = DEFAULT_ADDRESS.rpartition(":")[2]
     kafka = compose["services"]["kafka"]["environment"]
     inside = dict(entry.split("://") for entry in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
     listens = {

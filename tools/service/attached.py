@@ -15,7 +15,7 @@ from pipeline.measurement.figures import RunFigures, StreamFigures
 from pipeline.measurement.metrics import by_stream
 from pipeline.packet import Event
 from pipeline.run import Run
-from tools.camera_options import Credentials
+from tools.options.cameras import Credentials
 from tools.service.attached_stages import RunNow, run_now
 
 WINDOW_S = 10  # rates and ages are those of so many seconds

@@ -1,1 +1,1 @@
-"""A profile as one HTML file: `page` fills the templates; charts, the drawn graph and the flame graph are SVG."""
+"""A profile as one HTML file: `page` fills the templates; charts and the drawn graph are SVG."""
