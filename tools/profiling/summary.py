@@ -15,7 +15,7 @@ from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage,
 from tools.profiling.flow import flow_of
 from tools.profiling.machine.hardware import this_machine
 from tools.profiling.measurements import Measured
-from tools.profiling.recording.event_log import logs
+from tools.profiling.recording.event_log import event_logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge
@@ -55,7 +55,7 @@ def write_up(
     stats = figures.stats()
     seconds, frames, machine = stats.seconds, stats.finished, this_machine()
     fps = frames / seconds if seconds else 0.0
-    processes = len(logs(folder))
+    processes = len(event_logs(folder))
     use = window.use.model_copy(update={"lock_wait_ms": recorded.lock_wait_ms})
     edges = _edges(window, graph)
     stages = [
