@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class Kind(IntEnum):
-    """The first number of a row says what it records. Times are monotonic ns, names are numbers, -1 is none."""
+    """What a row records: its first number. Times are monotonic ns, names are numbers, -1 is none."""
 
     CALL = 0  # lane, start, end, processor ns, packets in, packets out, bytes; (stream, seq, queued) of each
     ENGINE = 1  # lane, engine, start, end, ns making inputs, items, bytes in, out, copied; device times

@@ -81,7 +81,7 @@ class Recorded:
     missed: int = 0  # rows beyond the limit, which were not kept
 
     def between(self, start_ns: int, end_ns: int) -> Recorded:
-        """The same for a part of the time (monotonic): only calls that began in it; memory and `missed` in total."""
+        """Only the calls that began between two moments (monotonic); memory and `missed` stay as they are."""
         return _read(self.folder, (start_ns, end_ns))
 
 
