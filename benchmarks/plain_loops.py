@@ -27,7 +27,7 @@ import harness
 from operators.graph_files import load_graph, with_sinks
 from pipeline.operator import RunInfo
 from pipeline.run import run_graph
-from tools.run import parse_changes
+from tools.options.graph import parse_changes
 
 CORES = os.cpu_count() or 1
 Options = Mapping[str, Any]

@@ -14,9 +14,10 @@ from rich.logging import RichHandler
 
 from engines.errors import EngineError
 from pipeline.errors import ConfigError, PosestreamError, SourceError
-from tools import attach, demo, graph, models, profile, run
+from tools import attach, demo, models, profile, run
 from tools.engine import commands as engine
 from tools.evaluate import commands as evaluate
+from tools.graph import commands as graph
 from tools.kafka import commands as kafka
 from tools.service import top
 

@@ -1,4 +1,4 @@
-"""`posestream demo`: real people in a real video, with nothing to prepare."""
+"""`posestream demo`: the default graph on a real video, with nothing to prepare."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.console import Console
 from engines.assets.clips import load_clip
 from engines.contracts.contract import load_contract
 from operators.graph_files import load_graph, models_of
+from tools.file_run import process_files
 from tools.models import fetch_with_progress
-from tools.run import process
 
 GRAPH, CLIP = "human-lite", "single-person"
 
@@ -27,11 +27,11 @@ def demo(
     """
     console = Console()
     clip = load_clip(CLIP)
-    with tempfile.TemporaryDirectory() as keep:  # one download for the models that share a wheel
+    with tempfile.TemporaryDirectory() as keep:  # models that share a wheel share its download
         for name in models_of(GRAPH):
             fetch_with_progress(name, load_contract(name).asset, archives=Path(keep))
         video = fetch_with_progress(clip.title, clip.asset, archives=Path(keep))
-    process(load_graph(GRAPH), {CLIP: str(video)}, out, ["video_sink", "coco_sink"])
+    process_files(load_graph(GRAPH), {CLIP: str(video)}, out, ["video_sink", "coco_sink"])
     console.print(f"\nThe results are in [bold]{out.resolve()}[/]:", highlight=False)
     meanings = {
         f"{CLIP}.mp4": "the video with the keypoints drawn in",

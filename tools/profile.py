@@ -1,12 +1,11 @@
-"""`posestream profile`: where the time of a graph goes, what limits it, and how far from the best it is."""
+"""`posestream profile`: where the time of a graph goes, what limits it, and how far it is from the best."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -15,138 +14,45 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from operators.decoding.addresses import redact
 from operators.graph_files import name_sources
 from pipeline.errors import ConfigError
-from tools.attach import MAX_AGE_S
-from tools.camera_options import name_cameras
-from tools.run import Changes, interrupts, parse_changes
+from tools.options import profile as options
+from tools.options.cameras import MAX_AGE_S, name_cameras
+from tools.options.graph import Changes, parse_changes
+from tools.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from tools.profiling.document import Profile
+    from tools.profiling.output import Output
     from tools.profiling.settings import Settings
-
-MEASURE = "What is measured"
-SHOW = "What is written"
 
 
 def profile(
-    graph: Annotated[
-        str, typer.Argument(metavar="GRAPH", help="A ready graph (posestream graph list) or a .yaml file.")
-    ],
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE",
-            help="Video files, images, folders of images; with --live cameras, too. NAME=SOURCE names one.",
-        ),
-    ],
-    streams: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Repeat the sources until there are so many streams.",
-            show_default="the sources as they are",
-            rich_help_panel=MEASURE,
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option("--seconds", "-t", min=0.5, help="How long to measure.", rich_help_panel=MEASURE)
-    ] = 20.0,
-    warmup: Annotated[
-        float,
-        typer.Option(min=0.0, help="Seconds before that, from the first frame on.", rich_help_panel=MEASURE),
-    ] = 3.0,
+    graph: options.GraphArgument,
+    sources: options.Sources,
+    streams: options.Streams = None,
+    seconds: options.Seconds = 20.0,
+    warmup: options.Warmup = 3.0,
     changes: Changes = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes that share the sources.",
-            show_default="as the graph says; else one a core",
-            rich_help_panel=MEASURE,
-        ),
-    ] = None,
-    live: Annotated[
-        bool,
-        typer.Option(
-            "--live",
-            help="As attach runs it: files play at their own pace; frames that come too fast are dropped.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = False,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUES",
-            help="Measure with each of these values, and with all combinations of several: of streams, "
-            "processes, batch, backend, or NODE.OPTION.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = None,
-    no_bound: Annotated[
-        bool,
-        typer.Option("--no-bound", help="Measure no models and no decoding alone.", rich_help_panel=MEASURE),
-    ] = False,
-    sample_hz: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1000.0,
-            help="How often to look where the Python of each stage is; 0: no flame graph, no places.",
-            rich_help_panel=MEASURE,
-        ),
-    ] = 20.0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "--json",
-            metavar="FILE",
-            help="The profile as JSON, a list of them for a sweep.",
-            rich_help_panel=SHOW,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A report in one file, for a browser.", rich_help_panel=SHOW),
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Every call and every frame, for ui.perfetto.dev; packed where it ends in .gz.",
-            rich_help_panel=SHOW,
-        ),
-    ] = None,
-    flame: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Processor time by stacks of Python, for speedscope.app or flamegraph.pl.",
-            rich_help_panel=SHOW,
-        ),
-    ] = None,
-    compare: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="BASELINE.json",
-            help="What changed since this profile; exit code 1 if anything is worse.",
-            rich_help_panel=SHOW,
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, metavar="PERCENT", help="For --compare.", rich_help_panel=SHOW)
-    ] = 10.0,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no table.", rich_help_panel=SHOW)
-    ] = False,
+    processes: options.Processes = None,
+    live: options.Live = False,
+    sweep: options.Sweep = None,
+    no_bound: options.NoBound = False,
+    sample_hz: options.SampleHz = 20.0,
+    out: options.JsonFile = None,
+    html: options.HtmlFile = None,
+    trace: options.TraceFile = None,
+    flame: options.FlameFile = None,
+    compare: options.Baseline = None,
+    tolerance: options.Tolerance = 10.0,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run a graph for some seconds and say where its time goes.
 
-    The table begins with what limits the run and what to turn; then come the stages, the engines and the
-    streams. Files are played over and over. Afterwards each model and the decoding are measured alone, and
-    ours is given as a part of the best that they would allow.
+    The table begins with what limits the run and which options to change; then come the stages, the engines
+    and the streams. Files are repeated until the time is over. Afterwards each model and the decoding are
+    measured alone, and the run is given as a share of the best that they would allow.
 
-    The graph runs as it stands: its own sinks write where it says, and no results are kept beside that.
-    Measure on a machine that does nothing else. Ctrl-C ends early, and shows what was measured until then.
+    The graph runs as it stands: its own sinks write, and no other results are kept. Measure on a machine
+    that does nothing else. Ctrl-C ends the measurement early and shows what was measured until then.
 
     Examples:
     `posestream profile human-lite walk.mp4`
@@ -163,21 +69,22 @@ def profile(
     `posestream profile human-lite walk.mp4 --compare before.json --tolerance 5`
     """  # fmt: skip
     from tools.profiling.document import read_profile
+    from tools.profiling.output import Output
     from tools.profiling.settings import Settings
     from tools.profiling.sweep import read_points
 
     points = read_points(sweep or [])
+    is_sweep = points != [{}]
     single = {"--trace": trace, "--flame": flame, "--compare": compare}
-    if points != [{}] and (given := [name for name, path in single.items() if path]):
-        raise ConfigError(f"{', '.join(given)} and --sweep do not go together: they are of one measurement")
+    if is_sweep and (given := [name for name, path in single.items() if path]):
+        raise ConfigError(f"{', '.join(given)} and --sweep do not go together: a sweep has many measurements")
     baseline = read_profile(compare) if compare else None
-    for file in (out, html, trace, flame):
-        if file and not file.absolute().parent.is_dir():
-            raise ConfigError(f"cannot write {file}: there is no folder {file.parent}")
+    output = Output(Console(quiet=quiet), json=out, html=html, trace=trace, flame=flame)
+    output.check()
     settings = Settings(
         graph=graph,
         sources=name_cameras(sources) if live else name_sources(sources),
-        changes=parse_changes(changes or []),
+        changes=parse_changes(changes),
         streams=streams,
         seconds=seconds,
         warmup_s=warmup,
@@ -189,118 +96,77 @@ def profile(
         trace=trace,
         command=shlex.join(["posestream", *map(redact, sys.argv[1:])]),
     )
-    files = Files(out, html, flame)
-    with _Watched(quiet=quiet) as watched:
-        if points == [{}]:
-            interrupted, worse = _one(settings, watched, files, baseline, tolerance / 100)
+    worse = False
+    with _Terminal(quiet=quiet) as terminal:
+        if is_sweep:
+            _sweep(settings, points, terminal, output)
         else:
-            interrupted, worse = _sweep(settings, points, watched, files), False
-    if interrupted:
+            worse = _measure(settings, terminal, output, baseline, tolerance / 100)
+    if terminal.interrupted:
         raise typer.Exit(130)
     if worse:
         raise typer.Exit(1)
 
 
-class Files(NamedTuple):
-    """What is written besides the table; None: not."""
-
-    json: Path | None
-    html: Path | None
-    flame: Path | None
-
-
-class _Watched:
-    """What is shown while it is measured, and Ctrl-C: once ends it, twice does not wait for what was read."""
+class _Terminal:
+    """Shows the progress of a measurement, and lets Ctrl-C end it: the first in order, the second at once."""
 
     def __init__(self, *, quiet: bool):
         from tools.profiling.session import Ending
 
         errors = Console(stderr=True)
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-        self.console = Console(quiet=quiet)
         self.ending = Ending()
-        self._shown = Progress(
+        self._progress = Progress(
             *columns, console=errors, transient=True, disable=quiet or not errors.is_terminal
         )
-        self._task = self._shown.add_task("", total=None)
-        self._open = ExitStack()
+        self._task = self._progress.add_task("", total=None)
+        self._contexts = ExitStack()
 
-    def __enter__(self) -> _Watched:
-        self._open.enter_context(interrupts(self.ending))
-        self._open.enter_context(self._shown)
+    def __enter__(self) -> _Terminal:
+        self._contexts.enter_context(stop_on_signals(self.ending))
+        self._contexts.enter_context(self._progress)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open.close()
+        self._contexts.close()
 
-    def say(self, what: str, share: float | None) -> None:
-        """What goes on, and how much of it is done."""
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C has come."""
+        return self.ending.stopped.is_set()
+
+    def show(self, activity: str, share: float | None) -> None:
+        """Show what is going on, and which share of it is done if that is known."""
         total = None if share is None else 1.0
-        self._shown.update(self._task, description=what, total=total, completed=share or 0.0)
+        self._progress.update(self._task, description=activity, total=total, completed=share or 0.0)
 
     def hide(self) -> None:
-        """Nothing goes on any more."""
-        self._shown.stop()
+        """Remove the progress: the results come next."""
+        self._progress.stop()
 
 
-def _one(
-    settings: Settings, watched: _Watched, files: Files, baseline: Profile | None, tolerance: float
-) -> tuple[bool, bool]:
-    """Measure, show and write; whether it was interrupted, and whether it is worse than the baseline."""
-    from tools.profiling.compare import compare, print_comparison
-    from tools.profiling.recording.flame import collapsed
+def _measure(
+    settings: Settings, terminal: _Terminal, output: Output, baseline: Profile | None, tolerance: float
+) -> bool:
+    """Measure once and write the results; whether they are worse than the baseline."""
     from tools.profiling.session import NothingMeasuredError, measure
-    from tools.profiling.table import print_profile
 
     try:
-        measured = measure(settings, ending=watched.ending, said=watched.say)
+        measured = measure(settings, ending=terminal.ending, said=terminal.show)
     except NothingMeasuredError:
-        if watched.ending.stopped.is_set():
+        if terminal.interrupted:
             raise typer.Exit(130) from None
         raise
-    watched.hide()
-    if files.json:
-        _write(files.json, measured.model_dump_json(indent=1))
-    if files.flame:
-        _write(files.flame, collapsed(measured.stacks))
-    print_profile(measured, watched.console)
-    comparison = compare(baseline, measured, tolerance) if baseline else None
-    if comparison:
-        print_comparison(comparison, watched.console)
-    if files.html:
-        from tools.profiling.report.html import write_html
-
-        write_html(measured, files.html, comparison)
-    return watched.ending.stopped.is_set(), bool(comparison and comparison.worse)
+    terminal.hide()
+    comparison = output.write(measured, baseline, tolerance)
+    return bool(comparison and comparison.worse)
 
 
-def _sweep(settings: Settings, points: list[dict[str, str]], watched: _Watched, files: Files) -> bool:
-    """Measure at all points, show and write; whether it was interrupted."""
-    from tools.profiling.sweep import Failed, as_json, sweep
-    from tools.profiling.table import print_sweep
+def _sweep(settings: Settings, points: list[dict[str, str]], terminal: _Terminal, output: Output) -> None:
+    """Measure at all points and write the results."""
+    from tools.profiling.sweep import sweep
 
-    results = sweep(settings, points, ending=watched.ending, said=watched.say)
-    watched.hide()
-    if files.json:
-        _write(files.json, as_json(results))
-    profiles = [result for result in results if not isinstance(result, Failed)]
-    if profiles:
-        print_sweep(profiles, watched.console)
-    for result in results:
-        if isinstance(result, Failed):
-            at = " ".join(f"{name}={value}" for name, value in result.swept.items())
-            watched.console.print(
-                f"{at} failed: {result.error}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
-    if files.html and profiles:
-        from tools.profiling.report.html import write_html
-
-        write_html(profiles, files.html)
-    return watched.ending.stopped.is_set()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    results = sweep(settings, points, ending=terminal.ending, said=terminal.show)
+    terminal.hide()
+    output.write_sweep(results)

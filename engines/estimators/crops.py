@@ -26,8 +26,8 @@ class Crops:
     """A batch of N crops, cut out of many images only when an engine asks for them.
 
     Crop n is the part of `images[image_index[n]]` that `matrices[n]` maps to the model's input, normalised.
-    An engine with memory of its own has the crops written there (`write`, or `write_on_device` on a GPU). Others,
-    array: `np.asarray(crops)`.
+    An engine with memory of its own has the crops written there: it calls `write`, or `write_on_device` on a
+    GPU. All others, and NumPy, take the batch as an array: `np.asarray(crops)`.
 
     Args:
         images: RGB, (H, W, 3) uint8, or YUV, of any sizes; or in a device's memory.

@@ -18,8 +18,8 @@ import yaml
 
 from operators.fragments.cut import cut, topics
 from operators.graph_files import load_graph
-from tools.attach import CONTROL
 from tools.cli import app
+from tools.service.address import DEFAULT_ADDRESS
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 ROOT = DOCKER.parent
@@ -77,7 +77,7 @@ def test_what_an_image_is_made_of_is_there(name):
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert set(wheel["only-include"]) <= set(copied)
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
-    port = CONTROL.rpartition(":")[2]
+    port = DEFAULT_ADDRESS.rpartition(":")[2]
     assert f"EXPOSE {port}" in lines
     assert any("HEALTHCHECK" in line and f":{port}/healthz" in line for line in lines)
 
@@ -133,7 +133,7 @@ def test_the_compose_file_runs_commands_that_there_are(compose):
 
 def test_the_services_find_each_other(compose):
     services = ours(compose)
-    port = CONTROL.rpartition(":")[2]
+    port = DEFAULT_ADDRESS.rpartition(":")[2]
     kafka = compose["services"]["kafka"]["environment"]
     inside = dict(entry.split("://") for entry in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
     listens = {

@@ -17,8 +17,8 @@ from pipeline.errors import ConfigError
 from pipeline.graph import Graph, resolve
 from pipeline.operator import Operator
 from pipeline.packet import Packet
-from tools.fragment_options import take_part
 from tools.profiling import advice
+from tools.run_fragment import take_part
 
 HERE = Path(__file__).resolve().parent
 

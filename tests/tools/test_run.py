@@ -18,7 +18,6 @@ from engines.errors import AssetError
 from operators.graph_files import name_sources
 from pipeline.errors import ConfigError
 from tools.cli import exit_code
-from tools.run import parse_changes
 
 COMMAND = [sys.executable, "-m", "tools.cli"]
 DECODE_ONLY = "name: only\ngraph:\n  decode: {op: decode, loop: 2000}\n"
@@ -222,12 +221,6 @@ def test_help_and_version():
 )
 def test_streams_are_named_by_their_files(sources, named):
     assert name_sources(sources) == named
-
-
-def test_changes_are_yaml_values():
-    assert parse_changes(["a.b=0.4", "a.c=[x, y]", "a.d=true", "a.e=k=v"]) == {
-        "a.b": 0.4, "a.c": ["x", "y"], "a.d": True, "a.e": "k=v"
-    }  # fmt: skip
 
 
 def test_exit_codes():

@@ -20,8 +20,8 @@ from engines.evaluation.average_precision import evaluate
 from engines.evaluation.coco_files import Annotations, read_annotations, read_json, results_of
 from operators.decoding import media_files as media
 from operators.graph_files import load_graph
+from operators.weights import check_weights
 from tools.evaluate import annotated_images
-from tools.run import check_weights
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from operators.decoding.addresses import is_camera
 from operators.graph_files import load_graph
+from operators.weights import check_weights
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph
 from pipeline.measurement.stats import RunStats
@@ -24,7 +25,6 @@ from tools.profiling.machine.usage import UseSampler
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.settings import Settings
 from tools.profiling.summary import Window, write_up
-from tools.run import check_weights
 
 TICK_S = 0.1
 FIRST_FRAME_S = 10.0  # until the first frame has left, before warming up begins

@@ -14,7 +14,7 @@ from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage,
 from tools.profiling.flow import flow_of
 from tools.profiling.machine.hardware import this_machine
 from tools.profiling.measurements import Measured
-from tools.profiling.recording.log import logs
+from tools.profiling.recording.event_log import event_logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge
@@ -54,7 +54,7 @@ def write_up(
     stats = window.after.since(window.before)
     seconds, frames, machine = stats.seconds, stats.finished, this_machine()
     fps = stats.fps
-    processes = len(logs(folder))
+    processes = len(event_logs(folder))
     use = window.use.model_copy(update={"lock_wait_ms": recorded.lock_wait_ms})
     edges = [fill(Edge, edge) for edge in stats.edges]
     stages = [_stage(graph, stage, recorded, held_up=_held_up(stage, stats.edges)) for stage in stats.stages]

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.measurement.stats import RunStats, StreamStats
 from pipeline.packet import Event
 from pipeline.run import Run
-from tools.camera_options import Credentials
+from tools.options.cameras import Credentials
 from tools.service.attached_stages import DIGITS, RunNow, run_now
 from tools.views import fill
 

@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from pipeline.errors import ConfigError, RunError, SourceError
 from pipeline.graph import Graph
 from pipeline.packet import Event
-from tools.graph import as_mermaid
+from tools.graph.drawing import as_mermaid
 from tools.service.attached import Attached, NotOpenError, UnknownError
 from tools.service.prometheus import make_registry, scrape
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipeline.errors import ConfigError
-from tools.attach import CONTROL, TOKEN
+from tools.service.address import DEFAULT_ADDRESS, TOKEN_VARIABLE
 from tools.service.top_client import Client, NoAnswerError, Seen
 from tools.service.top_view import Picture
 
@@ -25,7 +25,7 @@ REDRAW_S = 0.25
 
 
 def top(
-    url: Annotated[str, typer.Argument(help="Where the control API is.")] = f"http://{CONTROL}",
+    url: Annotated[str, typer.Argument(help="Where the control API is.")] = f"http://{DEFAULT_ADDRESS}",
     interval: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="How often the run is asked.")
     ] = 1.0,
@@ -35,7 +35,7 @@ def top(
     token: Annotated[
         str | None,
         typer.Option(
-            envvar=TOKEN,
+            envvar=TOKEN_VARIABLE,
             help="The token of the API. On the command line others on this machine can see it.",
             show_default=False,
         ),

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from operators.decoding.addresses import redact
 from pipeline.errors import ConfigError, SourceError
-from tools.attach import CONTROL, TOKEN
+from tools.service.address import DEFAULT_ADDRESS, TOKEN_VARIABLE
 from tools.service.attached import StreamNow
 from tools.service.attached_stages import RunNow
 
@@ -52,7 +52,8 @@ class Client:
         self.url = _checked(url)
         if token and not (token.isascii() and token.isprintable()):
             raise ConfigError(
-                f"the token ({TOKEN}, --token) holds a line break or something else that no request can bring"
+                f"the token ({TOKEN_VARIABLE}, --token) holds a line break or something else that no request "
+                "can bring"
             )
         self._token = token
         self._run, self._streams = TypeAdapter(RunNow), TypeAdapter(dict[str, list[StreamNow]])
@@ -88,7 +89,7 @@ class Client:
     def _refusal(self, error: urllib.error.HTTPError) -> tuple[str, str]:
         if error.code == 401:
             said = "the token is refused" if self._token else "a token is asked for"
-            return said, f"set {TOKEN} to the one that `posestream attach` was started with"
+            return said, f"set {TOKEN_VARIABLE} to the one that `posestream attach` was started with"
         if error.code in MOVED:
             there = printable(redact(error.headers.get("Location", ""))).removesuffix("/stages")
             return f"it sends on to {there}", "give that address"
@@ -105,7 +106,7 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
 def _checked(url: str) -> str:
     given = url if "://" in url else f"http://{url}"
     shown = printable(redact(given).partition("?")[0].partition("#")[0])
-    expected = f"expected http://HOST:PORT, as in http://{CONTROL}"
+    expected = f"expected http://HOST:PORT, as in http://{DEFAULT_ADDRESS}"
     try:
         parts = urlsplit(given)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -113,7 +114,8 @@ def _checked(url: str) -> str:
         usable = False
     if "@" in given or "?" in given or "#" in given:
         raise ConfigError(
-            f"{shown}: {expected}; it is asked without user, password and query, the token is in {TOKEN}"
+            f"{shown}: {expected}; it is asked without user, password and query, the token is in "
+            f"{TOKEN_VARIABLE}"
         )
     if not usable or not given.isascii() or not given.isprintable() or " " in given:
         raise ConfigError(f"{shown} is no address of a control API; {expected}")

@@ -1,1 +1,1 @@
-"""What is noted while a profiled run is at work (`recorder`), and made of it (`recorded`, `trace`)."""
+"""Record what a profiled run does (`recorder`), add it up (`recorded`), and write it as a trace (`trace`)."""

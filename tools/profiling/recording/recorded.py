@@ -1,4 +1,4 @@
-"""Adds up what a `Recorder` has written."""
+"""Add up what a `Recorder` has written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.measurement.metrics import Histogram
-from tools.profiling.recording.log import Kind, LogFile, Row, logs
+from tools.profiling.recording.event_log import EventLogFile, Kind, Row, event_logs
 
 MB = 1e6
 
 
 class EngineKey(NamedTuple):
-    """A model as one stage used it."""
+    """A model as one stage uses it."""
 
     stage: str
     model: str
@@ -27,22 +27,22 @@ class EngineKey(NamedTuple):
 class EngineCalls:
     """The calls of an engine."""
 
-    took: Histogram = field(default_factory=Histogram)  # as the host sees it, without making the inputs
+    took: Histogram = field(default_factory=Histogram)  # on the host, without making the inputs
     items: int = 0
-    sizes: Counter[int] = field(default_factory=Counter)  # items in a call: how often
+    sizes: Counter[int] = field(default_factory=Counter)  # items in a call: number of such calls
     bytes_in: int = 0
     bytes_out: int = 0
-    device_ms: float | None = None  # on the device, where its events tell
+    device_ms: float | None = None  # on the device, by its events; None without them
     copied: int | None = None  # bytes to and from the device; None without one
 
     @property
     def calls(self) -> int:
-        """How often it was called."""
+        """Number of calls."""
         return self.took.count
 
     @property
     def ms(self) -> float:
-        """All calls together."""
+        """Duration of all calls together."""
         return self.took.total_ns / 1e6
 
     def add(self, row: Row) -> None:
@@ -69,7 +69,7 @@ class Standing(NamedTuple):
 
 @dataclass
 class Recorded:
-    """What was recorded in all processes, between two moments or in all."""
+    """What all processes have recorded, in total or between two moments."""
 
     folder: Path
     engines: dict[EngineKey, EngineCalls] = field(default_factory=lambda: defaultdict(EngineCalls))
@@ -78,15 +78,15 @@ class Recorded:
     stacks: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # ms of processor time
     standing: dict[Standing, float] = field(default_factory=lambda: defaultdict(float))  # ms
     lock_wait_ms: float | None = None  # mean; None where nothing was sampled
-    missed: int = 0  # rows that were beyond the limit of what is kept
+    missed: int = 0  # rows beyond the limit, which were not kept
 
     def between(self, start_ns: int, end_ns: int) -> Recorded:
-        """The same of a part of the time (monotonic): of the calls that began in it, all else as it was."""
+        """Only the calls that began between two moments (monotonic); memory and `missed` stay as they are."""
         return _read(self.folder, (start_ns, end_ns))
 
 
 def read_recorded(folder: Path) -> Recorded:
-    """What a `Recorder` has written to a folder; all of it once the run has ended.
+    """What a `Recorder` has written to a folder; complete once the run has ended.
 
     Raises:
         ConfigError: nothing was recorded there.
@@ -98,14 +98,14 @@ def _read(folder: Path, between: tuple[int, int] | None) -> Recorded:
     first, last = between or (0, 1 << 63)
     found = Recorded(folder)
     late: list[int] = []
-    for file in logs(folder):
+    for file in event_logs(folder):
         _add(found, file, first, last, late)
     if late:
         found.lock_wait_ms = sum(late) / len(late) / 1e6
     return found
 
 
-def _add(found: Recorded, file: LogFile, first: int, last: int, late: list[int]) -> None:
+def _add(found: Recorded, file: EventLogFile, first: int, last: int, late: list[int]) -> None:
     names = file.names()
     for row in file.rows():
         kind = row[0]

@@ -1,11 +1,13 @@
-"""What a `Recorder` has written with `trace`, as a file for ui.perfetto.dev or chrome://tracing.
+"""Write the records of a `Recorder` with `trace` as a file for ui.perfetto.dev or chrome://tracing.
 
-The format is Google's "Trace Event Format", in JSON: X is a span in a thread's lane, b and e a span of its
-own, s, t and f an arrow from span to span, C a figure over time, M a name. Times are µs.
+The format is Google's "Trace Event Format", in JSON: X is a span in a thread's lane, b and e begin and end a
+span outside of lanes, s, t and f are an arrow from span to span, C is a figure over time, M a name. Times are
+in µs.
 
-A process holds a lane for each worker of each stage, with its calls, the calls of engines within them, and
-how long it then waited for room; and one for what the device did for it. The process "streams" holds every
-frame from when it entered the graph to when it left; arrows follow it from call to call.
+A process of the trace has a lane for each worker of each stage, with its calls, the calls of engines within
+them, and the time for which it then waited for room; and a second lane for the device's work on its behalf.
+The process "streams" shows every frame from when it entered the graph until it left; arrows follow the frame
+from call to call.
 """
 
 from __future__ import annotations
@@ -21,33 +23,33 @@ import numpy as np
 import orjson
 
 from pipeline.errors import ConfigError
-from tools.profiling.recording.frames import LANES, STREAMS, Frames
-from tools.profiling.recording.log import Kind, LogFile, Row, logs
+from tools.profiling.recording.event_log import EventLogFile, Kind, Row, event_logs
+from tools.profiling.recording.frame_spans import LANES, STREAMS, FrameSpans
 
-DEVICE = 500_000  # added to the number of a lane: that of what the device does for it
-GAP_NS = 1000  # between spans of a lane: Perfetto drops those that overlap, if by rounding only
-SHOWN = 16  # frames of a call that are named
-COUNTED_NS = 5_000_000  # how many packets wait is told so often
+DEVICE = 500_000  # number of a worker's device lane minus that of its own lane
+GAP_NS = 1000  # between spans of a lane: Perfetto drops spans that overlap, even by a rounding error
+SHOWN = 16  # at most this many frames of a call are named
+COUNTED_NS = 5_000_000  # between two values of a queue's length
 
 Event = dict[str, Any]
-Lanes = dict[int, str]  # number, in the order in which they are shown: name
+Lanes = dict[int, str]  # number: name; numbers are in the order in which the lanes are shown
 
 
 def write_trace(folder: Path, out: Path, between: tuple[int, int] | None = None) -> int:
-    """Write what was recorded to `folder` to the file `out`, packed where that ends in .gz.
+    """Write the trace of what was recorded to `folder`.
 
     Args:
-        folder: of the `Recorder`, whose run has ended.
-        out: the file.
+        folder: the folder of a `Recorder` whose run has ended.
+        out: the file to write; compressed if its name ends in .gz.
         between: two moments (monotonic ns); only calls that lie between them are written.
 
     Returns:
-        How many events were written.
+        The number of events written.
 
     Raises:
         ConfigError: nothing was recorded there, or the file cannot be written.
     """
-    files = logs(folder)
+    files = event_logs(folder)
     opened: Callable[..., Any] = gzip.open if out.suffix == ".gz" else open
     try:
         with opened(out, "wb") as file:
@@ -56,9 +58,9 @@ def write_trace(folder: Path, out: Path, between: tuple[int, int] | None = None)
         raise ConfigError(f"cannot write {out}: {error.strerror}") from None
 
 
-def _write(files: list[LogFile], between: tuple[int, int], file: BinaryIO) -> int:
-    began = [names[0][2] for names in (log.names() for log in files)]
-    origin = max(min(began), between[0])
+def _write(files: list[EventLogFile], between: tuple[int, int], file: BinaryIO) -> int:
+    starts = [log.names()[0][2] for log in files]
+    origin = max(min(starts), between[0])
     streams: dict[str, int] = {}
     count = 0
     file.write(b'{"displayTimeUnit":"ms","otherData":{"clock":"monotonic","origin_ns":"%d"},' % origin)
@@ -80,25 +82,25 @@ def _write(files: list[LogFile], between: tuple[int, int], file: BinaryIO) -> in
 
 
 class _Process:
-    """The events of one process; their times are still ns."""
+    """The events of one process; their times are ns."""
 
     def __init__(
-        self, log: LogFile, pid: int, alone: bool, between: tuple[int, int], streams: dict[str, int]
+        self, log: EventLogFile, pid: int, alone: bool, between: tuple[int, int], streams: dict[str, int]
     ):
         self._log, self._pid, self._between = log, pid, between
         self._names = log.names()
         self._title = "stages" if alone else f"stages of {self._names[0][1]}"
         ends = sum(name[0] == "end" for name in self._names)
-        self._frames = Frames(pid, streams, ends)
-        self._queued: dict[str, array[int]] = defaultdict(lambda: array("q"))  # by stage: when, taken when
+        self._frames = FrameSpans(pid, streams, ends)
+        self._queued: dict[str, array[int]] = defaultdict(lambda: array("q"))  # stage: (queued, taken) …
         self._device_until: dict[int, int] = {}  # lane: end of its last span
         self._tids, self._lanes = self._lanes_in_order()
         self._devices: Lanes = {}
 
     def events(self) -> Iterator[Event]:
-        """All of them, in no order of time."""
+        """All events, not in order of time."""
         first, last = self._between
-        told = {
+        readers = {  # kind of row: its method, and where its start and end are in the row
             Kind.CALL: (self._call, 2, 3),
             Kind.ENGINE: (self._engine, 3, 4),
             Kind.BLOCKED: (self._blocked, 2, 3),
@@ -106,16 +108,16 @@ class _Process:
         }
         yield from _names(self._pid, self._title, self._lanes)
         for row in self._log.rows():
-            if row[0] in told:
-                tell, start, end = told[Kind(row[0])]
+            if row[0] in readers:
+                read, start, end = readers[Kind(row[0])]
                 if first <= row[start] and row[end] <= last:
-                    yield from tell(row)
+                    yield from read(row)
         yield from self._frames.rest()
         yield from self._waiting()
         yield from _names(self._pid, self._title, self._devices)
 
     def _lanes_in_order(self) -> tuple[dict[int, int], Lanes]:
-        """The numbers of all lanes by their index in the log, and their names: by stage, then by worker."""
+        """Lane numbers by their number in the log, and names of lanes; sorted by stage, then by worker."""
         lanes = {index: name[1:] for index, name in enumerate(self._names) if name[0] == "lane"}
         stages = list(dict.fromkeys(stage for stage, _ in lanes.values()))
         order = sorted(lanes, key=lambda index: (stages.index(lanes[index][0]), str(lanes[index][1])))
@@ -123,14 +125,14 @@ class _Process:
         return tids, {tids[i]: f"{lanes[i][0]} {lanes[i][1]}" for i in order}
 
     def _call(self, row: Row) -> Iterator[Event]:
-        _, lane, start, end, cpu_ns, taken, given, nbytes, *numbers = row
+        _, lane, start, end, cpu_ns, taken, results, nbytes, *numbers = row
         stage = self._names[lane][1]
         frames = [
             (self._names[numbers[i]][1], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3)
         ]
         waits = [queued for _, _, queued in frames if queued >= 0]
         args: Event = {
-            "packets": taken or given,
+            "packets": taken or results,
             "frames": [f"{stream} {seq}" for stream, seq, _ in frames[:SHOWN]],
             "cpu_ms": round(cpu_ns / 1e6, 3),
             "mb": round(nbytes / 1e6, 3),
@@ -157,7 +159,7 @@ class _Process:
         for begin, done in zip(times[::2], times[1::2], strict=True):
             tid = self._tids[lane] + DEVICE
             self._devices[tid] = f"GPU for {self._lanes[self._tids[lane]]}"
-            # Its times are right to some µs, by which spans may seem to overlap.
+            # The device's times are off by some µs, so that spans may seem to overlap.
             begin = max(begin, self._device_until.get(tid, self._between[0]) + GAP_NS)
             self._device_until[tid] = done = max(done, begin + 1)
             yield self._span(tid, "device", model, begin, done, {})
@@ -178,7 +180,7 @@ class _Process:
         }  # fmt: skip
 
     def _waiting(self) -> Iterator[Event]:
-        """How many packets wait before each stage. Those that were dropped there are not among them."""
+        """How many packets wait in front of each stage, without packets that are dropped there."""
         for stage, numbers in self._queued.items():
             queued, taken = np.array(numbers, np.int64).reshape(-1, 2).T
             times = np.concatenate([queued, taken])
@@ -193,7 +195,7 @@ class _Process:
 
 
 def _names(pid: int, process: str, lanes: Lanes) -> Iterator[Event]:
-    """The names of a process and of its lanes, and the place of each."""
+    """The names of a process and of its lanes, and the order in which they are shown."""
 
     def meta(what: str, tid: int, args: Event) -> Event:
         return {"ph": "M", "pid": pid, "tid": tid, "ts": 0, "name": what, "args": args}

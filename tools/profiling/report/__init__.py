@@ -1,1 +1,1 @@
-"""A profile as one HTML file: `html` puts together sections, charts, the drawn graph and the flame graph."""
+"""A profile as one HTML file: `page` fills the templates; charts and the drawn graph are SVG."""

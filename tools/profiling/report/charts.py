@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from markupsafe import Markup
+
 from tools.profiling.number_format import figure, figures, percent
-from tools.profiling.report.markup import Html, fitting, svg, tag, text
+from tools.profiling.report.svg import fitting, svg, tag, text
 
 WIDTH = 560.0
 ROW = 26.0
@@ -17,7 +19,7 @@ MARKS = ("circle", "square", "diamond", "triangle")
 Lines = Mapping[str, Sequence[float | None]]  # a value for each place on the axis, where there is one
 
 
-def share_bars(rows: Mapping[str, Mapping[str, float]], said: str, marked: str | None = None) -> Html:
+def share_bars(rows: Mapping[str, Mapping[str, float]], said: str, marked: str | None = None) -> Markup:
     """A stacked bar a row; the states' shares of the time add up to 1. `marked` is a row to point at."""
     left, end = _left(rows), WIDTH - 20
     drawn = []
@@ -32,7 +34,7 @@ def share_bars(rows: Mapping[str, Mapping[str, float]], said: str, marked: str |
 
 def share_bar(
     shares: Mapping[str, float], x: float, y: float, width: float, height: float, *, labels: bool = False
-) -> Html:
+) -> Markup:
     """One stacked bar; a share is labelled where its label fits."""
     scale = width / max(sum(shares.values()), 1.0)
     parts = []
@@ -47,7 +49,7 @@ def share_bar(
     return tag("g", parts)
 
 
-def gauge(ours: float, bound: float, limits: Mapping[str, float], cores: int) -> Html:
+def gauge(ours: float, bound: float, limits: Mapping[str, float], cores: int) -> Markup:
     """Frames/s, ours against what limits, lowest first: the lowest is the bound."""
     rows = {"this run": ours, **dict(sorted(limits.items(), key=lambda item: item[1]))}
     left, end = _left(rows), WIDTH - 70
@@ -66,7 +68,7 @@ def gauge(ours: float, bound: float, limits: Mapping[str, float], cores: int) ->
     return svg(WIDTH, height + 4, said, drawn, line, values)
 
 
-def part_bars(rows: Sequence[tuple[str, float]], unit: str, said: str) -> Html:
+def part_bars(rows: Sequence[tuple[str, float]], unit: str, said: str) -> Markup:
     """A bar a part, with its value; for instance ms of a frame."""
     left, end = _left([name for name, _ in rows]), WIDTH - 70
     scale = (end - left) / max(*(value for _, value in rows), 1e-9)
@@ -81,7 +83,7 @@ def part_bars(rows: Sequence[tuple[str, float]], unit: str, said: str) -> Html:
     return svg(WIDTH, len(rows) * ROW + 4, said, drawn)
 
 
-def pair_bars(rows: Sequence[tuple[str, float, float | None]], said: str) -> Html:
+def pair_bars(rows: Sequence[tuple[str, float, float | None]], said: str) -> Markup:
     """Two bars a row: in the run, and alone where that is known; ms."""
     left, end = _left([row[0] for row in rows]), WIDTH - 60
     most = max(*(value or 0.0 for row in rows for value in row[1:]), 1e-9)
@@ -101,7 +103,7 @@ def pair_bars(rows: Sequence[tuple[str, float, float | None]], said: str) -> Htm
     return svg(WIDTH, len(rows) * 46.0, said, drawn)
 
 
-def ranges(rows: Sequence[tuple[str, float, float, float]], said: str, marked: str | None = None) -> Html:
+def ranges(rows: Sequence[tuple[str, float, float, float]], said: str, marked: str | None = None) -> Markup:
     """p50 (dot), p95 (stroke) and p99 (diamond) a row, in ms on a logarithmic axis."""
     told = [figures(*row[1:]) for row in rows]
     left, end = _left([row[0] for row in rows]), WIDTH - 26 - LETTER * max(map(len, told), default=0)
@@ -131,7 +133,7 @@ def ranges(rows: Sequence[tuple[str, float, float, float]], said: str, marked: s
     return svg(WIDTH, height + 22, said, drawn)
 
 
-def columns(sizes: Mapping[int, int], name: str) -> Html:
+def columns(sizes: Mapping[int, int], name: str) -> Markup:
     """How often which batch size was; shares of the calls."""
     calls, width, height = sum(sizes.values()), 268.0, 92.0
     present = sorted(sizes)
@@ -158,7 +160,7 @@ def over_time(
     lines: Lines,
     said: str,
     top: float | None = None,
-) -> Html:
+) -> Markup:
     """A line a series over the seconds, the first one filled; `top` is a value to be shown as a limit."""
     width, left, right, height = 400.0, 48.0, 10.0, 110.0
     known = [value for values in lines.values() for value in values if value is not None]
@@ -192,7 +194,7 @@ def over_time(
     return svg(width, height + 32, said, drawn, class_="chart over-time")
 
 
-def over_values(values: Sequence[str], lines: Lines, said: str, *, joined: bool) -> Html:
+def over_values(values: Sequence[str], lines: Lines, said: str, *, joined: bool) -> Markup:
     """What a sweep gave: a place a swept value, a line a series, named at its last point."""
     left, right, height = 52.0, 24.0 + max((len(name) for name in lines), default=0) * LETTER, 150.0
     right = min(right, 200.0)
@@ -236,19 +238,19 @@ def _left(names: Sequence[str] | Mapping[str, object]) -> float:
     return min(max((len(name) for name in names), default=0) * LETTER + 18, 220.0)
 
 
-def _name(name: str, left: float, y: float, *, marked: bool = False) -> Html:
+def _name(name: str, left: float, y: float, *, marked: bool = False) -> Markup:
     shown = text(
         left - 8, y + ROW / 2 + 4, fitting(name, left - 14), "name marked" if marked else "name", "end"
     )
     return tag("g", tag("title", name), shown)
 
 
-def _tick(x: float, top: float, bottom: float, label: str) -> Html:
+def _tick(x: float, top: float, bottom: float, label: str) -> Markup:
     line = tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid")
     return tag("g", line, text(x, bottom + 15, label, "axis", "middle"))
 
 
-def _mark(kind: str, x: float, y: float, class_: str, *children: Html) -> Html:
+def _mark(kind: str, x: float, y: float, class_: str, *children: Markup) -> Markup:
     if kind == "circle":
         return tag("circle", *children, cx=x, cy=y, r=4, class_=class_)
     shapes: dict[str, Callable[[], str]] = {

@@ -1,11 +1,10 @@
 "use strict";
 // The contents, from the sections that are there.
-for (const [n, part] of document.querySelectorAll("[data-name]").entries()) {
-  if (part.closest("details") && part.tagName !== "DETAILS") continue;
+for (const [n, part] of document.querySelectorAll("main > section, main > details").entries()) {
   part.id = `part-${n}`;
   const link = document.createElement("a");
   link.href = `#${part.id}`;
-  link.textContent = part.dataset.name;
+  link.textContent = part.querySelector("h2").textContent;
   link.addEventListener("click", () => { if (part.tagName === "DETAILS") part.open = true; });
   document.querySelector("nav").append(link);
 }

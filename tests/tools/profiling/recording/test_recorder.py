@@ -13,7 +13,7 @@ from engines.images.yuv import YuvImage
 from pipeline.errors import ConfigError
 from pipeline.packet import Instances, Packet
 from pipeline.run import make_run
-from tools.profiling.recording import log
+from tools.profiling.recording import event_log
 from tools.profiling.recording.recorded import read_recorded
 from tools.profiling.recording.recorder import Recorder, payload_bytes
 
@@ -54,7 +54,9 @@ def test_engine_calls_by_stage_and_model(tmp_path, model, processes):
 def test_calls_of_a_window(tmp_path, model):
     whole, _ = record(tmp_path / "rec", graph("pictures", infer={"op": "infer", "file": model}), {"a": "50"})
     everything = 0, time.monotonic_ns()
-    starts = sorted(row[3] for row in log.logs(whole.folder)[0].rows() if row[0] == log.Kind.ENGINE)
+    starts = sorted(
+        row[3] for row in event_log.event_logs(whole.folder)[0].rows() if row[0] == event_log.Kind.ENGINE
+    )
     parts = [whole.between(everything[0], starts[20]), whole.between(starts[20], everything[1])]
     assert [sum(c.calls for c in part.engines.values()) for part in parts] == [20, 30]
     assert sum(part.payload["infer"] for part in parts) == whole.payload["infer"] == 50 * PICTURE
@@ -116,8 +118,13 @@ def test_it_is_turned_off_and_on_while_a_run_goes_on(tmp_path, model):
         moments.append(time.monotonic_ns())
     run.stop()
     run.finish()
-    kinds = {log.Kind.CALL: 2, log.Kind.ENGINE: 3, log.Kind.LATE: 1, log.Kind.FINISHED: 2}
-    rows = [row for row in log.logs(recorder.folder)[0].rows() if row[0] in kinds]
+    kinds = {
+        event_log.Kind.CALL: 2,
+        event_log.Kind.ENGINE: 3,
+        event_log.Kind.LATE: 1,
+        event_log.Kind.FINISHED: 2,
+    }
+    rows = [row for row in event_log.event_logs(recorder.folder)[0].rows() if row[0] in kinds]
     for kind, place in kinds.items():
         times = [row[place] for row in rows if row[0] == kind]
         seen = [any(a < at < b for at in times) for a, b in pairwise(moments)]
@@ -142,9 +149,11 @@ def test_two_runs_at_once_do_not_mix(tmp_path, model):
 
 
 def test_what_is_beyond_the_limit_is_counted(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(log, "LIMIT_BYTES", 4000)
+    monkeypatch.setattr(event_log, "LIMIT_BYTES", 4000)
     found, _ = record(tmp_path, graph(same={"op": "same"}), {"a": "500"})
-    kept = sum(1 for file in log.logs(tmp_path) for row in file.rows() if row[0] == log.Kind.CALL)
+    kept = sum(
+        1 for file in event_log.event_logs(tmp_path) for row in file.rows() if row[0] == event_log.Kind.CALL
+    )
     assert 0 < kept < 100
     assert found.missed == 500 + 501 - kept  # the source does not give the end
     assert "rows were not recorded" in caplog.text
@@ -156,7 +165,7 @@ def test_a_disk_that_fails_does_not_end_the_run(tmp_path, caplog):
     run.start()
     shutil.rmtree(folder)
     assert run.finish().finished == 200
-    assert "cannot record any more" in caplog.text
+    assert "recording stops, the run goes on" in caplog.text
 
 
 def test_a_folder_without_records(tmp_path):

@@ -7,7 +7,7 @@ from trace_checker import Trace, TraceError
 
 from pipeline.errors import ConfigError
 from pipeline.run import make_run
-from tools.profiling.recording.log import Kind, Log
+from tools.profiling.recording.event_log import EventLog, Kind
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.recording.trace import write_trace
 
@@ -148,7 +148,7 @@ def test_without_trace_there_are_only_calls(tmp_path):
 @pytest.fixture
 def written(tmp_path):
     """A record of two stages written by hand: a call a second, with times of a device that are a bit off."""
-    log = Log(tmp_path / "process-1")
+    log = EventLog(tmp_path / "process-1")
     log.name("process", "a", SECOND // 2)
     decode, pose = log.name("lane", "decode", "a"), log.name("lane", "pose", 0)
     engine, stream = log.name("engine", "toy", "toy.plan", "tensorrt", 1), log.name("stream", "a")

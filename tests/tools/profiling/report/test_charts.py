@@ -4,21 +4,22 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from markupsafe import Markup
 
 from tools.profiling.number_format import figure, percent
 from tools.profiling.report import charts
-from tools.profiling.report.markup import Html, tag
+from tools.profiling.report.svg import tag
 
 
-def boxes(drawn: Html, class_: str) -> list[ElementTree.Element]:
+def boxes(drawn: Markup, class_: str) -> list[ElementTree.Element]:
     return [e for e in ElementTree.fromstring(drawn).iter() if e.get("class") == class_]
 
 
-def words(drawn: Html) -> list[str]:
+def words(drawn: Markup) -> list[str]:
     return [e.text or "" for e in ElementTree.fromstring(drawn).iter("text")]
 
 
-def widths(drawn: Html, class_: str) -> list[float]:
+def widths(drawn: Markup, class_: str) -> list[float]:
     return [float(e.get("width", 0)) for e in boxes(drawn, class_)]
 
 
@@ -40,7 +41,7 @@ def test_shares_in_percent(share, said):
 
 
 def test_text_and_attributes_are_escaped():
-    assert tag("p", "<b>&", title='"<') == '<p title="&quot;&lt;">&lt;b&gt;&amp;</p>'
+    assert tag("p", "<b>&", title='"<') == '<p title="&#34;&lt;">&lt;b&gt;&amp;</p>'
     assert tag("p", tag("b", "a"), None, 1) == "<p><b>a</b>1</p>"
 
 

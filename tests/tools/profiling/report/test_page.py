@@ -13,8 +13,8 @@ from profile_example import ODD_NAME, profile, stage, swept
 from pipeline.errors import ConfigError
 from tools.profiling.compare import compare
 from tools.profiling.document import Profile
-from tools.profiling.report.flame_view import tree
-from tools.profiling.report.html import write_html
+from tools.profiling.report.flame_graph import tree
+from tools.profiling.report.page import write_html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -130,7 +130,7 @@ def test_a_sweep_has_charts_and_a_part_a_point_the_best_one_open(tmp_path):
     assert page.headings[0] == "Sweep"
     assert page.headings.count("Verdict") == 8
     assert text.count('<details open=""') == 1
-    assert re.search(r'<details open="" data-name="([^"]*)"', text)[1] == "streams=4 batch=8"  # type: ignore[index]
+    assert re.search(r'<details open="">\s*<summary><h2>([^<]*)<', text)[1] == "streams=4 batch=8"  # type: ignore[index]
     assert "★ best" in page.shown
 
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from markupsafe import Markup
+
 from tools.profiling.document import Edge, Profile, Stage
 from tools.profiling.number_format import count, figure, percent, shares
 from tools.profiling.report.charts import share_bar
-from tools.profiling.report.markup import Html, fitting, svg, tag, text
+from tools.profiling.report.svg import fitting, svg, tag, text
 
 HIGH, BETWEEN, GAP = 84.0, 34.0, 70.0  # a stage's height, room between stages of a layer and between layers
 ROOM = 26.0  # above all, for the bottleneck's label
@@ -35,7 +37,7 @@ class Layout:
     height: float
 
 
-def draw_graph(profile: Profile) -> Html:
+def draw_graph(profile: Profile) -> Markup:
     """The stages of a profile, their load, and what flowed along the edges."""
     stages = {stage.name: stage for stage in profile.stages}
     edges = [edge for edge in profile.edges if edge.producer in stages and edge.consumer in stages]
@@ -140,7 +142,7 @@ def _line(layout: Layout, way: Sequence[Place], wide: float) -> list[tuple[float
 
 def _edge(
     edge: Edge, points: Sequence[tuple[float, float]], busiest: int, seconds: float
-) -> tuple[Html, Html]:
+) -> tuple[Markup, Markup]:
     """The line of an edge, and its label."""
     rate, lost = edge.delivered / max(seconds, 1e-9), sum(edge.dropped.values())
     path = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
@@ -166,7 +168,7 @@ def _edge(
     return line, tag("g", label)
 
 
-def _stage(stage: Stage, x: float, y: float, wide: float, profile: Profile) -> Html:
+def _stage(stage: Stage, x: float, y: float, wide: float, profile: Profile) -> Markup:
     limits, lost = profile.verdict.stage == stage.name, sum(stage.dropped.values())
     kind = stage.op if stage.op != stage.name else ""
     workers = f"×{stage.workers}" if stage.workers > 1 else ""

@@ -1,4 +1,4 @@
-"""NVTX ranges: what NVIDIA's Nsight shows above the work of the GPU. Needs the package `nvtx`."""
+"""NVTX ranges: NVIDIA's Nsight shows them above the work of the GPU. Needs the package `nvtx`."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ DOMAIN = "posestream"
 
 
 class Ranges:
-    """Nested ranges of each thread, shown nowhere."""
+    """Nested ranges of each thread; this class shows them nowhere."""
 
     def begin(self, name: str) -> None:
-        """A range of the calling thread begins."""
+        """Begin a range of the calling thread."""
 
     def end(self) -> None:
-        """Its last range that has begun ends."""
+        """End the innermost range of the calling thread."""
 
 
 class NvtxRanges(Ranges):
-    """The same, told to whatever tool this process was started with; almost free without one."""
+    """Ranges for the profiler that this process was started under; almost free without one."""
 
     def __init__(self, nvtx: Any):
         self._domain = nvtx.get_domain(DOMAIN)
         self._attributes: dict[str, Any] = {}
 
     def begin(self, name: str) -> None:
-        """A range of the calling thread begins."""
+        """Begin a range of the calling thread."""
         attributes = self._attributes.get(name)
         if attributes is None:
             attributes = self._attributes[name] = self._domain.get_event_attributes(message=name)
         self._domain.push_range(attributes)
 
     def end(self) -> None:
-        """Its last range that has begun ends."""
+        """End the innermost range of the calling thread."""
         self._domain.pop_range()
 
 
-def ranges(*, shown: bool) -> Ranges:
-    """Ranges that are shown, if they are wanted and can be."""
-    if shown:
+def make_ranges(*, wanted: bool) -> Ranges:
+    """NVTX ranges if they are wanted and the package `nvtx` is installed."""
+    if wanted:
         try:
             import nvtx
         except ImportError:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from profile_example import edge, profile, stage
 
-from tools.profiling.report.drawing import BETWEEN, HIGH, draw_graph, lay_out
+from tools.profiling.report.graph_drawing import BETWEEN, HIGH, draw_graph, lay_out
 
 DIAMOND = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]
 SKIP = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")]

@@ -12,6 +12,8 @@ from operators.decoding.addresses import redact
 from operators.graph_files import name_sources
 from pipeline.errors import ConfigError
 
+MAX_AGE_S = 2.0  # of a frame in a live run, unless told otherwise: no stage begins to work on older ones
+
 Credentials = Mapping[str, Mapping[str, str]]  # stream: {username, password}
 
 

@@ -5,10 +5,10 @@ import pytest
 from recording_toys import graph
 
 from pipeline.run import make_run
-from tools.profiling.recording.flame import collapsed
-from tools.profiling.recording.lane import Lane
 from tools.profiling.recording.recorded import read_recorded
 from tools.profiling.recording.recorder import Recorder
+from tools.profiling.recording.stack_sampler import collapsed
+from tools.profiling.recording.thread_state import ThreadState
 
 
 def record(folder, checked, frames):
@@ -90,14 +90,14 @@ def test_collapsed_text():
 
 def test_the_processor_time_of_another_thread():
     go, lanes = threading.Event(), []
-    thread = threading.Thread(target=lambda: (lanes.append(Lane.of_this_thread("s", 0)), go.wait(60)))
+    thread = threading.Thread(target=lambda: (lanes.append(ThreadState.of_this_thread("s", 0)), go.wait(60)))
     thread.start()
     while not lanes:
         time.sleep(0.001)
     try:
-        if Lane.of(thread).clock is None:
+        if ThreadState.of(thread).clock is None:
             pytest.skip("only told on Linux")
-        assert Lane.of(thread).clock == lanes[0].clock  # made by us, and by the C library
+        assert ThreadState.of(thread).clock == lanes[0].clock  # made by us, and by the C library
         deadline = time.monotonic() + 20
         while lanes[0].ready and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -105,7 +105,7 @@ def test_the_processor_time_of_another_thread():
     finally:
         go.set()
         thread.join()
-    assert Lane.of(None).clock is None
+    assert ThreadState.of(None).clock is None
 
     def ask_until_it_is_gone():  # the kernel takes a moment to forget a thread that was joined
         while time.monotonic() < deadline:

@@ -1,0 +1,1 @@
+"""`posestream graph`: list, draw and check graphs."""

@@ -1,0 +1,41 @@
+"""Options that choose a graph, change it, and pick a fragment of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from pipeline.errors import ConfigError
+
+GraphChoice = Annotated[
+    str, typer.Option("--graph", "-g", help="A ready graph (posestream graph list) or a .yaml file.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NODE.OPTION=VALUE", help="Change an option of the graph."),
+]
+Fragment = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Run one part of the graph; topics take the place of the others."),
+]
+
+
+def parse_changes(changes: Iterable[str] | None) -> dict[str, Any]:
+    """`NODE.OPTION=VALUE` as given with --set; values are read as YAML (0.4, true, [cat, dog]).
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    parsed = {}
+    for change in changes or ():
+        target, given, value = change.partition("=")
+        if not given or "." not in target:
+            raise ConfigError(f"--set {change}: expected NODE.OPTION=VALUE, as in detect.min_score=0.4")
+        try:
+            parsed[target] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {change}: {value!r} is no YAML value; quote it") from None
+    return parsed
