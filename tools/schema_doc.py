@@ -8,17 +8,18 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from operators.records.messages import END_KEYS, HEADERS, MESSAGE_KEYS, encode
-from operators.records.record import (
+from operators.records.messages import encode
+from operators.records.record import event_record, record, to_json
+from operators.records.schema import (
+    END_KEYS,
     EVENT_KEYS,
     EVENT_KINDS,
     FRAME_KEYS,
+    HEADERS,
     INSTANCE_KEYS,
+    MESSAGE_KEYS,
     SCHEMA,
     UNITS,
-    event_record,
-    record,
-    to_json,
 )
 from pipeline.packet import FIELDS, End, Event, Instances, Packet
 

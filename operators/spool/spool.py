@@ -205,7 +205,7 @@ class Spool:
                 self._disk.acknowledge(index + 1)
 
     def _sync(self) -> None:
-        """Each second, force written messages to the disk; without the lock, so that `append` need not wait."""
+        """Force written messages to the disk, each second; without the lock, so that `append` never waits."""
         while not self._closed.wait(SYNC_S):
             with self._lock:
                 files = self._disk.take_unsynced() if self._disk else []

@@ -194,7 +194,6 @@ WRITER = """
 import sys
 from sink_frames import RUN, frame, people
 from operators.kafka_sink import KafkaSink
-from operators.kafka_source import KafkaSource
 topic, brokers, spool, log = sys.argv[1:]
 sink = KafkaSink(topic=topic, brokers=brokers, spool_dir=spool, client="kafka-python")
 sink.open(RUN._replace(live=True))

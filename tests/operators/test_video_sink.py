@@ -8,7 +8,7 @@ import sink_frames
 
 from operators.files import mp4_writer as mp4
 from operators.files.draw import SIDES
-from operators.files.mp4_writer import keep_whole_fragments
+from operators.files.mp4_writer import cut_to_complete_fragments
 from operators.video_sink import VideoSink
 from pipeline.errors import SinkError
 from pipeline.packet import Instances
@@ -139,10 +139,10 @@ def test_a_file_cut_anywhere_is_cut_back_to_whole_fragments(end, tmp_path):
     assert len(fragments) >= 3
     if end == "in the header":
         path.write_bytes(data[: boxes[1][1] + 20])
-        assert keep_whole_fragments(path) == 0
+        assert cut_to_complete_fragments(path) == 0
         assert not path.exists()
         return
     path.write_bytes(data[: fragments[2] + (500 if end == "in a fragment" else 0)])
-    kept = keep_whole_fragments(path)
+    kept = cut_to_complete_fragments(path)
     assert path.stat().st_size == fragments[2]
     assert kept == len(decoded(path)[1]) > 30
