@@ -22,7 +22,7 @@ from pipeline.graph import Graph
 from pipeline.run import Run
 from tools.camera_options import name_cameras, read_credentials
 from tools.run import Changes, Fragment, GraphChoice, check_weights, interrupts, parse_changes
-from tools.run_fragment import keep_making_topics, take_part
+from tools.run_fragment import create_topics_when_possible, select_fragment
 from tools.run_report import Progress, in_one_line, print_summary
 from tools.service.attached import Attached
 
@@ -109,7 +109,7 @@ def attach(
         _log_for_later()
     loaded, sinks = load_graph(graph, parse_changes(changes or [])), _sinks(out, video, kafka)
     named = name_cameras(sources or [])
-    part = None if fragment is None else take_part(loaded, fragment, named, sinks, live=True)
+    part = None if fragment is None else select_fragment(loaded, fragment, named, sinks, live=True)
     reads = part.sources if part else {}
     if not named and not reads and (no_control or until_end):
         raise ConfigError("no source is given, and none could be attached later: give NAME=URL, or leave out "
@@ -124,7 +124,7 @@ def attach(
     check_weights(checked)
     _warn(checked, named)
     if part:
-        keep_making_topics(part)
+        create_topics_when_possible(part)
     run = Run(
         checked,
         resolved,

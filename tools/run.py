@@ -25,7 +25,7 @@ from pipeline.graph import Graph
 from pipeline.measurement.metrics import RunStats
 from pipeline.run import make_run
 from pipeline.running import Running
-from tools.run_fragment import run_of, take_part
+from tools.run_fragment import make_fragment_run, select_fragment
 from tools.run_report import Progress, print_summary
 
 OUT = Path("out")
@@ -97,9 +97,10 @@ def run(
     checked = load_graph(graph, parse_changes(changes or []))
     named = name_sources(sources or [])
     if fragment is not None:
-        part = take_part(checked, fragment, named, _sinks(out or OUT, extra) if out or extra else {})
+        sinks = _sinks(out or OUT, extra) if out or extra else {}
+        part = select_fragment(checked, fragment, named, sinks)
         check_weights(part.graph)
-        show_run(run_of(part, named, processes), quiet=quiet)
+        show_run(make_fragment_run(part, named, processes), quiet=quiet)
     elif named:
         process(checked, named, out or OUT, extra, processes=processes, quiet=quiet)
     else:

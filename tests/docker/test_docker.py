@@ -15,7 +15,8 @@ import pytest
 import typer
 import yaml
 
-from operators.fragments.cut import cut, topics
+from operators.fragments.cut import cut
+from operators.fragments.topics import topics
 from operators.graph_files import load_graph
 from tools.attach import CONTROL
 from tools.cli import app
