@@ -57,7 +57,7 @@ def tail(
         typer.Option(
             "--from",
             metavar="beginning|end|N",
-            help="Where to start: at the oldest message, at the next one, or at the last N of each partition.",
+            help="Start at the oldest message, at the next one, or at the last N of each partition.",
         ),
     ] = "end",
     limit: Annotated[
@@ -65,7 +65,7 @@ def tail(
     ] = None,
     as_json: JsonChoice = False,
 ) -> None:
-    """Show the messages of a topic as they come: stream, frame number, age, and what the frame or event holds.
+    """Show the messages of a topic as they come: stream, frame number, age, and what was found or happened.
 
     Joins no consumer group, so it takes no messages away from workers. Ctrl-C ends it.
 
@@ -110,7 +110,7 @@ def lag(
     brokers: BrokersChoice = None,
     as_json: JsonChoice = False,
 ) -> None:
-    """Show how far consumer groups are: for each partition the end, the committed offset, the lag, the reader.
+    """Show how far consumer groups have read: each partition's end, committed offset, lag and reader.
 
     Examples:
     `posestream kafka lag`

@@ -25,7 +25,7 @@ class Lag(NamedTuple):
 
 
 def lags(admin: KafkaAdminClient, connection: Connection, group: str | None = None) -> list[Lag]:
-    """The lags of all partitions that the groups read now or have committed, sorted; `group`: only of this one.
+    """The lag of each partition that a group reads now or has committed, sorted; of all groups, or of one.
 
     Raises:
         KafkaError: the broker refuses, or does not answer.
