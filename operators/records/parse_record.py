@@ -90,7 +90,7 @@ def text_value(record: Mapping[str, Any], key: str, default: str | None = None) 
 
     Raises:
         KeyError: the key is missing and there is no default.
-        ValueError: the value is not such a text.
+        ValueError: the value is not text, or is empty without a default.
     """
     value = record[key] if default is None else record.get(key, default)
     if not isinstance(value, str) or not (value or default == ""):

@@ -70,7 +70,7 @@ MESSAGE_KEYS = {
     "instances": "a map: `n` (number of rows), `skeleton` (name, may be absent), a column for each field; "
     "absent if no detector ran on this frame",
     "image": "a map: `codec` (`jpeg`, `png`, `raw`), `data` (bytes), `shape` (with raw: height, width, 3); "
-    "absent unless the sink was told to send pictures",
+    "absent unless the sink sends pictures",
 }
 END_KEYS = {
     "stream": "name of the stream that has ended",

@@ -45,7 +45,7 @@ def _instances(packet: Packet) -> str:
     if instances is None:
         return "no detector ran"
     if not instances:
-        return "nobody"
+        return "no instances"
     labels, tracks = instances.get("labels"), instances.get("track_ids")
     counts: dict[str, int] = {}
     for label in labels.tolist() if labels is not None else ["?"] * len(instances):

@@ -1,4 +1,4 @@
-"""What all sinks share: files and their names, frames read back, full disks."""
+"""What all sinks that write files share: names of files, reading back, rotation, full disks, kills."""
 
 import json
 import signal
@@ -24,8 +24,8 @@ SINKS = [(JsonlSink, "jsonl"), (CocoSink, "coco.json"), (ParquetSink, "parquet")
 PICTURE = np.zeros((48, 64, 3), np.uint8)
 
 
-def written(sink, packets):
-    """Run the packets, a stream behind the other, through an opened sink and close it."""
+def write(sink, packets):
+    """Open the sink, process the packets, end their streams, and close it."""
     sink.open(sink_frames.RUN)
     assert list(sink.process(packets)) == packets
     for stream in dict.fromkeys(packet.stream for packet in packets):
@@ -50,20 +50,20 @@ def written(sink, packets):
         ("é" * 300, "é" * 80 + "-"),
     ],
 )
-def test_names_are_safe(stream, name):
+def test_file_names_are_safe(stream, name):
     safe = safe_name(stream)
     assert safe == name if not name.endswith("-") else safe.startswith(name) and len(safe) == len(name) + 8
     assert Path(safe).name == safe
 
 
-def test_streams_that_look_alike_have_files_of_their_own(tmp_path):
+def test_similar_stream_names_get_different_files(tmp_path):
     streams = ["a/b", "a:b", "a_b", "a b"]
-    written(JsonlSink(str(tmp_path)), [sink_frames.frame(0, None, stream) for stream in streams])
+    write(JsonlSink(str(tmp_path)), [sink_frames.frame(0, None, stream) for stream in streams])
     assert sorted(read(path).stream for path in tmp_path.iterdir()) == sorted(streams)
 
 
 @pytest.mark.parametrize(("sink", "suffix"), SINKS)
-def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_path):
+def test_a_stream_that_begins_again_gets_another_file(sink, suffix, tmp_path):
     sink = sink(str(tmp_path / "new" / "folder"))
     sink.open(sink_frames.RUN)
     for seq in range(2):
@@ -78,7 +78,7 @@ def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_p
 
 @pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "only closed"])
-def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
+def test_results_are_read_back(sink, suffix, ended, tmp_path):
     packets = sink_frames.varied()
     sink = sink(str(tmp_path))
     sink.open(sink_frames.RUN)
@@ -107,14 +107,14 @@ def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
         if not before.instances:
             assert not after.instances
             continue
-        same = before.instances
-        assert after.instances.labels.tolist() == same.labels.tolist()
-        assert after.instances.track_ids.tolist() == same.track_ids.tolist()
-        np.testing.assert_allclose(after.instances.scores, same.scores, atol=6e-5)
-        np.testing.assert_allclose(after.instances.boxes, same.boxes, atol=0.0151)
-        np.testing.assert_allclose(after.instances.keypoints, same.keypoints[:, index], atol=0.0051)
+        wanted = before.instances
+        assert after.instances.labels.tolist() == wanted.labels.tolist()
+        assert after.instances.track_ids.tolist() == wanted.track_ids.tolist()
+        np.testing.assert_allclose(after.instances.scores, wanted.scores, atol=6e-5)
+        np.testing.assert_allclose(after.instances.boxes, wanted.boxes, atol=0.0151)
+        np.testing.assert_allclose(after.instances.keypoints, wanted.keypoints[:, index], atol=0.0051)
         if suffix != "coco.json":
-            np.testing.assert_allclose(after.instances.keypoints_3d, same.keypoints_3d, atol=6e-5)
+            np.testing.assert_allclose(after.instances.keypoints_3d, wanted.keypoints_3d, atol=6e-5)
 
 
 @pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_frame(
         sink(str(tmp_path / where)).open(sink_frames.RUN)
 
 
-# Frames until a file would exceed the limit, then the end of the stream; says what was raised, and how often.
+# Writes frames until a limit on file sizes stops it twice, then ends the stream; prints the errors.
 FILL = """
 import json, resource, signal, sys
 import numpy as np
@@ -165,7 +165,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 errors = []
 for seq in range(300):
     image = random.integers(0, 255, (120, 160, 3), np.uint8)
-    # A crowd makes a later part of a Parquet folder larger, so that the first ones are written whole.
+    # More people later: then only a later part of the Parquet folder exceeds the limit.
     instances = sink_frames.people(1 if seq < 45 else 60, seq)
     try:
         sink.process([sink_frames.frame(seq, instances, picture=image)])
@@ -209,11 +209,11 @@ def test_a_full_disk_leaves_a_valid_file(op, file, limit, tmp_path):
     assert recording.seq.tolist()[-1] == kept - 1
     if op == "coco_sink":
         assert len(json.loads((tmp_path / file).read_text())) == len(recording.frame)
-    assert not list(tmp_path.rglob(".*"))  # nothing half-written is left
+    assert not list(tmp_path.rglob(".*"))  # no temporary files are left
 
 
 @pytest.mark.parametrize(("sink", "suffix"), SINKS)
-def test_files_of_an_earlier_run_are_replaced_but_not_those_of_cameras(sink, suffix, tmp_path):
+def test_files_of_an_earlier_run_are_replaced_except_in_live_runs(sink, suffix, tmp_path):
     for live in (True, False, True):
         opened = sink(str(tmp_path))
         opened.open(sink_frames.RUN._replace(live=live))
@@ -225,13 +225,13 @@ def test_files_of_an_earlier_run_are_replaced_but_not_those_of_cameras(sink, suf
 
 @pytest.mark.parametrize("options", [{"rotate_min": 1}, {"rotate_mb": 0.004}])
 @pytest.mark.parametrize(("sink", "suffix"), [(JsonlSink, "jsonl"), (VideoSink, "mp4")])
-def test_long_streams_are_cut_into_files_named_by_time(sink, suffix, options, tmp_path):
+def test_rotated_files_are_named_by_time(sink, suffix, options, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), np.uint8)
     start = 1_784_000_000 * 10**9
-    for _ in range(2):  # another run, of the same times: nothing is overwritten
+    for _ in range(2):  # the second run has the same times, and must overwrite nothing
         opened = sink(str(tmp_path), **options)
         opened.open(sink_frames.RUN)
-        for seq in range(60):  # one in 5 s
+        for seq in range(60):  # every 5 s
             found = sink_frames.people(1, seq)
             times = {"captured_ns": start + seq * 5 * 10**9, "pts_ns": seq * 5 * 10**9}
             opened.process([sink_frames.frame(seq, found, picture=noise[seq], **times)])
@@ -260,7 +260,7 @@ def run_script(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
 
 
-# 150 frames at 30 frames/s, then the process is gone, without any chance to tidy up.
+# Writes 150 frames at 30 frames/s, then kills its own process.
 KILLED = """
 import os, signal, sys
 import numpy as np
@@ -289,7 +289,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         ("video_sink", "yard.mp4", 60),
     ],
 )
-def test_what_was_written_survives_kill_9(op, file, kept, tmp_path):
+def test_written_frames_survive_kill_9(op, file, kept, tmp_path):
     assert run_script(KILLED, op, tmp_path).returncode == -signal.SIGKILL
     if op == "video_sink":
         assert decoded(tmp_path / file) >= kept
@@ -297,7 +297,7 @@ def test_what_was_written_survives_kill_9(op, file, kept, tmp_path):
     assert read(tmp_path / file).seq.tolist() == list(range(kept))
 
 
-# A live run in which nothing can be written between frames 100 and 200; then there is room again.
+# A live run in which files cannot grow between frames 100 and 200.
 FULL_FOR_A_WHILE = """
 import json, logging, os, resource, signal, sys, time
 import numpy as np
@@ -323,8 +323,8 @@ class Limit(Operator):
     per_stream = True
     def process(self, packets):
         if packets[0].seq in (100, 200):
-            time.sleep(0.2)  # or the sink is still at work on the frame before
-            # The end of a file can still be overwritten, as on a full disk.
+            time.sleep(0.2)  # let the sink finish the frame before
+            # As on a full disk, existing bytes can still be overwritten.
             full = 0 if op != "coco_sink" else os.path.getsize(f"{folder}/yard.coco.json")
             resource.setrlimit(resource.RLIMIT_FSIZE, (full if packets[0].seq == 100 else -1, -1))
         return packets
@@ -345,12 +345,12 @@ print(json.dumps([sink.packets_in, sink.packets_out, sink.dropped, sink.counters
 
 
 @pytest.mark.parametrize("op", ["jsonl_sink", "coco_sink", "parquet_sink", "video_sink"])
-def test_a_disk_that_is_full_for_a_while_costs_only_that_while(op, tmp_path):
+def test_a_disk_that_is_full_for_a_while_loses_only_the_frames_of_that_time(op, tmp_path):
     done = run_script(FULL_FOR_A_WHILE, op, tmp_path)
     assert done.returncode == 0, done.stderr
-    came, went, dropped, counters = json.loads(done.stdout)
+    packets_in, packets_out, dropped, counters = json.loads(done.stdout)
     lost = dropped["error"]
-    assert (came, went + lost) == (300, 300)
+    assert (packets_in, packets_out + lost) == (300, 300)
     lines = done.stderr.splitlines()
     assert [line.split()[0] for line in lines] == ["ERROR", "WARNING"], done.stderr
     assert lines[0].startswith("ERROR set aside yard frame 1")
@@ -359,10 +359,10 @@ def test_a_disk_that_is_full_for_a_while_costs_only_that_while(op, tmp_path):
     if op == "video_sink":
         files = sorted(tmp_path.glob("yard*.mp4"))
         assert len(files) == 2
-        assert sum(map(decoded, files)) == went - counters["frames cut off"]
+        assert sum(map(decoded, files)) == packets_out - counters["frames cut off"]
         return
     assert 75 <= lost <= 105
     (file,) = tmp_path.iterdir()
     seqs = read(file).seq.tolist()
-    assert len(seqs) == went
+    assert len(seqs) == packets_out
     assert (seqs[0], seqs[-1]) == (0, 299)

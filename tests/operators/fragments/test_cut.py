@@ -86,7 +86,9 @@ def test_an_unknown_fragment_is_refused():
 def test_the_fragments_of_a_graph():
     fragments = {name: cut(farm(), name) for name in farm().fragments}
     assert [(t.name, t.image) for t in topics(farm())] == [("farm.decode", "png"), ("farm.again", "none")]
-    nodes = {name: [(n.name, n.op, n.after) for n in fragment.graph.nodes] for name, fragment in fragments.items()}
+    nodes = {
+        name: [(n.name, n.op, n.after) for n in fragment.graph.nodes] for name, fragment in fragments.items()
+    }
     assert nodes["ingest"] == [("decode", "decode", ()), ("decode_topic", "kafka_sink", ("decode",))]
     assert nodes["pose"] == [
         ("decode", "kafka_source", ()),
