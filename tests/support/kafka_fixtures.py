@@ -10,11 +10,14 @@ import os
 import shutil
 
 import pytest
+from sink_frames import RUN
 
 from tests.support.kafka.broker import Broker
 from tests.support.kafka.cluster import Cluster
 from tests.support.kafka.runtime import NoKafkaError
 from tests.support.kafka.topics import RunningBroker
+
+LIVE = RUN._replace(live=True)
 
 
 def started(kafka: Broker | Cluster):
@@ -65,3 +68,24 @@ def kafka_cluster(_cluster):
 def topic(kafka):
     """The name of a new topic of one partition."""
     return kafka.new_topic()
+
+
+@pytest.fixture
+def open_sink(tmp_path):
+    """A function that opens a kafka_sink in a live run; sinks that a test leaves open are closed at its end."""
+    from operators.kafka_sink import KafkaSink
+
+    made = []
+
+    def open_sink(kafka, topic, run=LIVE, **options):
+        options = {"spool_dir": str(tmp_path / "spool"), "client": "kafka-python", **options}
+        sink = KafkaSink(topic=topic, brokers=getattr(kafka, "bootstrap", kafka), **options)
+        sink.open(run)
+        made.append(sink)
+        return sink
+
+    yield open_sink
+    for sink in made:
+        if sink.publisher._thread.is_alive():
+            sink.flush_s = 0
+            sink.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import av
 import numpy as np
 
 from engines.contracts.skeletons import load_skeleton
@@ -42,3 +45,9 @@ def varied(stream: str = "yard") -> list[Packet]:
     empty = Instances.empty()
     by_frame = [None, empty, people(1, 1), people(3, 2), incomplete, empty, people(1, 4)]
     return [frame(seq, instances, stream) for seq, instances in enumerate(by_frame)]
+
+
+def count_frames(path: Path) -> int:
+    """The number of frames that can be decoded from a video."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
