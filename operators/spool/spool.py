@@ -205,7 +205,7 @@ class Spool:
                 self._disk.acknowledge(index + 1)
 
     def _sync(self) -> None:
-        """Force written messages to the disk, each second; without the lock, so that `append` never waits."""
+        """Each second, force written messages to disk, outside the lock, so that `append` need not wait."""
         while not self._closed.wait(SYNC_S):
             with self._lock:
                 files = self._disk.take_unsynced() if self._disk else []
