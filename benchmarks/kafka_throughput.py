@@ -39,7 +39,8 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.support.kafka.broker import Broker, create_topic
+from tests.support.kafka.broker import Broker
+from tests.support.kafka.topics import create_topic
 
 TARGET, KEYPOINTS = 0.9, 17
 RUN = RunInfo.new("bench")

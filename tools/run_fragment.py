@@ -1,4 +1,4 @@
-"""What the commands that run one fragment of a graph have in common."""
+"""Run one fragment of a graph: what `run --fragment` and `attach --fragment` share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from operators.fragments.cut import Part, cut, make_topics
+from operators.fragments.cut import Fragment, cut
+from operators.fragments.topics import create_topics
 from operators.graph_files import with_sinks
 from operators.kafka.client import BrokerError
 from pipeline.errors import ConfigError
@@ -23,67 +24,69 @@ RETRY_S = 2.0
 log = logging.getLogger("posestream.fragments")
 
 
-def take_part(
+def select_fragment(
     graph: Graph,
-    fragment: str,
+    name: str,
     sources: Iterable[str],
     sinks: Mapping[str, dict[str, Any]],
     *,
     live: bool = False,
-) -> Part:
-    """The fragment of a graph, with these sinks behind it, for sources of these names.
+) -> Fragment:
+    """The fragment `name` of a graph with these sinks added, for sources of these names.
 
     Raises:
-        ConfigError: no such fragment, or it cannot run so: with sources though it reads a topic, with files
-            though it sends its packets on, or with nowhere for its results to go.
+        ConfigError: there is no such fragment; or sources are given although it reads a topic; or sinks are
+            given although it sends its packets on; or there is no sink for its results.
     """
-    part = cut(graph, fragment, live=live)
-    if part.reads and sources:
+    fragment = cut(graph, name, live=live)
+    if fragment.reads and sources:
         raise ConfigError(
-            f"fragment {fragment} reads the topic {part.reads.name} and takes no SOURCE, found "
+            f"fragment {name} reads the topic {fragment.reads.name} and takes no SOURCE, found "
             f"{', '.join(sources)}; give sources to fragment {graph.fragments[0]}"
         )
-    if part.writes and sinks:
-        others = " or ".join(name for name in graph.fragments if name != fragment)
+    if fragment.writes and sinks:
+        others = " or ".join(other for other in graph.fragments if other != name)
         raise ConfigError(
-            f"fragment {fragment} sends its packets on to the topic {part.writes[0].name}; "
+            f"fragment {name} sends its packets on to the topic {fragment.writes[0].name}; "
             f"ask for files where results are: --fragment {others}"
         )
-    if not sinks and not part.graph.sinks:
+    if not sinks and not fragment.graph.sinks:
         raise ConfigError(
-            f"nothing takes the results of fragment {fragment}: give --out, or the graph a sink in it"
+            f"nothing takes the results of fragment {name}: give --out, or add a sink to this fragment"
         )
-    return dataclasses.replace(part, graph=with_sinks(part.graph, sinks))
+    return dataclasses.replace(fragment, graph=with_sinks(fragment.graph, sinks))
 
 
-def run_of(part: Part, sources: Mapping[str, str], processes: int | None) -> Running:
-    """The run of a part: of files to their end, of a topic until it is stopped.
+def make_fragment_run(fragment: Fragment, sources: Mapping[str, str], processes: int | None) -> Running:
+    """The run of a fragment: over files to their end, or over a topic until it is stopped.
 
     Raises:
-        ConfigError: there are no files to run on.
+        ConfigError: it reads no topic, and no files are given.
         BrokerError: Kafka cannot be used.
         SourceError: a file cannot be read.
     """
-    if not part.reads and not sources:
-        raise ConfigError(f"no SOURCE is given, and {part.graph.name} reads no topic: expected video files")
-    make_topics(part)
-    if part.reads:
-        return Run(part.graph, part.sources, live=True, keep_open=True)
-    return make_run(part.graph, sources, processes=processes)
+    if not fragment.reads and not sources:
+        raise ConfigError(
+            f"no SOURCE is given, and {fragment.graph.name} reads no topic: expected video files"
+        )
+    create_topics(fragment.topics, fragment.between)
+    if fragment.reads:
+        return Run(fragment.graph, fragment.sources, live=True, keep_open=True)
+    return make_run(fragment.graph, sources, processes=processes)
 
 
-def keep_making_topics(part: Part) -> None:
-    """Make the topics of a part as soon as there is a broker; what runs for weeks starts without one."""
+def create_topics_when_possible(fragment: Fragment) -> None:
+    """Create the topics of a fragment now, or as soon as a broker answers; does not wait for that."""
     try:
-        make_topics(part)
+        create_topics(fragment.topics, fragment.between)
     except BrokerError as error:
         log.warning("%s; trying again", error)
-        threading.Thread(target=_try_again, args=(part,), name="topics", daemon=True).start()
+        threading.Thread(target=_keep_trying, args=(fragment,), name="topics", daemon=True).start()
 
 
-def _try_again(part: Part) -> None:
+def _keep_trying(fragment: Fragment) -> None:
     while True:
         time.sleep(RETRY_S)
         with contextlib.suppress(BrokerError):
-            make_topics(part)
+            create_topics(fragment.topics, fragment.between)
             return

@@ -1,1 +1,1 @@
-"""Run one fragment of a graph in a process of its own, joined to the others by topics. Imports `kafka`."""
+"""Cut a fragment out of a graph, and create the Kafka topics between fragments. Imports `kafka`."""

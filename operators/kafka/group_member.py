@@ -175,7 +175,7 @@ class GroupMember(ConsumerRebalanceListener):
             return
         self._committed |= {partition: sent.offset for partition, sent in offsets.items()}
 
-    # Called by kafka-python, mostly during `poll`, maybe from a thread of its own
+    # Called by kafka-python, mostly during `poll`, maybe from another thread
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Log the partitions that we read from now on."""

@@ -1,4 +1,4 @@
-"""Read results back from a Kafka topic: what `kafka_sink` has published, as arrays."""
+"""Read the results that `kafka_sink` has published to a topic back as arrays."""
 
 from __future__ import annotations
 
@@ -24,70 +24,72 @@ from operators.records.record import header
 from pipeline.errors import SourceError
 from pipeline.packet import Event, Packet
 
-STUCK_S = 15.0  # nothing came for so long, although the end is not reached
+STUCK_S = 15.0  # without messages for this long before the end, give up
 FORM = "expected kafka://HOST:PORT/TOPIC?stream=NAME&run=ID&until=TIME"
 
 log = logging.getLogger("posestream.read")
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """Which messages of a topic."""
+class _Query:
+    """The parts of a URI: which messages of which topic to read."""
 
-    place: KafkaUri
+    topic: KafkaUri
     stream: str | None = None
     run: str | None = None
-    until_ms: int | None = None  # Kafka's time of a message, exclusive
+    until_ms: int | None = None  # exclusive; Kafka's time of a message
 
     @classmethod
-    def of(cls, uri: str) -> _Wanted:
-        """Read `kafka://HOST:PORT/TOPIC?stream=NAME&run=ID&until=TIME`."""
+    def parse(cls, uri: str) -> _Query:
+        """The query in `kafka://HOST:PORT/TOPIC?stream=NAME&run=ID&until=TIME`.
+
+        Raises:
+            SourceError: not such a URI.
+        """
         parts = urlsplit(uri)
-        asked = parse_qs(parts.query, keep_blank_values=True)
-        ours = {name: asked.pop(name)[0] or None for name in ("stream", "run", "until") if name in asked}
-        place = parse_kafka_uri(parts._replace(query=urlencode(asked, doseq=True)).geturl())
+        rest = parse_qs(parts.query, keep_blank_values=True)
+        ours = {name: rest.pop(name)[0] or None for name in ("stream", "run", "until") if name in rest}
+        topic = parse_kafka_uri(parts._replace(query=urlencode(rest, doseq=True)).geturl())
         until = ours.get("until")
-        return cls(
-            place, ours.get("stream"), ours.get("run"), None if until is None else _time_ms(until, uri)
-        )
+        until_ms = None if until is None else _time_ms(until, uri)
+        return cls(topic, ours.get("stream"), ours.get("run"), until_ms)
 
 
-def read_kafka(uri: str) -> Recording:
-    """One stream of a topic, from its beginning to its present end, sorted by `seq`.
+def read_stream(uri: str) -> Recording:
+    """One stream of a topic, from the topic's beginning to its present end, sorted by `seq`.
 
-    `uri` is kafka://HOST:PORT/TOPIC, with `?stream=NAME` where there are several; `run=ID` takes another run
-    than the newest, `until=TIME` (ISO 8601, or seconds since 1970) ends sooner. A frame that was published
-    twice is taken once. What cannot be read as a frame is left out, and a warning tells how much.
+    `uri` is kafka://HOST:PORT/TOPIC, with `?stream=NAME` if it holds several streams, `run=ID` for another
+    run than the newest, `until=TIME` (ISO 8601, or seconds since 1970) to stop earlier. A frame that was
+    published twice is read once. Messages that cannot be read are left out, with a warning that counts them.
 
     Raises:
-        SourceError: no broker, no such topic, no such stream or run, or several streams.
+        SourceError: no broker, no such topic, stream or run, or several streams.
     """
-    wanted = _Wanted.of(uri)
-    found = _recordings(wanted)
+    found = _recordings(_Query.parse(uri))
     if len(found) > 1:
         raise SourceError(
             f"{uri}: found several streams, {', '.join(sorted(found))}; choose one with ?stream=NAME, "
-            "or take all with read_folder"
+            "or read all of them with read_folder"
         )
     return next(iter(found.values()))
 
 
 def read_topic(uri: str) -> dict[str, Recording]:
-    """All streams of a topic by name, each as `read_kafka` gives it.
+    """All streams of a topic by name, each as `read_stream` reads it.
 
     Raises:
-        SourceError: no broker, no such topic, or nothing in it.
+        SourceError: no broker, no such topic, or a topic without frames.
     """
-    return _recordings(_Wanted.of(uri))
+    return _recordings(_Query.parse(uri))
 
 
-def _recordings(wanted: _Wanted) -> dict[str, Recording]:
-    topic = wanted.place.topic
-    frames: dict[str, dict[str, dict[int, Packet]]] = {}  # stream: run: seq: packet
-    events: dict[tuple[str, str], dict[tuple[str, int], Event]] = {}  # stream, run: kind, time: event
+def _recordings(query: _Query) -> dict[str, Recording]:
+    topic = query.topic.topic
+    frames: dict[str, dict[str, dict[int, Packet]]] = {}  # by stream, run and seq
+    events: dict[tuple[str, str], dict[tuple[str, int], Event]] = {}  # by (stream, run) and (kind, time)
     left_out: Counter[str] = Counter()
-    for record in _records(wanted):
-        if wanted.stream is not None and record.key != wanted.stream.encode():
+    for record in _records(query):
+        if query.stream is not None and record.key != query.stream.encode():
             continue
         try:
             item = decode(record.value, record.headers, pictures=False)
@@ -102,22 +104,26 @@ def _recordings(wanted: _Wanted) -> dict[str, Recording]:
         reason, _ = left_out.most_common(1)[0]
         log.warning("%s: left out %d messages, most of them: %s", topic, left_out.total(), reason)
     if not frames:
-        missing = "" if wanted.stream is None else f" of stream {wanted.stream}"
-        raise SourceError(f"topic {topic} holds no frames{missing}; choose another, or publish to it first")
-    chosen = {stream: run for stream, runs in frames.items() if (run := _run(runs, wanted.run)) is not None}
+        missing = "" if query.stream is None else f" of stream {query.stream}"
+        raise SourceError(
+            f"topic {topic} holds no frames{missing}; choose another topic, or publish to it first"
+        )
+    chosen = {
+        stream: run for stream, runs in frames.items() if (run := _choose_run(runs, query.run)) is not None
+    }
     if not chosen:
         known = sorted({run for runs in frames.values() for run in runs})
-        raise SourceError(f"topic {topic} holds no run {wanted.run}; there are: {', '.join(known)}")
+        raise SourceError(f"topic {topic} holds no run {query.run}; there are: {', '.join(known)}")
     return {
         stream: _recording(topic, stream, run, frames[stream][run], events.get((stream, run), {}).values())
         for stream, run in chosen.items()
     }
 
 
-def _run(runs: dict[str, dict[int, Packet]], wanted: str | None) -> str | None:
-    """The run to take: the one asked for if it is there, or the one that captured last."""
-    if wanted is not None:
-        return wanted if wanted in runs else None
+def _choose_run(runs: dict[str, dict[int, Packet]], run_id: str | None) -> str | None:
+    """The run of this id, None if there is none; without an id the run that captured a frame last."""
+    if run_id is not None:
+        return run_id if run_id in runs else None
     return max(runs, key=lambda run: max(packet.captured_ns for packet in runs[run].values()))
 
 
@@ -132,15 +138,13 @@ def _recording(
         raise SourceError(f"topic {topic}, stream {stream}: {error}") from None
 
 
-def _records(wanted: _Wanted) -> Iterator[ConsumerRecord]:
-    """All messages of the topic that are there now, each partition in its order."""
-    place = wanted.place
-    connection = Connection.of(brokers=place.brokers)
+def _records(query: _Query) -> Iterator[ConsumerRecord]:
+    """All messages that the topic holds now, in order within each partition."""
+    topic = query.topic.topic
+    connection = Connection.of(brokers=query.topic.brokers)
     admin = connect(KafkaAdminClient, connection)
     try:
-        places = [
-            TopicPartition(place.topic, number) for number in partitions(admin, connection, place.topic)
-        ]
+        parts = [TopicPartition(topic, number) for number in partitions(admin, connection, topic)]
     finally:
         admin.close()
     consumer = connect(
@@ -151,42 +155,44 @@ def _records(wanted: _Wanted) -> Iterator[ConsumerRecord]:
         metrics_enabled=False,
     )
     try:
-        yield from _to_the_end(consumer, places, _ends(consumer, places, wanted.until_ms))
+        yield from _read_until(consumer, parts, _end_offsets(consumer, parts, query.until_ms))
     except KafkaError as error:
-        raise SourceError(explain(error, connection, topic=place.topic)) from error
+        raise SourceError(explain(error, connection, topic=topic)) from error
     finally:
         consumer.close(timeout_ms=1000)
 
 
-def _ends(consumer: Any, places: list[TopicPartition], until_ms: int | None) -> dict[TopicPartition, int]:
-    """The offset at which to stop in each partition that holds anything before it."""
-    ends = consumer.end_offsets(places)
+def _end_offsets(
+    consumer: Any, parts: list[TopicPartition], until_ms: int | None
+) -> dict[TopicPartition, int]:
+    """The offset at which to stop, for each partition that holds messages before it."""
+    ends = consumer.end_offsets(parts)
     if until_ms is not None:
-        later = consumer.offsets_for_times(dict.fromkeys(places, until_ms))
-        ends = {place: found.offset if (found := later.get(place)) else end for place, end in ends.items()}
-    begins = consumer.beginning_offsets(places)
-    return {place: end for place, end in ends.items() if end > begins[place]}
+        later = consumer.offsets_for_times(dict.fromkeys(parts, until_ms))
+        ends = {part: found.offset if (found := later.get(part)) else end for part, end in ends.items()}
+    begins = consumer.beginning_offsets(parts)
+    return {part: end for part, end in ends.items() if end > begins[part]}
 
 
-def _to_the_end(
-    consumer: Any, places: list[TopicPartition], ends: dict[TopicPartition, int]
+def _read_until(
+    consumer: Any, parts: list[TopicPartition], ends: dict[TopicPartition, int]
 ) -> Iterator[ConsumerRecord]:
-    consumer.assign(list(ends) or places)
-    consumer.seek_to_beginning(*(list(ends) or places))
+    consumer.assign(list(ends) or parts)
+    consumer.seek_to_beginning(*(list(ends) or parts))
     heard = time.monotonic()
     while ends:
         found = consumer.poll(500, max_records=2000)
-        for place, records in found.items():
+        for part, records in found.items():
             heard = time.monotonic()
-            yield from (record for record in records if record.offset < ends.get(place, 0))
-        # The last offsets may hold nothing (a compacted topic, the marks of transactions).
-        for place in [p for p, end in ends.items() if consumer.position(p, timeout_ms=1000) >= end]:
-            del ends[place]
-            consumer.pause(place)
+            yield from (record for record in records if record.offset < ends.get(part, 0))
+        # Ask for positions: the last offsets may hold no message (compacted topics, marks of transactions).
+        for part in [p for p, end in ends.items() if consumer.position(p, timeout_ms=1000) >= end]:
+            del ends[part]
+            consumer.pause(part)
         if time.monotonic() - heard > STUCK_S:
             raise SourceError(
-                f"kafka: no answer for {STUCK_S:g} s while {len(ends)} partitions are not read to their end; "
-                "see whether all brokers run"
+                f"kafka: no answer for {STUCK_S:g} s, and {len(ends)} partitions are not read to their end; "
+                "check that all brokers run"
             )
 
 
@@ -196,9 +202,9 @@ def _time_ms(text: str, uri: str) -> int:
     except ValueError:
         pass
     try:
-        found = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
         raise SourceError(
             f"{uri}: until={text} is no time; {FORM}, as in until=2026-01-31T12:00:00Z"
         ) from None
-    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    return round((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""A recording: the results of one stream as arrays, as a sink has kept them."""
+"""A recording: the results of one stream as arrays."""
 
 from __future__ import annotations
 
@@ -8,39 +8,38 @@ from typing import Any
 
 import numpy as np
 
+from operators.records.schema import GAPS
 from pipeline.packet import Event, Instances, Packet
-
-# What a row lacks that others have.
-GAPS: dict[str, Any] = {"labels": None, "track_ids": -1, "detected": True}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """F frames of a stream, and R rows: the instances of all frames, in their order.
+    """F frames of a stream, and R rows: the instances of all frames, in the order of the frames.
 
-    What a file does not hold is None; what only some rows lack is NaN, -1 (track id) or None (label).
+    An array that the file does not hold is None. A value that only some rows lack is NaN, -1 (track id), None
+    (label) or True (detected).
     """
 
     stream: str
-    header: dict[str, Any]  # as the file has it: schema, run, skeletons, units; empty where it has none
+    header: dict[str, Any]  # of the file: schema, run, stream, skeletons, units; empty for COCO
     seq: np.ndarray  # (F,) int64, frame number
     pts_ns: np.ndarray | None  # (F,) int64, time on the stream's own clock
     captured_ns: np.ndarray | None  # (F,) int64, UNIX time
     size: np.ndarray | None  # (F, 2) int32, width and height in px
-    searched: np.ndarray  # (F,) bool, False where nothing has looked for instances
-    frame: np.ndarray  # (R,) int64, which of the F frames a row belongs to, ascending
+    searched: np.ndarray  # (F,) bool, False if no detector ran on the frame
+    frame: np.ndarray  # (R,) int64, index of the row's frame among the F frames, ascending
     skeleton: str | None = None
     boxes: np.ndarray | None = None  # (R, 4) float32, x0, y0, x1, y1 in px
     scores: np.ndarray | None = None  # (R,) float32
     labels: np.ndarray | None = None  # (R,) str
     track_ids: np.ndarray | None = None  # (R,) int64
-    detected: np.ndarray | None = None  # (R,) bool, False where the box is a tracker's prediction
+    detected: np.ndarray | None = None  # (R,) bool, False if the box is the tracker's prediction
     keypoints: np.ndarray | None = None  # (R, K, 2) float32, px
     keypoint_scores: np.ndarray | None = None  # (R, K) float32
     keypoints_3d: np.ndarray | None = None  # (R, K, 3) float32, m
-    epoch: np.ndarray | None = None  # (F,) int64, grows where tracks were lost for good
+    epoch: np.ndarray | None = None  # (F,) int64, grows where tracks begin anew
     moment_ns: np.ndarray | None = None  # (F,) int64, UNIX time of the frame's group (`sync`), -1 for none
-    events: tuple[Event, ...] = ()  # what happened to the stream, in order
+    events: tuple[Event, ...] = ()  # of the stream, in order
 
     def __len__(self) -> int:
         """The number of frames, F."""
@@ -48,20 +47,20 @@ class Recording:
 
     @property
     def fields(self) -> dict[str, np.ndarray]:
-        """The arrays of rows that this recording has, by name."""
-        found = {name: getattr(self, name) for name in FIELDS}
-        return {name: array for name, array in found.items() if array is not None}
+        """The arrays with a value for each row (R, …) that this recording has, by name."""
+        arrays = {name: getattr(self, name) for name in FIELDS}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def rows(self, index: np.ndarray) -> Recording:
-        """The same frames with only these rows: a mask (R,), or ascending indices."""
+        """All frames with only some rows; `index` is a mask (R,), or ascending indices."""
         fields = {name: array[index] for name, array in self.fields.items()}
         return dataclasses.replace(self, frame=self.frame[index], **fields)
 
     def track(self, track_id: int) -> Recording:
-        """The same frames with only the rows of one track; `one.pts_ns[one.frame]` are their times.
+        """All frames with only the rows of one track; the times of its rows are `one.pts_ns[one.frame]`.
 
         Raises:
-            ValueError: no such track.
+            ValueError: there is no such track.
         """
         ids = np.empty(0, np.int64) if self.track_ids is None else self.track_ids
         if track_id not in ids:
@@ -70,7 +69,7 @@ class Recording:
         return self.rows(ids == track_id)
 
     def packets(self) -> Iterator[Packet]:
-        """The frames as packets without images; times and sizes that the file does not hold are 0."""
+        """The frames as packets without pictures; times and sizes that the file does not hold are 0."""
         ends = np.searchsorted(self.frame, np.arange(len(self)), side="right").tolist()
         starts = [0, *ends[:-1]]
         fields = self.fields
@@ -102,21 +101,21 @@ FIELDS = (
 
 
 def gather(stream: str, header: dict[str, Any], items: Iterable[Packet | Event]) -> Recording:
-    """The recording of these packets and events, which are of one stream.
+    """The recording of packets and events of one stream.
 
     Raises:
-        ValueError: their instances have several skeletons, or keypoints of several sizes.
+        ValueError: the instances have several skeletons, or different numbers of keypoints.
     """
-    given = list(items)
-    frames = [item for item in given if isinstance(item, Packet)]
+    items = list(items)
+    frames = [item for item in items if isinstance(item, Packet)]
     moments = np.array([-1 if p.moment_ns is None else p.moment_ns for p in frames], np.int64)
-    found = [packet.instances if packet.instances is not None else Instances() for packet in frames]
-    counts = np.array([len(instances) for instances in found], np.int64)
-    skeletons = sorted({i.skeleton for i in found if i and i.skeleton is not None})
+    by_frame = [packet.instances if packet.instances is not None else Instances() for packet in frames]
+    counts = np.array([len(instances) for instances in by_frame], np.int64)
+    skeletons = sorted({i.skeleton for i in by_frame if i and i.skeleton is not None})
     if len(skeletons) > 1:
         raise ValueError(f"found keypoints of several skeletons, {', '.join(skeletons)}; expected one")
-    seen = [instances for instances in found if instances]
-    fields = {name: column for name in FIELDS if (column := _column(name, seen)) is not None}
+    not_empty = [instances for instances in by_frame if instances]
+    fields = {name: column for name in FIELDS if (column := _column(name, not_empty)) is not None}
     return Recording(
         stream=stream,
         header=header,
@@ -129,23 +128,23 @@ def gather(stream: str, header: dict[str, Any], items: Iterable[Packet | Event])
         skeleton=skeletons[0] if skeletons else None,
         epoch=np.array([packet.epoch for packet in frames], np.int64),
         moment_ns=moments if (moments >= 0).any() else None,
-        events=tuple(item for item in given if isinstance(item, Event)),
+        events=tuple(item for item in items if isinstance(item, Event)),
         **fields,
     )
 
 
-def _column(name: str, seen: list[Instances]) -> np.ndarray | None:
-    """A field of all instances; None if none has it."""
-    known = next((i[name] for i in seen if name in i), None)
-    if known is None:
+def _column(name: str, frames: list[Instances]) -> np.ndarray | None:
+    """A field of the instances of all frames as one array (R, …); None if no frame has it."""
+    first = next((instances[name] for instances in frames if name in instances), None)
+    if first is None:
         return None
-    column = np.full((sum(map(len, seen)), *known.shape[1:]), GAPS.get(name, np.nan), known.dtype)
+    column = np.full((sum(map(len, frames)), *first.shape[1:]), GAPS.get(name, np.nan), first.dtype)
     start = 0
-    for instances in seen:
+    for instances in frames:
         if name in instances:
-            if instances[name].shape[1:] != known.shape[1:]:
+            if instances[name].shape[1:] != first.shape[1:]:
                 raise ValueError(
-                    f"found {name} of several shapes, {known.shape[1:]} and {instances[name].shape[1:]}; "
+                    f"found {name} of several shapes, {first.shape[1:]} and {instances[name].shape[1:]}; "
                     "expected one"
                 )
             column[start : start + len(instances)] = instances[name]

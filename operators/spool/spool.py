@@ -31,7 +31,7 @@ log = logging.getLogger("posestream.spool")
 class Spool:
     """Messages from one writer to one reader, which may be two threads.
 
-    Each living process has a folder of its own below `root`. A spool takes over the folders of dead
+    Each living process has its own folder below `root`. A spool takes over the folders of dead
     processes: their messages come before our own.
 
     Calls `count(name, n)` with `spool_dropped` (messages dropped at the cap), `memory_dropped` (messages lost

@@ -18,7 +18,7 @@ from pipeline.graph import Graph, resolve
 from pipeline.operator import Operator
 from pipeline.packet import Packet
 from tools.profiling import advice
-from tools.run_fragment import take_part
+from tools.run_fragment import select_fragment
 
 HERE = Path(__file__).resolve().parent
 
@@ -67,11 +67,11 @@ def test_further_sinks_stand_beside_one_of_ones_own(tmp_path):
 
 
 def test_a_fragment_needs_a_sink_and_ones_own_is_one(tmp_path):
-    assert [node.name for node in take_part(load(tmp_path, "MySink", "all"), "all", {}, {}).graph.sinks] == [
-        "my_sink"
-    ]
+    assert [
+        node.name for node in select_fragment(load(tmp_path, "MySink", "all"), "all", {}, {}).graph.sinks
+    ] == ["my_sink"]
     with pytest.raises(ConfigError, match="nothing takes the results of fragment all"):
-        take_part(load(tmp_path, "NotASink", "all"), "all", {}, {})
+        select_fragment(load(tmp_path, "NotASink", "all"), "all", {}, {})
 
 
 @pytest.mark.parametrize(("last", "advised"), [("MySink", True), ("NotASink", False)])

@@ -1,4 +1,4 @@
-"""Messages of a topic as lines: for people, and as JSON."""
+"""A message of a topic as one line: as text for people, or as JSON."""
 
 from __future__ import annotations
 
@@ -13,50 +13,52 @@ if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
 
 
-def line(message: ConsumerRecord, now_ns: int) -> str:
-    """A message for people: stream, frame number, age, and who is in the picture or what happened."""
-    return _printable(_line(message, now_ns))
+def text_line(message: ConsumerRecord, now_ns: int) -> str:
+    """A message as text: stream, frame number, age, and what the frame or event holds."""
+    return _printable(_text_line(message, now_ns))
 
 
-def _line(message: ConsumerRecord, now_ns: int) -> str:
+def _text_line(message: ConsumerRecord, now_ns: int) -> str:
     place = f"{message.topic}/{message.partition}@{message.offset}"
     try:
         item = decode(message.value, message.headers)
     except MessageError as error:
-        why = dict(message.headers).get("reason")  # given by whoever set it aside
-        said = f"set aside: {why.decode(errors='replace')}" if why else f"cannot be read: {error}"
-        return f"{_key(message)}  {place} ({len(message.value or b'')} bytes) {said}"
-    seq, at_ns, said = "-", None, ""
+        reason = dict(message.headers).get("reason")  # kafka_source adds it in the dead-letter topic
+        text = f"set aside: {reason.decode(errors='replace')}" if reason else f"cannot be read: {error}"
+        return f"{_key(message)}  {place} ({len(message.value or b'')} bytes) {text}"
+    seq, at_ns, text = "-", None, ""
     match item:
         case Packet():
-            seq, at_ns, said = str(item.seq), item.captured_ns, _who(item)
+            seq, at_ns, text = str(item.seq), item.captured_ns, _instances(item)
         case Event():
             details = ", ".join(f"{name} {value}" for name, value in item.details.items())
-            at_ns, said = item.at_ns, f"{item.kind}: {details}" if details else item.kind
+            at_ns, text = item.at_ns, f"{item.kind}: {details}" if details else item.kind
         case End():
-            said = f"ended after {item.frames} frames"
+            text = f"ended after {item.frames} frames"
     age = "" if at_ns is None else _age(now_ns - at_ns)
-    return f"{item.stream:<12} {seq:>7} {age:>8}  {said}"
+    return f"{item.stream:<12} {seq:>7} {age:>8}  {text}"
 
 
-def _who(packet: Packet) -> str:
-    """How many are in the picture, as what, and with which track ids."""
-    found = packet.instances
-    if found is None:
-        return "nobody has looked"
-    if not found:
-        return "nobody"
-    labels, tracks = found.get("labels"), found.get("track_ids")
+def _instances(packet: Packet) -> str:
+    """How many instances of which labels, their track ids, and their skeleton."""
+    instances = packet.instances
+    if instances is None:
+        return "no detector ran"
+    if not instances:
+        return "no instances"
+    labels, tracks = instances.get("labels"), instances.get("track_ids")
     counts: dict[str, int] = {}
-    for label in labels.tolist() if labels is not None else ["?"] * len(found):
+    for label in labels.tolist() if labels is not None else ["?"] * len(instances):
         counts[label or "?"] = counts.get(label or "?", 0) + 1
     parts = [
-        ", ".join(f"{n} {label}" for label, n in counts.items()) if labels is not None else f"{len(found)}"
+        ", ".join(f"{n} {label}" for label, n in counts.items())
+        if labels is not None
+        else f"{len(instances)}"
     ]
     if tracks is not None:
         parts.append("tracks " + " ".join(str(i) if i >= 0 else "-" for i in tracks.tolist()))
-    if found.skeleton:
-        parts.append(found.skeleton)
+    if instances.skeleton:
+        parts.append(instances.skeleton)
     return "  ".join(parts)
 
 
@@ -69,12 +71,12 @@ def _age(ns: int) -> str:
 
 
 def json_line(message: ConsumerRecord) -> bytes:
-    """The record, as the JSONL sink writes it; of what cannot be read, the place and the reason."""
+    """The record as the JSONL sink writes it; for an unreadable message, its place and the reason."""
     try:
         item = decode(message.value, message.headers)
     except MessageError as error:
-        given = dict(message.headers).get("reason")
-        reason = given.decode(errors="replace") if given else str(error)
+        header = dict(message.headers).get("reason")
+        reason = header.decode(errors="replace") if header else str(error)
         place = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
         return orjson.dumps({"unreadable": reason, "key": _key(message), **place})
     return encode(item, item.run, "json").value
@@ -85,5 +87,5 @@ def _key(message: ConsumerRecord) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names come from whoever may write to the topic: they must not steer the terminal."""
+    """Replace control characters: anyone who can write to the topic could else control the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

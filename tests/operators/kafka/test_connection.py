@@ -16,7 +16,8 @@ from operators.kafka.addresses import parse_kafka_uri
 from operators.kafka.client import BrokerError, connect, connection_fault, explain, partitions
 from operators.kafka.connection import PASSWORD, Connection
 from pipeline.errors import OptionError, SourceError
-from tests.support.kafka.broker import USERS, free_ports
+from tests.support.kafka.broker import USERS
+from tests.support.kafka.ports import free_ports
 
 WRONG_PASSWORD = "not-the-password"
 

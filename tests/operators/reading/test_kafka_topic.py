@@ -1,3 +1,5 @@
+"""Reading a topic back: streams, runs, duplicates, an end in time, and topics that are refused."""
+
 import logging
 
 import numpy as np
@@ -13,7 +15,7 @@ from pipeline.packet import End, Event, Packet
 
 @pytest.fixture(scope="module")
 def published(kafka):
-    """A topic of three partitions that holds all sorts of things: two streams, one of them of two runs."""
+    """A topic of three partitions: streams yard (two runs, duplicates, garbage), barn and json."""
     topic = kafka.new_topic(partitions=3) if hasattr(kafka, "new_topic") else "posestream-test-read"
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
 
@@ -25,7 +27,7 @@ def published(kafka):
 
     for seq in range(3):
         send(yard(seq, captured_ns=seq), "old", 1000 + seq)
-    for seq in (0, 1, 2, 2, 3, 1):  # as a publisher sends that was killed in between
+    for seq in (0, 1, 2, 2, 3, 1):  # duplicates, as after a publisher was killed
         send(yard(seq), "new", 2000 + seq)
     for _ in range(2):
         send(Event("yard", "lost", 7, {"reason": "dark"}), "new", 2500)
@@ -57,7 +59,7 @@ def test_a_stream_comes_back_as_it_was_captured(published, caplog):
         np.testing.assert_array_equal(found.keypoints[found.frame == frame], sent.keypoints)  # not rounded
 
 
-def test_another_run(published):
+def test_a_run_that_is_asked_for(published):
     found = posestream.read(f"{published}?stream=yard&run=old")
     assert (found.header["run"], found.seq.tolist()) == ("old", [0, 1, 2])
 
@@ -65,11 +67,11 @@ def test_another_run(published):
 @pytest.mark.parametrize(
     ("until", "seqs"), [("2.002", [0, 1]), ("1970-01-01T00:00:01.002Z", [0, 1]), ("9e9", [0, 1, 2, 3])]
 )
-def test_until(published, until, seqs):
+def test_reading_until_a_time(published, until, seqs):
     assert posestream.read(f"{published}?stream=yard&until={until}").seq.tolist() == seqs
 
 
-def test_all_streams(published):
+def test_all_streams_of_a_topic(published):
     found = posestream.read_folder(published)
     assert {name: len(recording) for name, recording in found.items()} == {"yard": 4, "barn": 7, "json": 1}
     assert found["barn"].searched.tolist() == [
@@ -83,7 +85,7 @@ def test_all_streams(published):
     [
         (
             "",
-            "found several streams, barn, json, yard; choose one with .stream=NAME, or take all with read_folder",
+            "found several streams, barn, json, yard; choose one with .stream=NAME, or read all of them with read_folder",
         ),
         ("?stream=gate", "holds no frames of stream gate"),
         ("?stream=yard&run=none", "holds no run none; there are: new, old"),
@@ -92,16 +94,16 @@ def test_all_streams(published):
         ("x", "there is no topic"),
     ],
 )
-def test_what_is_not_there(published, query, message):
+def test_missing_streams_runs_and_topics_are_refused(published, query, message):
     with pytest.raises(SourceError, match=message):
         posestream.read(f"{published}{query}")
 
 
-def test_an_empty_topic(kafka, topic):
-    with pytest.raises(SourceError, match=f"topic {topic} holds no frames; choose another"):
+def test_an_empty_topic_is_refused(kafka, topic):
+    with pytest.raises(SourceError, match=f"topic {topic} holds no frames; choose another topic"):
         posestream.read(f"kafka://{kafka.bootstrap}/{topic}")
 
 
-def test_no_broker():
+def test_without_a_broker_reading_fails():
     with pytest.raises(SourceError, match="nobody listens there"):
         posestream.read("kafka://localhost:9/poses")

@@ -1,3 +1,5 @@
+"""Reading files back: shapes, tracks, folders, files that are cut off, and files that are refused."""
+
 import logging
 
 import numpy as np
@@ -10,12 +12,12 @@ from pipeline.errors import SourceError
 
 HEADER = b'{"schema":"posestream/1","run":"r","stream":"yard","skeletons":{},"units":{}}\n'
 LINE = b'{"stream":"yard","seq":0,"pts_ns":0,"captured_ns":0,"size":[64,48],"instances":[]}\n'
-OF_TWO = LINE.replace(b"[]}", b'[{"skeleton":"coco17"},{"skeleton":"ap10k"}]}')
+TWO_SKELETONS = LINE.replace(b"[]}", b'[{"skeleton":"coco17"},{"skeleton":"ap10k"}]}')
 
 
 @pytest.fixture
 def recording(tmp_path):
-    """Tracks 1 and 2 in ten frames, of which track 2 misses the odd ones."""
+    """Ten frames: track 1 in all of them, track 2 in the even ones."""
     sink = JsonlSink(str(tmp_path))
     sink.open(sink_frames.RUN)
     sink.process([sink_frames.frame(seq, sink_frames.people(2 - seq % 2, seq)) for seq in range(10)])
@@ -24,7 +26,7 @@ def recording(tmp_path):
     return read(tmp_path / "yard.jsonl")
 
 
-def test_arrays_have_the_shapes_that_are_promised(recording):
+def test_arrays_have_the_documented_shapes(recording):
     assert len(recording) == 10
     shapes = {name: array.shape for name, array in recording.fields.items()}
     assert shapes == {
@@ -46,12 +48,12 @@ def test_one_track(recording, track_id, frames):
     assert len(one) == 10
 
 
-def test_an_unknown_track_says_which_there_are(recording):
+def test_an_unknown_track_is_refused_with_the_known_ones(recording):
     with pytest.raises(ValueError, match="yard has no track 7; there are: 1, 2"):
         recording.track(7)
 
 
-def test_a_folder_gives_its_streams(tmp_path):
+def test_a_folder_is_read_as_its_streams(tmp_path):
     sink = JsonlSink(str(tmp_path))
     sink.open(sink_frames.RUN)
     sink.process([sink_frames.frame(0, None, "yard"), sink_frames.frame(0, None, "barn")])
@@ -62,12 +64,12 @@ def test_a_folder_gives_its_streams(tmp_path):
     }
 
 
-def test_a_last_line_that_is_cut_off_costs_only_itself(tmp_path, caplog):
+def test_only_a_last_line_that_is_cut_off_is_lost(tmp_path, caplog):
     path = tmp_path / "yard.jsonl"
     path.write_bytes(HEADER + LINE + LINE.replace(b'"seq":0', b'"seq":1') + LINE[:50])
     with caplog.at_level(logging.WARNING):
         assert read(path).seq.tolist() == [0, 1]
-    assert "line 4 is cut off; the 3 lines before it are whole" in caplog.text
+    assert "line 4 is cut off; the 3 lines before it are complete" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_last_line_that_is_cut_off_costs_only_itself(tmp_path, caplog):
         ("a.jsonl", HEADER.replace(b"/1", b"/9"), "expected schema 'posestream/1', found 'posestream/9'"),
         ("a.jsonl", HEADER + LINE[:50] + b"\n" + LINE, "line 2: "),
         ("a.jsonl", HEADER + b"{}\n", "line 2: not a record of posestream/1: KeyError 'stream'"),
-        ("a.jsonl", HEADER + OF_TWO, "line 2: instances of one frame have several skeletons"),
+        ("a.jsonl", HEADER + TWO_SKELETONS, "line 2: instances of one frame have several skeletons"),
         ("a.json", b'{"images": []}', "expected a JSON array of COCO results"),
         ("a.json", b"[", "expected a JSON array of COCO results"),
         ("a.parquet", b"PAR1", "expected what parquet_sink writes"),
@@ -97,7 +99,7 @@ def test_other_files_are_refused(name, content, message, tmp_path):
     ("ask", "message"),
     [
         (lambda folder: read(folder / "none.jsonl"), "no file"),
-        (lambda folder: read(folder), "is a folder; read_folder reads all streams in it"),
+        (lambda folder: read(folder), "is a folder; use read_folder for all streams in it"),
         (lambda folder: read_folder(folder), "expected .jsonl files, found none"),
         (
             lambda folder: (folder / "a.parquet").mkdir() or read(folder / "a.parquet"),
