@@ -12,7 +12,7 @@ from itertools import count
 from engines.device.image import Image
 from operators.decoding.device_frames import frame_target
 from operators.decoding.frame_images import FrameTarget
-from operators.decoding.media_files import IMAGE_FPS, image_paths, read_frames, source_info
+from operators.decoding.media_files import IMAGE_FPS, first_frame_size, image_paths, read_frames, read_header
 from operators.decoding.options import DecodeOptions
 from operators.decoding.times import SECOND_NS
 from pipeline.errors import SourceError
@@ -77,13 +77,18 @@ class FileSource(Source):
         self._stopped.set()
 
     def frames_expected(self, uri: str) -> int | None:
-        """How many packets `read` will yield, by the header: an estimate where the rate varies."""
+        """How many packets `read` will yield, by the header: an estimate where the rate varies.
+
+        Raises:
+            SourceError: the source cannot be read.
+        """
         options = self._options
         if options.loop == 0:
             return options.max_frames
-        info = source_info(uri)
-        fps = info.fps if image_paths(uri) is None else options.fps or IMAGE_FPS
-        frames = info.frames or (round(info.duration_s * fps) if info.duration_s else None)
+        first_frame_size(uri)
+        header = read_header(uri)
+        fps = header.fps if image_paths(uri) is None else options.fps or IMAGE_FPS
+        frames = header.frames or (round(header.duration_s * fps) if header.duration_s else None)
         return None if frames is None or not fps else options.frames_given(frames, fps)
 
     def _repeated(self, uri: str, events: Counter[str], target: FrameTarget) -> Iterator[tuple[int, Image]]:

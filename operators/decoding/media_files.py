@@ -1,4 +1,4 @@
-"""Videos, images and folders of images: `source_info` says what is in one, `read_frames` gives its frames."""
+"""Videos, images and folders of images: their headers, and their frames in order of time."""
 
 from __future__ import annotations
 
@@ -32,36 +32,41 @@ IMAGE_TYPES = ("bmp", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", 
 IMAGE_FPS = 30.0  # an image has no clock: the rate of a folder unless `fps` gives another
 
 
-class SourceInfo(NamedTuple):
-    """What the header and the first frame of a source say about it."""
+class Header(NamedTuple):
+    """What the header of a source says; no frame is decoded for it."""
 
-    width: int  # px, upright
-    height: int  # px
     fps: float  # on average; 0 if unknown
     frames: int | None
     codec: str
     duration_s: float | None
 
 
-def source_info(uri: str) -> SourceInfo:
-    """Open a source, read its header and decode its first frame.
+def read_header(uri: str) -> Header:
+    """Read the header of a source.
 
     Raises:
-        SourceError: it cannot be read; in one line.
+        SourceError: it cannot be opened.
     """
     images = image_paths(uri)
+    if images is not None:
+        return Header(IMAGE_FPS, len(images), images[0].suffix[1:].lower(), len(images) / IMAGE_FPS)
+    container, stream = open_video(uri, threads=1)
+    with container:
+        codec = stream.codec_context.codec.canonical_name
+        return Header(frame_rate(stream), stream.frames or None, codec, duration_s(container, stream))
+
+
+def first_frame_size(uri: str) -> tuple[int, int]:
+    """Decode the first frame of a source. Returns its width and height in px, upright.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
     first = next((image for frame in read_frames(uri) if (image := frame.picture()) is not None), None)
     if first is None:
         raise unreadable(uri, "not one image in it can be decoded")
     height, width = first.shape[:2]
-    if images is not None:
-        codec = images[0].suffix[1:].lower()
-        return SourceInfo(width, height, IMAGE_FPS, len(images), codec, len(images) / IMAGE_FPS)
-    container, stream = open_video(uri, threads=1)
-    with container:
-        codec = stream.codec_context.codec.canonical_name
-        fps, length_s = frame_rate(stream), duration_s(container, stream)
-        return SourceInfo(width, height, fps, stream.frames or None, codec, length_s)
+    return width, height
 
 
 def read_frames(

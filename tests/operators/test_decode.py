@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from operators.decode import Decode
-from operators.decoding.media_files import source_info
+from operators.decoding.media_files import first_frame_size, read_header
 from pipeline.errors import OptionError, SourceError
 
 TASKS = Path("/proc/self/task")
@@ -182,7 +182,7 @@ def test_rotated_videos_come_upright(tmp_path, rotate, mirror):
     path = make_video(tmp_path / "turned.mp4", [coded], rotate=rotate, mirror=mirror)
     (packet,) = Decode().read("cam", str(path))
     assert packet.size == (96, 64)
-    assert source_info(str(path))[:2] == (96, 64)
+    assert first_frame_size(str(path)) == (96, 64)
     np.testing.assert_allclose(packet.image[16::32, 24::48].astype(int), CORNERS, atol=12)
     assert packet.image.flags.c_contiguous
 
@@ -213,7 +213,8 @@ def test_folder_in_natural_order(tmp_path):
     assert numbers(tmp_path, stride=3) == [1, 10]
     assert numbers(tmp_path, start_s=0.1, fps=10, loop=2) == [2, 3, 10] * 2
     assert Decode(start_s=0.1, fps=10, loop=2).frames_expected(str(tmp_path)) == 6
-    assert source_info(str(tmp_path)) == (WIDTH, HEIGHT, 30.0, 4, "png", 4 / 30)
+    assert first_frame_size(str(tmp_path)) == (WIDTH, HEIGHT)
+    assert read_header(str(tmp_path)) == (30.0, 4, "png", 4 / 30)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_broken_image_in_a_folder_is_counted(tmp_path):
     packets = list(decode.read("cam", str(tmp_path)))
     assert [(p.seq, number_of(p.image), p.pts_ns) for p in packets] == [(0, 0, 0), (1, 2, 66666667)]
     assert decode.counters["broken_frames"] == 1
-    assert source_info(str(tmp_path)).width == WIDTH
+    assert first_frame_size(str(tmp_path)) == (WIDTH, HEIGHT)
 
 
 def make_audio(path):
@@ -346,12 +347,12 @@ BAD_SOURCES = [
 def test_bad_sources_are_refused_in_one_line(tmp_path, capfd, name, make, message):
     path = tmp_path / name
     make(path)
-    with pytest.raises(SourceError) as from_info:
-        source_info(str(path))
+    with pytest.raises(SourceError) as from_check:
+        first_frame_size(str(path))
     with pytest.raises(SourceError) as from_read:
         next(Decode().read("cam", str(path)))
-    assert str(from_info.value).startswith(message.format(path))
-    assert "\n" not in str(from_info.value) + str(from_read.value)
+    assert str(from_check.value).startswith(message.format(path))
+    assert "\n" not in str(from_check.value) + str(from_read.value)
     assert capfd.readouterr() == ("", "")
 
 
@@ -359,7 +360,7 @@ def test_a_url_goes_to_ffmpeg_and_its_password_to_nobody():
     with pytest.raises(
         SourceError, match=r"^cannot read rtsp://\*\*\*@127.0.0.1:1/yard: FFmpeg cannot open it"
     ):
-        source_info("rtsp://groom:secret@127.0.0.1:1/yard")
+        first_frame_size("rtsp://groom:secret@127.0.0.1:1/yard")
 
 
 def test_start_behind_the_end_is_refused(videos):
@@ -376,23 +377,11 @@ def test_contradictory_options_are_refused(options, option):
     assert error.value.option == option
 
 
-def test_source_info(videos):
-    assert source_info(str(videos["libx264", "mp4"])) == (
-        WIDTH,
-        HEIGHT,
-        30.0,
-        50,
-        "h264",
-        pytest.approx(5 / 3, abs=1e-2),
-    )
-    assert source_info(str(videos["libx264", "mkv"])) == (
-        WIDTH,
-        HEIGHT,
-        30.0,
-        None,
-        "h264",
-        pytest.approx(5 / 3, abs=1e-2),
-    )
+@pytest.mark.parametrize(("kind", "frames"), [("mp4", 50), ("mkv", None)])
+def test_size_and_header(videos, kind, frames):
+    uri = str(videos["libx264", kind])
+    assert first_frame_size(uri) == (WIDTH, HEIGHT)
+    assert read_header(uri) == (30.0, frames, "h264", pytest.approx(5 / 3, abs=1e-2))
 
 
 def test_two_streams_of_one_operator_at_once(videos):
