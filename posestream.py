@@ -10,7 +10,8 @@ Everything here lives elsewhere and is only re-exported.
 """
 
 from engines.errors import AssetError, ContractError, EngineError
-from operators.graph_files import load_graph, run
+from operators.graph_files import load_graph
+from operators.graph_run import run
 from operators.records.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from operators.decoding.addresses import redact
-from operators.graph_files import name_sources
+from operators.graph_run import name_sources
 from pipeline.errors import ConfigError
 
 Credentials = Mapping[str, Mapping[str, str]]  # stream: {username, password}

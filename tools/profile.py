@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from operators.decoding.addresses import redact
-from operators.graph_files import name_sources
+from operators.graph_run import name_sources
 from pipeline.errors import ConfigError
 from tools.attach import MAX_AGE_S
 from tools.camera_options import name_cameras

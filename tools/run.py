@@ -19,7 +19,8 @@ from engines.assets.model_files import runnable
 from engines.assets.store import is_cached
 from engines.contracts.contract import load_contract
 from engines.errors import AssetError
-from operators.graph_files import load_graph, models_in, models_named, name_sources, with_sinks
+from operators.graph_files import load_graph, models_in, models_named, with_sinks
+from operators.graph_run import name_sources
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.measurement.metrics import RunStats
