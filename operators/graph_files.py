@@ -35,7 +35,7 @@ def find_graph(name: str | Path) -> Path:
     ready = GRAPHS / f"{name}.yaml"
     if not ready.is_file():
         raise ConfigError(
-            f"no graph {str(name)!r}; {nearest(str(name), available_graphs())} (or give a path to a .yaml file)"
+            f"no graph {str(name)!r}; {nearest(str(name), available_graphs())} (or give the path of a file)"
         )
     return ready
 

@@ -21,10 +21,11 @@ from operators.decoding import device_frames  # noqa: E402
 from operators.estimation.model_options import as_image  # noqa: E402
 from pipeline.errors import ConfigError, SourceError  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
+from tests.support.camera_senders import http_server, send_pictures  # noqa: E402
 from tests.support.hardware import Hardware  # noqa: E402
+from tests.support.live_reader import LiveReader, until  # noqa: E402
 from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
 from tests.support.small_videos import small_video  # noqa: E402
-from tests.support.watching import Watching, http_server, send_pictures, until  # noqa: E402
 
 
 @pytest.fixture
@@ -228,27 +229,27 @@ def test_sources_do_not_take_surfaces_from_each_other(nvdec, video, pools):
 
 
 def test_a_cameras_frames_are_put_there_too(nvdec):
-    with http_server(send_pictures) as url, Watching(url, device="cuda") as watching:
-        watching.more(20)
-    assert watching.error is None
-    assert {packet.picture.layout for packet in watching.packets} == {"i420"}  # JPEG is not for NVDEC
-    numbers = [number_of(packet.image) for packet in watching.packets]
+    with http_server(send_pictures) as url, LiveReader(url, device="cuda") as reader:
+        reader.wait_for_packets(20)
+    assert reader.error is None
+    assert {packet.picture.layout for packet in reader.packets} == {"i420"}  # JPEG is not for NVDEC
+    numbers = [number_of(packet.image) for packet in reader.packets]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def test_a_camera_that_changes_its_size_and_comes_back(nvdec, rtsp):
-    with Watching(rtsp.url, device="cuda", surfaces=1000) as watching:
-        watching.more(10)
+    with LiveReader(rtsp.url, device="cuda", surfaces=1000) as reader:
+        reader.wait_for_packets(10)
         rtsp.show("large")
-        watching.told("changed")
-        watching.more(10)
+        reader.wait_for_events("changed")
+        reader.wait_for_packets(10)
         rtsp.restart("small")
-        watching.told("changed", "lost", "back", "changed")
-        watching.more(10)
-    assert {packet.picture.layout for packet in watching.packets} == {"nv12"}
-    sizes = [size for size, _ in groupby(packet.size for packet in watching.packets)]
+        reader.wait_for_events("changed", "lost", "back", "changed")
+        reader.wait_for_packets(10)
+    assert {packet.picture.layout for packet in reader.packets} == {"nv12"}
+    sizes = [size for size, _ in groupby(packet.size for packet in reader.packets)]
     assert sizes == [SIZES["small"], SIZES["large"], SIZES["small"]]
-    assert all(packet.picture.shape[1::-1] == packet.size for packet in watching.packets)
+    assert all(packet.picture.shape[1::-1] == packet.size for packet in reader.packets)
     assert len(nvdec) >= 2  # one a connection
 
 
