@@ -188,6 +188,14 @@ def test_two_streams_of_one_operator_at_once(grey_videos):
         assert found[kind] == [(kind[1], i, i % 50) for i in range(200)]
 
 
+def test_counts_of_a_source_that_was_read_before_go_on(tmp_path):
+    path = make_video(tmp_path / "bare.h264", [grey(i) for i in range(20)])
+    decode = Decode()
+    decode.counters["frames_without_pts"] = 100  # as a run does when a source is added again
+    assert len(list(decode.read("cam", str(path)))) == 20
+    assert decode.counters["frames_without_pts"] == 120
+
+
 @pytest.mark.skipif(not TASKS.exists(), reason="threads of libraries are visible in Linux's /proc only")
 def test_with_one_thread_no_other_is_started(grey_videos):
     frames = Decode(threads=1).read("cam", str(next(iter(grey_videos.values()))))
