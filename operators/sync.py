@@ -16,6 +16,11 @@ from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import End, Event, Packet
 
 HELD_MAX = 1000  # most frames of one camera that wait for others; the only limit for files
+# Why frames are dropped.
+NO_PARTNER = "no partner in time"
+CLOCK_WENT_BACK = "the clock went back"
+LATE = "a camera is late"
+LOST = "a camera is lost"
 
 Tolerance = Annotated[float, Field(ge=0, description="from the earliest to the latest frame of a group")]
 Cameras = Annotated[
@@ -145,7 +150,7 @@ class Sync(Operator):
             if group is None:
                 return out
             take = {name: self.cameras[name].take for name in names}
-            out += self._release(take, group, next(iter(overdue.values()), "no partner in time"))
+            out += self._release(take, group, next(iter(overdue.values()), NO_PARTNER))
 
     def _leading_events(self) -> Iterator[Item]:
         """Take out the events and ends that no frame of their camera precedes."""
@@ -160,9 +165,9 @@ class Sync(Operator):
         """Why a camera's next frame must not wait any longer; None if it may."""
         camera = self.cameras[name]
         if camera.clock_went_back:
-            return "the clock went back"
+            return CLOCK_WENT_BACK
         late = self.live and now_ns - head.since_ns > self.wait_ns
-        return "a camera is late" if late or len(camera.held) > HELD_MAX else None
+        return LATE if late or len(camera.held) > HELD_MAX else None
 
     def _wanted_unseen(self) -> bool:
         """Whether a camera that a complete group needs has not given a frame yet."""
@@ -186,7 +191,7 @@ class Sync(Operator):
         complete = self._is_complete(group)
         if not complete and self.incomplete == "drop":
             lost = any(camera.lost for name, camera in self.cameras.items() if name not in group)
-            self.count(f"dropped: {'a camera is lost' if lost else why}", len(packets))
+            self.count(f"dropped: {LOST if lost else why}", len(packets))
         elif len(packets) == 1:
             self.count("passed alone")
             yield from packets
