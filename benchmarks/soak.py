@@ -41,9 +41,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from operators.cameras import camera_source
 from operators.graph_files import load_graph, with_sinks
 from pipeline.run import Run
+from tests.support.camera_senders import http_server, send_pictures
 from tests.support.faulty_server import FaultyServer
-from tests.support.rtsp_fixtures import RtspServer, make_clip, why_not
-from tests.support.watching import http_server, link_threads, send_pictures
+from tests.support.live_reader import camera_threads
+from tests.support.rtsp_fixtures import RtspServer, make_clip, unavailable
 from tools.service.attached import Attached
 from tools.service.prometheus import make_registry, scrape
 
@@ -194,7 +195,7 @@ def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
 def _quiet() -> None:
     """Wait for connections that FFmpeg has not let go of yet."""
     deadline = time.monotonic() + 20
-    while link_threads() and time.monotonic() < deadline:
+    while camera_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
     gc.collect()
     if hasattr(LIBC, "malloc_trim"):  # glibc: what is free, but not given back to the system, is no leak
@@ -227,7 +228,7 @@ def addresses(folder: Path, servers: ExitStack) -> tuple[list[str], list[str], s
     servers.callback(here.send, "end")
     urls: dict[str, str] = here.recv()
     good.append(urls["pictures"])
-    if reason := why_not():
+    if reason := unavailable():
         print(f"without RTSP: {reason}")
     else:
         server = RtspServer({"clip": make_clip(folder / "clip.h264", SIZE)})

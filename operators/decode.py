@@ -48,7 +48,7 @@ def _topic(options: DecodeOptions, clock: Callable[[], int]) -> Source:
 
 
 # The first kind that fits reads an address. To add a kind, write a `Source` in a file of its own and add a
-# line.
+# line here; a new scheme (as kafka in kafka://…) must also be listed in `decoding.addresses`.
 KINDS = (
     Kind(lambda uri, live: scheme_of(uri) == "kafka", _topic),
     Kind(lambda uri, live: live and is_camera(uri), CameraSource),

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from pipeline.errors import SourceError
 
-SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "http", "https", "srt", "udp", "rtp", "tcp")
+CAMERA_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "http", "https", "srt", "udp", "rtp", "tcp")
+SCHEMES = (*CAMERA_SCHEMES, "kafka", "file")
 LISTENING = ("udp", "rtp", "srt", "tcp")  # may give only a port of this machine: udp://:5000
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -34,8 +35,8 @@ def is_device(uri: str) -> bool:
 
 
 def is_camera(uri: str) -> bool:
-    """Whether it is live: a webcam, or a URL with one of `SCHEMES`."""
-    return is_device(uri) or scheme_of(uri) in SCHEMES
+    """Whether it is live: a webcam, or a URL with one of `CAMERA_SCHEMES`."""
+    return is_device(uri) or scheme_of(uri) in CAMERA_SCHEMES
 
 
 def redact(text: str) -> str:
@@ -58,25 +59,26 @@ def resolve_uri(uri: str, credentials: Mapping[str, str] | None = None) -> str:
     if os.path.lexists(uri):
         return uri
     resolved = _VARIABLE.sub(lambda variable: _value(uri, variable), uri)
-    check_uri(resolved)
+    _check(resolved)
     return _with_credentials(resolved, credentials) if credentials else resolved
 
 
-def check_uri(uri: str) -> None:
+def _check(uri: str) -> None:
     """Refuse an address that can never work.
 
     Raises:
         SourceError: unknown scheme, no host, malformed, or white space in it.
     """
     scheme = scheme_of(uri)
-    if scheme is None or scheme in ("file", "kafka"):
+    if scheme is None:
         return
     shown = redact(uri)
     if scheme not in SCHEMES:
         raise SourceError(
-            f"cannot read {shown}: unknown scheme {scheme}; expected a file or one of "
-            f"{', '.join(SCHEMES)}, kafka"
+            f"cannot read {shown}: unknown scheme {scheme}; expected a path, or one of {', '.join(SCHEMES)}"
         )
+    if scheme not in CAMERA_SCHEMES:
+        return
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
@@ -131,7 +133,7 @@ def _value(uri: str, variable: re.Match[str]) -> str:
 
 
 def _with_credentials(uri: str, credentials: Mapping[str, str]) -> str:
-    if scheme_of(uri) not in SCHEMES:
+    if scheme_of(uri) not in CAMERA_SCHEMES:
         raise SourceError(f"cannot read {redact(uri)} with a user and a password; expected a camera's URL")
     parts = urlsplit(uri)
     user = ":".join(

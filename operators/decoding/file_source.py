@@ -85,7 +85,11 @@ class FileSource(Source):
         first_frame_size(uri)
 
     def frames_expected(self, uri: str) -> int | None:
-        """How many packets `read` will yield, by the header: an estimate where the rate varies."""
+        """How many packets `read` will yield, by the header: an estimate where the rate varies.
+
+        Raises:
+            SourceError: the source cannot be read.
+        """
         options = self._options
         if options.loop == 0:
             return options.max_frames

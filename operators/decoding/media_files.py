@@ -1,4 +1,4 @@
-"""Videos, images and folders of images: `source_info` says what is in one, `read_frames` gives its frames."""
+"""Videos, images and folders of images: their headers, and their frames in order of time."""
 
 from __future__ import annotations
 
@@ -33,47 +33,12 @@ IMAGE_FPS = 30.0  # an image has no clock: the rate of a folder unless `fps` giv
 
 
 class Header(NamedTuple):
-    """What the header of a source says; reading it decodes nothing."""
+    """What the header of a source says; no frame is decoded for it."""
 
     fps: float  # on average; 0 if unknown
     frames: int | None
     codec: str
     duration_s: float | None
-
-
-class SourceInfo(NamedTuple):
-    """What the header and the first frame of a source say about it."""
-
-    width: int  # px, upright
-    height: int  # px
-    fps: float  # on average; 0 if unknown
-    frames: int | None
-    codec: str
-    duration_s: float | None
-
-
-def source_info(uri: str) -> SourceInfo:
-    """Open a source, read its header and decode its first frame.
-
-    Raises:
-        SourceError: it cannot be read; in one line.
-    """
-    width, height = first_frame_size(uri)
-    header = read_header(uri)
-    return SourceInfo(width, height, header.fps, header.frames, header.codec, header.duration_s)
-
-
-def first_frame_size(uri: str) -> tuple[int, int]:
-    """Decode the first frame of a source; its width and height in px.
-
-    Raises:
-        SourceError: it cannot be read; in one line.
-    """
-    first = next((image for frame in read_frames(uri) if (image := frame.picture()) is not None), None)
-    if first is None:
-        raise unreadable(uri, "not one image in it can be decoded")
-    height, width = first.shape[:2]
-    return width, height
 
 
 def read_header(uri: str) -> Header:
@@ -89,6 +54,19 @@ def read_header(uri: str) -> Header:
     with container:
         codec = stream.codec_context.codec.canonical_name
         return Header(frame_rate(stream), stream.frames or None, codec, duration_s(container, stream))
+
+
+def first_frame_size(uri: str) -> tuple[int, int]:
+    """Decode the first frame of a source. Returns its width and height in px, upright.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    first = next((image for frame in read_frames(uri) if (image := frame.picture()) is not None), None)
+    if first is None:
+        raise unreadable(uri, "not one image in it can be decoded")
+    height, width = first.shape[:2]
+    return width, height
 
 
 def read_frames(

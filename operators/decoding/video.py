@@ -28,7 +28,7 @@ UNKNOWN_FPS = 30.0
 
 
 class SourceFrame(NamedTuple):
-    """A frame of a source before its conversion to an image, which only frames that are wanted cost."""
+    """A frame of a source; call `picture` to convert it to an image, for frames that are needed only."""
 
     pts_ns: int  # on the source's own clock
     picture: Callable[[], Image | None]  # upright; None if it cannot be decoded

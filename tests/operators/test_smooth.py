@@ -46,7 +46,7 @@ def test_only_the_chosen_fields_change(options, changed):
     assert all(after[name].dtype == before.instances[name].dtype for name in after.fields)
 
 
-def test_tracks_are_filtered_alone_whatever_their_rows_and_neighbours():
+def test_tracks_are_filtered_independently_of_rows_and_other_tracks():
     motion = walk(40, 3)
     alone = [
         smoothed(Smooth(), "keypoints_3d", [packet(t / 25, [7], motion[t, i]) for t in range(40)])
@@ -60,7 +60,7 @@ def test_tracks_are_filtered_alone_whatever_their_rows_and_neighbours():
             np.testing.assert_allclose(instances.keypoints_3d[row], alone[i][t][0], rtol=1e-6)
 
 
-def test_settings_are_independent_of_size_in_2d():
+def test_2d_smoothing_is_independent_of_the_object_size():
     motion = walk(30, 1)
     options = {"keypoints": True, "keypoints_3d": False}
     small = smoothed(Smooth(**options), "keypoints", [packet(t / 25, [1], motion[t]) for t in range(30)])
@@ -68,7 +68,7 @@ def test_settings_are_independent_of_size_in_2d():
     np.testing.assert_allclose(8 * np.array(small), large, rtol=1e-4)
 
 
-def test_rows_without_id_and_packets_without_instances_pass():
+def test_rows_without_id_and_packets_without_instances_are_unchanged():
     operator, motion = Smooth(), walk(2, 2)
     operator.process([packet(0, [1, -1], motion[0])])
     before = packet(0.04, [1, -1], motion[1])
@@ -81,7 +81,7 @@ def test_rows_without_id_and_packets_without_instances_pass():
     assert operator.process([nothing, untracked, none_found]) == [nothing, untracked, none_found]
 
 
-def test_nan_keypoints_do_not_poison_a_track():
+def test_nan_keypoints_do_not_spoil_a_track():
     operator, motion = Smooth(keypoints=True), walk(3, 1)
     motion[1, 0, 2] = np.nan
     points = smoothed(operator, "keypoints", [packet(t / 25, [1], motion[t]) for t in range(3)])
@@ -94,7 +94,7 @@ def test_nan_keypoints_do_not_poison_a_track():
 @pytest.mark.parametrize(
     "how", ["end_stream", "reset", "clock jumps back", "unseen for long", "other skeleton", "other size"]
 )
-def test_state_is_dropped(how):
+def test_filters_start_anew(how):
     operator, motion = Smooth(forget_s=2.0), walk(2, 1)
     operator.process([packet(10, [1], motion[0])])
     later = packet(10.04, [1], motion[1])
@@ -112,7 +112,7 @@ def test_state_is_dropped(how):
     np.testing.assert_array_equal(after.keypoints_3d, later.instances.keypoints_3d)
 
 
-def test_streams_share_nothing_and_memory_is_bounded():
+def test_streams_are_independent_and_memory_is_bounded():
     operator, motion = Smooth(forget_s=1.0), walk(200, 1)
     for t in range(200):  # a new id in each frame, at 10 Hz
         operator.process([packet(t / 10, [t], motion[t]), packet(t / 10, [1], motion[t], stream="b")])

@@ -21,7 +21,7 @@ from engines.estimators.detector import Detector, letterboxed
 from engines.estimators.topdown import cut_out
 from engines.loading.load import load_engine
 from operators.decoding.file_source import FileSource
-from operators.decoding.media_files import source_info
+from operators.decoding.media_files import first_frame_size, read_header
 from operators.decoding.options import DecodeOptions
 from operators.estimation.model_options import as_image
 
@@ -79,8 +79,9 @@ def quantise_model(
 def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
     """About `count` in all, as many of each source, evenly over its length."""
     share = max(1, count // len(sources))
-    # Raises now, not after minutes.
-    lengths = {source: source_info(source).frames or share for source in sources}
+    for source in sources:
+        first_frame_size(source)  # raises now, not after minutes
+    lengths = {source: read_header(source).frames or share for source in sources}
     return (
         as_image(packet)
         for source, frames in lengths.items()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from operators.decoding.addresses import redact
-from operators.graph_files import name_sources
+from operators.graph_run import name_sources
 from pipeline.errors import ConfigError
 
 MAX_AGE_S = 2.0  # of a frame in a live run, unless told otherwise: no stage begins to work on older ones

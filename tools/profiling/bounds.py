@@ -13,7 +13,7 @@ from engines.assets.model_files import find_model
 from engines.loading.engine_choice import default_device
 from engines.verification.bench import bench_model
 from operators.decoding.addresses import is_camera, resolve_uri, scheme_of
-from operators.decoding.media_files import source_info
+from operators.decoding.media_files import read_header
 from operators.graph_files import models_in
 from pipeline.errors import PipelineError, PosestreamError
 from pipeline.graph import Graph
@@ -220,7 +220,7 @@ def _source_rate(graph: Graph, source: Decoded, seconds: float) -> float:
     if graph.source.op != "decode" or is_camera(resolve_uri(source.uri)):
         return given
     try:
-        declared = source_info(source.uri).fps or 0.0
+        declared = read_header(source.uri).fps or 0.0
     except PipelineError:
         return given
     thinned = min(declared / options.get("stride", 1), options.get("fps") or declared)

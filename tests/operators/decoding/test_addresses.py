@@ -10,7 +10,7 @@ from pipeline.errors import SourceError
         ("rtsp://cam/live", None, "rtsp://cam/live"),
         ("rtsp://user:pw@cam:554/live?channel=1", "pw", "rtsp://***@cam:554/live?channel=1"),
         ("rtsp://user@cam/live", "user", "rtsp://***@cam/live"),
-        # Not encoded, as people write them.
+        # Not percent-encoded, as people write them.
         ("rtsp://user:p@ss/w@cam/live", "p@ss/w", "rtsp://***@cam/live"),
         ("rtsp://user:pass word@cam/live", "pass word", "rtsp://***@cam/live"),
         ("https://cam/live.m3u8?id=3&access_token=s3cr3t&x=1", "s3cr3t", "https://cam/live.m3u8?id=3&access_token=***&x=1"),
@@ -22,7 +22,7 @@ from pipeline.errors import SourceError
         ("kafka://broker:9092/frames?group=a", None, "kafka://broker:9092/frames?group=a"),
     ],
 )  # fmt: skip
-def test_what_is_shown_holds_no_secret(shown, secret, want):
+def test_a_redacted_address_holds_no_secret(shown, secret, want):
     assert redact(shown) == want
     assert secret is None or secret not in want
 
@@ -43,14 +43,14 @@ def test_credentials_come_from_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("uri", ["rtsp://cam:8554/x?a=1", "rtsp://old:one@cam:8554/x?a=1"])
-def test_credentials_of_a_file_take_the_place_of_others(uri):
+def test_given_credentials_replace_those_in_the_address(uri):
     resolved = resolve_uri(uri, {"username": "farm", "password": "a@b"})
     assert resolved == "rtsp://farm:a%40b@cam:8554/x?a=1"
     assert resolve_uri(resolved) == resolved
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "reason"),
     [
         ("foo://cam/x", "unknown scheme foo"),
         ("rtsp:///x", "has no host"),
@@ -61,8 +61,8 @@ def test_credentials_of_a_file_take_the_place_of_others(uri):
         ("rtsp://cam/x y", "white space"),
     ],
 )
-def test_an_address_that_can_never_work_is_refused_at_once(uri, says):
-    with pytest.raises(SourceError, match=says) as refused:
+def test_an_address_that_can_never_work_is_refused_at_once(uri, reason):
+    with pytest.raises(SourceError, match=reason) as refused:
         resolve_uri(uri)
     assert "cret" not in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -76,7 +76,7 @@ def test_addresses_that_may_work(uri):
     assert resolve_uri(uri) == uri
 
 
-def test_a_path_is_no_address_whatever_its_name(tmp_path, monkeypatch):
+def test_an_existing_file_is_a_path_whatever_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rtsp:${X}.mp4").touch()
     assert resolve_uri("rtsp:${X}.mp4") == "rtsp:${X}.mp4"
@@ -92,12 +92,12 @@ def test_a_path_is_no_address_whatever_its_name(tmp_path, monkeypatch):
         ("rtsp://cam/x?a=1&rtsp_transport=udp&b=2", "rtsp://cam/x?a=1&b=2", "udp"),
     ],
 )
-def test_one_camera_may_send_in_another_way(uri, want, option):
+def test_an_address_may_choose_its_rtsp_transport(uri, want, option):
     address, format, options = ffmpeg_address(uri, "tcp")
     assert (address, format, options["rtsp_transport"]) == (want, None, option)
 
 
-def test_a_webcam_takes_the_options_of_its_driver():
+def test_the_address_of_a_webcam_may_have_driver_options():
     address, format, options = ffmpeg_address("/dev/video2?video_size=1280x720&input_format=mjpeg", "tcp")
     assert (address, format) == ("/dev/video2", "v4l2")
     assert options == {"timestamps": "abs", "video_size": "1280x720", "input_format": "mjpeg"}
