@@ -107,7 +107,9 @@ class Contract(_Strict):
     name: str
     title: str
     task: Literal["detect", "pose", "pose_onestage"]
-    architecture: str = Field(description="of a checkpoint: a family in engines/architectures")
+    architecture: str = Field(
+        description="the network's family; for a checkpoint, a file in engines/architectures"
+    )
     variant: str | None = Field(None, description="its size, as the family names it: m, w32, 0.3b")
     input: Input
     outputs: dict[str, Output] = Field(description="role (as the codec calls it) to tensor")
@@ -124,11 +126,11 @@ class Contract(_Strict):
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _names(cls, labels: object) -> object:
+    def _read_labels(cls, labels: object) -> object:
         return read_names("labels", labels) if isinstance(labels, str) else labels
 
     @model_validator(mode="after")
-    def _agrees(self) -> Contract:
+    def _check_contradictions(self) -> Contract:
         if found := self.contradiction():
             raise ValueError(found)
         return self

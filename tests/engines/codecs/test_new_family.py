@@ -33,17 +33,16 @@ def copy(tmp_path):
 
 def follow(page: str, folder: Path) -> list[str]:
     """Do what the page says; the files that it touches."""
-    for file, names, text in STEP.findall(page):
+    for file, listed_in, text in STEP.findall(page):
         path = folder / file
-        if not names:
+        if not listed_in:
             assert not path.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             continue
         before = path.read_text(encoding="utf-8")
-        after = re.sub(rf"^({names} = [(\[]\n)", lambda match: match[1] + text, before, flags=re.MULTILINE)
-        assert len(after) == len(before) + len(text)
-        path.write_text(after, encoding="utf-8")
+        first = re.search(rf"^{listed_in} = [(\[]\n", before, re.MULTILINE).end()  # where the list's first line begins
+        path.write_text(before[:first] + text + before[first:], encoding="utf-8")
     return [file for file, *_ in STEP.findall(page)]
 
 
