@@ -81,7 +81,7 @@ class Crops:
         self.write(batch)
         return batch if dtype is None else batch.astype(dtype, copy=False)
 
-    def as_batch(self) -> Array:
+    def made(self) -> Array:
         """The batch: a tensor, ready on the stage's stream, if all images are on a device; else an array."""
         return self._on_device(slice(None)) if self.device else np.asarray(self)
 

@@ -96,7 +96,7 @@ class TopDown:
         if not self.flip_test:
             return self._outputs(batch)
         columns = 3 if self.contract.input.layout == "nchw" else 2
-        pixels = batch.as_batch()
+        pixels = batch.made()
         outputs = copied(self._outputs(pixels))  # the next run may overwrite the engine's own
         mirrored = self._outputs(flipped(pixels, columns))
         return mean(outputs, self.codec.mirror_back(mirrored, self.skeleton.mirror))

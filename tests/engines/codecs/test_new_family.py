@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "model-families.md").read_text(encoding="utf-8")
 # "**`file`**" or "**`file`** in `LIST`", then a fenced block: the whole file, or a line of that list.
 STEP = re.compile(r"^\*\*`([^`]+)`\*\*(?: in `(\w+)`)?\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDED = ("engines", "pipeline", "configs", "tests/engines/conftest.py", "tests/engines/device/test_reduce.py")
+NEEDED = (
+    "engines",
+    "pipeline",
+    "configs",
+    "tests/engines/conftest.py",
+    "tests/engines/codecs/test_reduce_on_device.py",
+)
 
 
 @pytest.fixture
@@ -41,7 +47,9 @@ def follow(page: str, folder: Path) -> list[str]:
             path.write_text(text, encoding="utf-8")
             continue
         before = path.read_text(encoding="utf-8")
-        first = re.search(rf"^{listed_in} = [(\[]\n", before, re.MULTILINE).end()  # where the list's first line begins
+        first = re.search(
+            rf"^{listed_in} = [(\[]\n", before, re.MULTILINE
+        ).end()  # where the list's first line begins
         path.write_text(before[:first] + text + before[first:], encoding="utf-8")
     return [file for file, *_ in STEP.findall(page)]
 
@@ -53,9 +61,9 @@ def test_the_page_adds_a_family(copy):
         "engines/codecs/registry.py",
         "configs/models/detr-tiny.yaml",
         "tests/engines/codecs/test_detr.py",
-        "tests/engines/device/test_reduce.py",
+        "tests/engines/codecs/test_reduce_on_device.py",
     ]
-    tests = ["tests/engines/codecs/test_detr.py", "tests/engines/device/test_reduce.py"]
+    tests = ["tests/engines/codecs/test_detr.py", "tests/engines/codecs/test_reduce_on_device.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, "-k", "detr or family"],
         cwd=copy,

@@ -53,7 +53,7 @@ class OnDevice:
     def run(self, inputs):
         items = inputs["in"]
         self.batches.append(len(items))
-        seen = (items if isinstance(items, torch.Tensor) else items.as_batch())[
+        seen = (items if isinstance(items, torch.Tensor) else items.made())[
             :, [k % 3 for k in range(toy_models.K)]
         ]
         cells = self.contract.codec.size[::-1]
