@@ -168,7 +168,7 @@ class Contract(_Strict):
         return self.codec.expected_outputs(self.sizes())
 
     def sizes(self) -> ModelSizes:
-        """What a codec needs to know of the rest of the contract.
+        """The sizes that a codec needs from the rest of the contract.
 
         Raises:
             ContractError: there is no such skeleton.
@@ -181,10 +181,10 @@ class Contract(_Strict):
 
         Args:
             wanted: a class in `engines.codecs.base`, or that of one family.
-            purpose: the verb for the message: what such a codec does.
+            purpose: for the message, what the wanted codecs do: "detect".
 
         Raises:
-            ContractError: it does not; with the codecs that do.
+            ContractError: it does not derive from `wanted`; with the kinds that do.
         """
         if isinstance(self.codec, wanted):
             return self.codec

@@ -43,10 +43,10 @@ def read_annotations(path: Path, skeleton: str | None = None) -> Annotations:
 
     Args:
         path: a JSON file with `images`, `categories` and `annotations`.
-        skeleton: the skeleton's name, if the file's keypoint names are not those of a known skeleton.
+        skeleton: its name, if the file's keypoint names match no known skeleton.
 
     Raises:
-        EngineError: the file is missing or damaged, has no keypoints, or has those of another skeleton.
+        EngineError: the file is missing or damaged, has no keypoints, or keypoints of another skeleton.
     """
     data = read_json(path)
     try:
@@ -146,6 +146,6 @@ def _skeleton_of(names: list[str], path: Path) -> Skeleton:
         if [*load_skeleton(known).keypoints] == names:
             return load_skeleton(known)
     raise EngineError(
-        f"{path}: its {len(names)} keypoints {names[:3]} … are those of no skeleton here; name one with "
+        f"{path}: its {len(names)} keypoints {names[:3]} … match no known skeleton; name one with "
         f"that many: --skeleton {', '.join(available_skeletons())}"
     )

@@ -26,7 +26,10 @@ class Input(BaseModel):
         description="the value around it: 0..255, or the edge repeated"
     )
     box_padding: float = Field(
-        1.0, gt=0, description="of a top-down model: the region's size over that of the box, after its aspect"
+        1.0,
+        gt=0,
+        description="of a top-down model: how many times as large as its box a region is, before the short side "
+        "is stretched to the input's aspect",
     )
 
     def scale_and_bias(self) -> tuple[np.ndarray, np.ndarray]:

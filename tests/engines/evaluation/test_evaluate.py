@@ -173,8 +173,6 @@ def test_refuses_files_that_are_no_annotations(tmp_path):
         read_annotations(path)
     named = {"id": 1, "name": "cat", "keypoints": ["L_Eye"]}
     path.write_text(json.dumps({"images": [], "categories": [named], "annotations": [annotation()]}))
-    with pytest.raises(
-        EngineError, match=r"1 keypoints \['L_Eye'\] … are those of no skeleton here.*--skeleton"
-    ):
+    with pytest.raises(EngineError, match=r"1 keypoints \['L_Eye'\] … match no known skeleton.*--skeleton"):
         read_annotations(path)
     assert read_annotations(path, "ap10k").skeleton.name == "ap10k"
