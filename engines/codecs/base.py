@@ -4,8 +4,8 @@ A codec is the section `codec:` of a contract (a pydantic model with the family'
 code that reads the outputs by those numbers. `docs/model-families.md` shows how to add a family.
 
 Reading has two steps, since outputs may lie on a GPU. `reduce` runs where the outputs are and returns small
-arrays; for tensors, their shapes are fixed and the host never waits for a value. `finish` runs on the host, on
-the downloaded arrays.
+arrays; for tensors, their shapes are fixed and the host never waits for a value. `finish` runs on the host,
+on the downloaded arrays.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Input(BaseModel):
     box_padding: float = Field(
         1.0,
         gt=0,
-        description="of a top-down model: how many times as large as its box a region is, before the short side "
-        "is stretched to the input's aspect",
+        description="of a top-down model: how many times as large as its box a region is, before the short "
+        "side is stretched to the input's aspect",
     )
 
     def scale_and_bias(self) -> tuple[np.ndarray, np.ndarray]:
