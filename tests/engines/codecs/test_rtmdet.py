@@ -7,9 +7,7 @@ def test_rtmdet_drops_weak_rows_and_padding(arrays):
     boxes = np.zeros((2, 4, 5), np.float32)
     boxes[0, :3] = [[0, 0, 10, 20, 0.4], [50, 50, 90, 90, 0.9], [100, 0, 120, 20, 0.2]]
     labels = np.zeros((2, 4), np.int64)
-    first, second = arrays.decode(
-        load_contract("rtmdet-nano"), {"boxes": boxes, "labels": labels}, 0.3, 0.65
-    )
+    first, second = arrays.decode(load_contract("rtmdet-nano"), {"boxes": boxes, "labels": labels}, 0.3, 0.65)
     np.testing.assert_array_equal(first.boxes, [[50, 50, 90, 90], [0, 0, 10, 20]])
     np.testing.assert_array_equal(first.scores, np.float32([0.9, 0.4]))
     assert (second.boxes.shape, second.scores.shape, second.classes.shape) == ((0, 4), (0,), (0,))
