@@ -1,4 +1,4 @@
-"""Whether a checkpoint is that of a network; and if not, what differs and which size of the family it is."""
+"""Compare a checkpoint with a network; if they differ, say what differs and which size would fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engines.errors import ContractError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LISTED = 3  # entries of each kind that a message names
+LISTED = 3  # entries of each kind that the message lists
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -20,8 +20,8 @@ def check_fit(contract: Contract, network: nn.Module, state: dict[str, Tensor], 
     """Compare names and shapes of a checkpoint with those of the contract's network.
 
     Raises:
-        ContractError: they differ; it lists a few of what is missing, unexpected and of another shape, counts
-            them, and names the variant of the family that would fit.
+        ContractError: they differ; with the number and the first few of missing, unexpected and differently
+            shaped entries, and the variant of the family that would fit.
     """
     ours, theirs = _shapes(network.state_dict()), _shapes(state)
     missing, unexpected = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
@@ -35,12 +35,12 @@ def check_fit(contract: Contract, network: nn.Module, state: dict[str, Tensor], 
         listed = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in found.items() if names)
         raise ContractError(
             f"{contract.name}: {filename} is not {contract.architecture} {contract.variant} as the contract "
-            f"has it: {listed}; {_what_fits(contract, theirs)}"
+            f"has it: {listed}; {_hint(contract, theirs)}"
         )
 
 
-def _what_fits(contract: Contract, theirs: Shapes) -> str:
-    """A hint: the size of the family whose names and shapes these are, or nearly."""
+def _hint(contract: Contract, theirs: Shapes) -> str:
+    """A hint: the variant of the family that has these names and shapes, or nearly."""
     import torch
 
     differing = {}
@@ -62,7 +62,7 @@ def _what_fits(contract: Contract, theirs: Shapes) -> str:
 
 
 def _other_input(contract: Contract, theirs: Shapes) -> str | None:
-    """A hint from a ViT's position embedding, whose length tells the input size but for the aspect."""
+    """A hint from a ViT's position embedding: its length is the number of patches in the trained input."""
     from engines.architectures.vit import trained_input
 
     patches = theirs.get("backbone.pos_embed", (1, 0))[1]

@@ -1,26 +1,25 @@
-"""What a family demands of a contract before it can be built: its codec, sides that divide, what to find."""
+"""What every family requires of a contract before it can build the network: codec, input size, outputs."""
 
 from __future__ import annotations
 
-from typing import TypeVar, get_args
+from typing import TypeVar
 
-from pydantic import BaseModel
-
+from engines.codecs.base import Codec
 from engines.contracts.contract import Contract
 from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError
 
-Codec = TypeVar("Codec", bound=BaseModel)
+RequiredCodec = TypeVar("RequiredCodec", bound=Codec)
 
 
-def codec_of(contract: Contract, codec: type[Codec]) -> Codec:
-    """The contract's codec, which must be of that type.
+def require_codec(contract: Contract, codec: type[RequiredCodec]) -> RequiredCodec:
+    """The contract's codec, which must be of that class.
 
     Raises:
-        ContractError: with the codec that it is, and the one that reads this family.
+        ContractError: it is another; with its kind and the required kind.
     """
     if not isinstance(contract.codec, codec):
-        (kind,) = get_args(codec.model_fields["kind"].annotation)
+        kind = codec.kind_name()
         raise ContractError(
             f"{_where(contract)}: its outputs are read by the codec {kind!r}, but codec.kind is "
             f"{contract.codec.kind!r}; set it to {kind!r}"
@@ -28,8 +27,8 @@ def codec_of(contract: Contract, codec: type[Codec]) -> Codec:
     return contract.codec
 
 
-def keypoints_of(contract: Contract) -> int:
-    """K, the keypoints of the contract's skeleton.
+def require_keypoints(contract: Contract) -> int:
+    """K, the number of keypoints of the contract's skeleton.
 
     Raises:
         ContractError: it names none.
@@ -41,8 +40,8 @@ def keypoints_of(contract: Contract) -> int:
     return len(load_skeleton(contract.skeleton).keypoints)
 
 
-def classes_of(contract: Contract) -> int:
-    """C, the classes that the contract has labels for.
+def require_labels(contract: Contract) -> int:
+    """C, the number of the contract's labels.
 
     Raises:
         ContractError: it has none.
@@ -55,7 +54,7 @@ def classes_of(contract: Contract) -> int:
 
 
 def require_multiple(contract: Contract, multiple: int) -> None:
-    """Refuse an input whose sides a stage of the network would have to round.
+    """Refuse an input size that the network's strides do not divide evenly.
 
     Raises:
         ContractError: with the size.

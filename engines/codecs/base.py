@@ -3,9 +3,9 @@
 A codec is the section `codec:` of a contract (a pydantic model with the family's numbers) together with the
 code that reads the outputs by those numbers. `docs/model-families.md` shows how to add a family.
 
-Reading has two steps, since outputs may lie on a GPU. `reduce` runs where the outputs are and keeps what is
-small: for tensors, its result has a fixed shape and the host never waits for a value. `finish` runs on the
-host, on what was downloaded.
+Reading has two steps, since outputs may lie on a GPU. `reduce` runs where the outputs are and returns small
+arrays; for tensors, their shapes are fixed and the host never waits for a value. `finish` runs on the host,
+on the downloaded arrays.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class DetectorCodec(Codec):
         """The candidates of B images, in px of the model's input.
 
         Args:
-            outputs: by role, arrays or tensors; the roles and shapes are those of `expected_outputs`.
+            outputs: by role, arrays or tensors, with the roles and shapes of `expected_outputs`.
             request: thresholds, the model's sizes and the CUDA stream.
         """
 
@@ -130,7 +130,7 @@ class TopDownCodec(Codec):
         """The peaks in the outputs for N crops.
 
         Args:
-            outputs: by role, arrays or tensors; the roles and shapes are those of `expected_outputs`.
+            outputs: by role, arrays or tensors, with the roles and shapes of `expected_outputs`.
         """
 
     @abstractmethod

@@ -53,7 +53,7 @@ class HeatmapCodec(TopDownCodec):
         )
 
     def with_graph_shapes(self, shapes: Mapping[str, Shape]) -> Self:
-        """`size` is that of the graph's heatmaps, unless it varies there."""
+        """This codec with `size` read from the graph's heatmaps; unchanged if the graph leaves it open."""
         height, width = shapes["heatmaps"][-2:]
         return self if -1 in (height, width) else self.model_copy(update={"size": (width, height)})
 

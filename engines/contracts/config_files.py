@@ -60,7 +60,9 @@ def find_config(folder: str, name: str) -> Path:
         raise ContractError(f"no {folder.removesuffix('s')} {name!r}; {nearest(name, names)}")
     found = [path for place in _places(folder) if (path := place / f"{name}.yaml").is_file()]
     if len(found) > 1:
-        raise ContractError(f"{found[1]} has the name of a ready {folder.removesuffix('s')}; rename it")
+        raise ContractError(
+            f"{found[1]} has the name of a {folder.removesuffix('s')} that posestream brings; rename it"
+        )
     return found[0]
 
 

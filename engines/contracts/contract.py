@@ -107,7 +107,9 @@ class Contract(_Strict):
     name: str
     title: str
     task: Literal["detect", "pose", "pose_onestage"]
-    architecture: str = Field(description="of a checkpoint: a family in engines/architectures")
+    architecture: str = Field(
+        description="the network's family; for a checkpoint, a file in engines/architectures"
+    )
     variant: str | None = Field(None, description="its size, as the family names it: m, w32, 0.3b")
     input: Input
     outputs: dict[str, Output] = Field(description="role (as the codec calls it) to tensor")
@@ -124,11 +126,11 @@ class Contract(_Strict):
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _names(cls, labels: object) -> object:
+    def _read_labels(cls, labels: object) -> object:
         return read_names("labels", labels) if isinstance(labels, str) else labels
 
     @model_validator(mode="after")
-    def _agrees(self) -> Contract:
+    def _check_contradictions(self) -> Contract:
         if found := self.contradiction():
             raise ValueError(found)
         return self
@@ -166,7 +168,7 @@ class Contract(_Strict):
         return self.codec.expected_outputs(self.sizes())
 
     def sizes(self) -> ModelSizes:
-        """What a codec needs to know of the rest of the contract.
+        """The sizes that a codec needs from the rest of the contract.
 
         Raises:
             ContractError: there is no such skeleton.
@@ -179,10 +181,10 @@ class Contract(_Strict):
 
         Args:
             wanted: a class in `engines.codecs.base`, or that of one family.
-            purpose: the verb for the message: what such a codec does.
+            purpose: for the message, what the wanted codecs do: "detect".
 
         Raises:
-            ContractError: it does not; with the codecs that do.
+            ContractError: it does not derive from `wanted`; with the kinds that do.
         """
         if isinstance(self.codec, wanted):
             return self.codec

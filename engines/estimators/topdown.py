@@ -53,7 +53,7 @@ class TopDown:
 
         Args:
             images: RGB, uint8 (H, W, 3), or YUV, of any sizes; all on the host or all on a device.
-            image_index: (N,), which image a box belongs to.
+            image_index: (N,), the image that each box belongs to.
             boxes: (N, 4) x0, y0, x1, y1 px; parts outside of the image are padded. N may be 0.
         """
         return self.in_regions(images, image_index, self.regions(boxes))
@@ -92,7 +92,7 @@ class TopDown:
         return Keypoints(points, scores)
 
     def _run(self, batch: Crops) -> Outputs:
-        """The model's outputs by role, on the device where the images lie."""
+        """The model's outputs by role; with the flip test, the mean of those for plain and mirrored crops."""
         if not self.flip_test:
             return self._outputs(batch)
         columns = 3 if self.contract.input.layout == "nchw" else 2
@@ -115,7 +115,7 @@ class TopDown:
         self.engine.close()
 
 
-def cut_out(
+def crop_boxes(
     images: Sequence[Image], image_index: np.ndarray, boxes: np.ndarray, contract: Contract
 ) -> np.ndarray:
     """The model's input for boxes (N, 4), as `TopDown` makes it: a batch of N.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Input(BaseModel):
-    """How an image becomes the model's input: (x - mean) / std per channel, after padding and resizing."""
+    """How an image becomes the model's input: padded, resized, then (x - mean) / std per channel."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,13 +20,16 @@ class Input(BaseModel):
     mean: tuple[float, float, float] = Field(description="in units of 0..255, in the order of `colour`")
     std: tuple[float, float, float]
     placement: Literal["centre", "centre_px", "top_left"] = Field(
-        description="where a letterboxed image lies; centre_px: its edges on whole px, as by ultralytics"
+        description="where a letterboxed image lies; centre_px: with edges on whole px, as ultralytics does"
     )
     pad_value: float | Literal["edge"] = Field(
-        description="what lies around it: 0..255, or the edge repeated"
+        description="the value around it: 0..255, or the edge repeated"
     )
     box_padding: float = Field(
-        1.0, gt=0, description="of a top-down model: the region's size over that of the box, after its aspect"
+        1.0,
+        gt=0,
+        description="of a top-down model: how many times as large as its box a region is, before the short "
+        "side is stretched to the input's aspect",
     )
 
     def scale_and_bias(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.codecs.blazepose_alignment import alignment_diameters, rois_from_alignment
 from engines.estimators.blazepose import BlazePoseEstimator, Poses
-from engines.images.regions import duplicates, enclosing_boxes, overlaps, squares_round
+from engines.images.regions import duplicates, enclosing_boxes, squares_around, upright_ious
 from operators.estimation.model_options import as_image
 from operators.tracking.one_euro import OneEuro
 from operators.tracking.rounds import rounds
@@ -141,14 +141,14 @@ class StreamTracks:
         The region comes from the track's last pose. For a new track, or one that was detected elsewhere, it
         is the detector's region, or else the square around the box.
         """
-        rois = found.rois.copy() if "rois" in found else squares_round(found.boxes, self.roi_scale)
+        rois = found.rois.copy() if "rois" in found else squares_around(found.boxes, self.roi_scale)
         detected = found["detected"] if "detected" in found else np.ones(len(found), np.bool_)
         self.restarted = 0
         for row, track_id in enumerate(found.track_ids.tolist()):
             track = self.by_id.get(track_id)
             if track is None:
                 continue
-            if detected[row] and overlaps(track.roi[None], rois[row : row + 1])[0] < RESTART_IOU:
+            if detected[row] and upright_ious(track.roi[None], rois[row : row + 1])[0] < RESTART_IOU:
                 del self.by_id[track_id]
                 self.restarted += 1
             else:

@@ -38,7 +38,9 @@ class Tensors:
         from tests.support.no_waits import NoWaits
 
         def reduce(*given):
-            with NoWaits(lifts=True):  # test_reduce.py checks that only constants are copied to the device
+            with NoWaits(
+                lifts=True
+            ):  # test_reduce_on_device.py checks that only constants are copied to the device
                 reduced = contract.codec.reduce(*given)
             return self.device.download(reduced, self.stream)
 

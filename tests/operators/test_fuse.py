@@ -19,9 +19,14 @@ NONE = (np.nan, np.nan)
         ([(10, 20)], [0.7], (10, 20), 0.7),
         ([(10, 20), (13, 20)], [0.5, 1.0], (12, 20), 0.75),
         ([(10, 20), (12, 22), (11, 21), (90, 20)], [0.9, 0.9, 0.9, 0.9], (11, 21), 0.675),
-        ([(10, 20), (90, 20)], [0.5, 0.6], (90, 20), 0.3),  # the surer one of two that disagree
+        (
+            [(10, 20), (90, 20)],
+            [0.5, 0.6],
+            (90, 20),
+            0.3,
+        ),  # of two that disagree, the one with the higher score
         ([(10, 20), (10, 20), (90, 20)], [0.4, 0.4, 0.6], (10, 20), 0.8 / 3),  # two against one
-        ([(0, 0), (100, 0), (50, 90)], [0.5, 0.5, 0.6], (50, 90), 0.2),  # all far from their middle
+        ([(0, 0), (100, 0), (50, 90)], [0.5, 0.5, 0.6], (50, 90), 0.2),  # all far from their mean
         ([(10, 20), NONE], [0.8, -0.1], (10, 20), 0.4),
         ([(10, 20), (30, 40)], [1.5, 0.0], (10, 20), 0.75),
         ([NONE, NONE], [0.0, -0.1], NONE, 0),
@@ -34,8 +39,8 @@ def test_poses_are_fused_by_their_scores_without_outliers(points, scores, expect
     np.testing.assert_allclose(found.scores[0, 0], score, atol=1e-6)
 
 
-def test_models_and_looks_agree_on_where_a_spot_is(tmp_path):
-    """Whatever the look; of the mirrored one the middle keypoints alone, as this model mistakes the sides."""
+def test_models_and_augmentations_agree_on_a_spot(tmp_path):
+    """For mirrored crops only the middle keypoints agree, since this toy model confuses left and right."""
     models = [top_down(tmp_path, contract(kind, name=kind)) for kind in ("simcc", "heatmap")]
     augmentations = [
         Augmentation(),
@@ -111,5 +116,5 @@ def test_scores_are_needed_to_choose_by_them():
     assert Fuse.ports({"models": models, "max_instances": 3}).needs == {"image", "boxes", "scores"}
 
 
-def test_the_models_of_a_graph_are_all_of_an_ensembles():
+def test_models_of_a_graph_include_all_of_an_ensemble():
     assert models_of("ensemble") == ["rtmdet-nano", "rtmpose-m-body8", "hrnet-w32-coco-dark"]

@@ -18,7 +18,7 @@ from engines.conversion.int8 import pays_here, quantise
 from engines.device.image import Image
 from engines.errors import ContractError
 from engines.estimators.detector import Detector, letterboxed
-from engines.estimators.topdown import cut_out
+from engines.estimators.topdown import crop_boxes
 from engines.loading.load import load_engine
 from operators.decoding.file_source import FileSource
 from operators.decoding.media_files import first_frame_size, read_header
@@ -109,5 +109,5 @@ def _inputs(contract: Contract, pictures: Iterator[Image], detector: str | None)
     for picture in pictures:
         found = find([picture])[0]
         for box in found.boxes[labels[found.classes] == persons]:
-            yield cut_out([picture], np.zeros(1, np.int64), box[None], contract)
+            yield crop_boxes([picture], np.zeros(1, np.int64), box[None], contract)
     find.close()

@@ -1,4 +1,4 @@
-"""What the tests of HRNet, ViTPose and Sapiens share: a contract, and the comparison with a reference's row."""
+"""Shared by the tests of HRNet, ViTPose and Sapiens: a contract, and comparison with a reference row."""
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def build_without_memory(contract):
 
 
 def assert_names(network, row, names=None):
-    """`names`: the whole list, where there is one, so that a failure says what differs."""
+    """Compare with the digest; if `names` is given, also name by name, so that a failure is readable."""
     found = names_and_shapes(network.state_dict())
     if names is not None:
         assert found == names
@@ -55,7 +55,7 @@ def assert_names(network, row, names=None):
 
 
 def assert_output(family, row):
-    """Of a seeded network at the row's input size; build it with a tiny VARIANTS entry where it is large."""
+    """Compare the output of a seeded network; large variants must be replaced by a tiny one in VARIANTS first."""
     width, height = row["tiny"]["size"]
     network = fill(build(heatmap_contract(family, row["variant"], (width, height))), GAIN[family])
     with torch.no_grad():

@@ -13,7 +13,6 @@ import engines.conversion.onnx_files
 from engines.architectures.checkpoints import load_weights
 from engines.assets.model_files import runnable
 from engines.backends.onnxruntime import OnnxEngine
-from engines.codecs import simcc
 from engines.comparison.compare import verify_engine
 from engines.comparison.example_inputs import drawn, inputs_of
 from engines.contracts.contract import load_contract
@@ -55,7 +54,8 @@ def test_it_takes_any_batch_and_sees_what_the_checkpoint_sees(small_home, count)
     engine = OnnxEngine(runnable(small_home.contract))
     assert engine.inputs["input"].shape == (-1, 3, 96, 64)
     outputs = engine.run({"input": small_home.batch[:count]})
-    points, _ = simcc.finish(simcc.reduce(outputs, small_home.contract), small_home.contract)
+    contract = small_home.contract
+    points, _ = contract.codec.finish(contract.codec.reduce(outputs), contract.input.size)
     np.testing.assert_array_equal(points, small_home.points[:count])
 
 

@@ -1,19 +1,19 @@
 import numpy as np
 import pytest
 
-from engines.images.regions import duplicates, overlaps, squares_round
+from engines.images.regions import duplicates, squares_around, upright_ious
 
 
-def test_squares_round_boxes():
+def test_squares_around_boxes():
     boxes = np.array([[0, 0, 20, 40], [5, 5, 5, 5]], np.float32)
-    np.testing.assert_allclose(squares_round(boxes, 1.25), [[10, 20, 50, 50, 0], [5, 5, 1.25, 1.25, 0]])
-    assert squares_round(boxes[:0], 1.25).shape == (0, 5)
+    np.testing.assert_allclose(squares_around(boxes, 1.25), [[10, 20, 50, 50, 0], [5, 5, 1.25, 1.25, 0]])
+    assert squares_around(boxes[:0], 1.25).shape == (0, 5)
 
 
 def test_overlaps_go_row_by_row():
     rois = np.array([[0, 0, 10, 10, 0], [50, 50, 10, 10, 1], [0, 0, 4, 4, 0]], np.float32)
     others = np.array([[5, 0, 10, 10, 2], [50, 50, 10, 10, 0], [9, 9, 4, 4, 0]], np.float32)
-    np.testing.assert_allclose(overlaps(rois, others), [1 / 3, 1, 0], rtol=1e-6)
+    np.testing.assert_allclose(upright_ious(rois, others), [1 / 3, 1, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
