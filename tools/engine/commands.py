@@ -57,7 +57,7 @@ def export(
         typer.echo(f"{contract.name}: seeded random weights ({random_weights}), for timing only")
     if not result.fresh:
         typer.echo(f"{contract.name}: already exported (--force exports it again)")
-    typer.echo(f"{contract.name}: largest difference from PyTorch {result.told}")
+    typer.echo(f"{contract.name}: largest difference from PyTorch {result.difference_text}")
     typer.echo(str(result.path))
 
 

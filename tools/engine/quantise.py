@@ -66,11 +66,11 @@ def quantise_model(
     typer.echo(
         f"{contract.name}: calibrated on {result.calibrated_on} inputs; {before:.1f} MB to {after:.1f} MB"
     )
-    typer.echo("\n".join(result.report.lines()))
+    typer.echo("\n".join(result.comparison.lines()))
     if pays_here() is False:
         typer.echo("warning: this processor has no VNNI, so INT8 does not pay here", err=True)
     typer.echo(str(result.path))
-    raise typer.Exit(0 if result.report.passed else BEYOND)
+    raise typer.Exit(0 if result.comparison.passed else BEYOND)
 
 
 def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:

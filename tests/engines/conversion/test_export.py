@@ -14,8 +14,8 @@ from engines.architectures.checkpoints import load_weights
 from engines.assets.model_files import runnable
 from engines.backends.onnxruntime import OnnxEngine
 from engines.codecs import simcc
-from engines.comparison.compare import verify_engine
-from engines.comparison.example_inputs import drawn, inputs_of
+from engines.comparison.example_inputs import drawn_picture, inputs_of
+from engines.comparison.reference import compare_with_reference
 from engines.contracts.contract import load_contract
 from engines.contracts.onnx_metadata import has_random_weights, read_contract, read_notes
 from engines.conversion.export import OPSET, export, export_model, random_network, to_onnx
@@ -80,7 +80,7 @@ def test_in_half_precision_keypoints_stay_where_they_are(small_home, tmp_path):
     assert half.stat().st_size < 0.55 * small_home.exported.path.stat().st_size
     engine = OnnxEngine(half)
     assert {spec.dtype for spec in (engine.inputs | engine.outputs).values()} == {np.dtype(np.float32)}
-    report = verify_engine(small_home.contract, engine, small_home.exported.path)
+    report = compare_with_reference(small_home.contract, engine, small_home.exported.path)
     assert report.passed
     assert report.meaning.shift_px.max <= 0.5  # a bin
     assert report.outputs["simcc_x"].max > 1e-4  # so it was not FP32 that ran
@@ -121,7 +121,7 @@ def test_random_weights_are_marked_and_never_run_unasked(traced):
 
 def test_random_weights_come_from_the_seed_and_keep_signals_alive(small_home):
     contract = small_home.contract
-    image = torch.from_numpy(inputs_of(contract, drawn()))
+    image = torch.from_numpy(inputs_of(contract, drawn_picture()))
     with torch.no_grad():
         one, same, other = (random_network(contract, seed)(image)["simcc_x"] for seed in (1, 1, 2))
     assert torch.equal(one, same)
@@ -136,7 +136,7 @@ def test_an_export_that_is_wrong_is_not_kept(traced, tmp_path, monkeypatch):
         if len(tensor.dims) == 4:
             tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * 1.2).tobytes()
     monkeypatch.setattr(engines.conversion.export, "to_onnx", lambda *_: model)
-    with pytest.raises(EngineError, match=r"does not do what PyTorch does.*not kept"):
+    with pytest.raises(EngineError, match=r"differs from PyTorch.*not kept"):
         export(traced.contract, traced.checkpoint, tmp_path / "wrong.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_what_is_missing_is_told_with_the_command(small_home, tmp_path, monkeypa
     checkpoint.symlink_to(small_home.checkpoint)
     with pytest.raises(EngineError, match="posestream engine export small-rtmpose"):
         runnable(small_home.contract)
-    with pytest.raises(EngineError, match=r"yolox_nano\.onnx has a graph of its own and runs as it is"):
+    with pytest.raises(EngineError, match=r"yolox_nano\.onnx contains its graph and runs as it is"):
         export_model(load_contract("yolox-nano"))
 
 

@@ -94,16 +94,16 @@ def test_another_skeleton_changes_the_rows(tmp_path):
 @pytest.mark.parametrize(
     ("graph", "told", "message"),
     [
-        (SMALL, {}, r"mine.onnx does not tell how it is fed and read; name a model .*: --like NAME, or --arch"),
+        (SMALL, {}, r"mine.onnx carries no contract; name a model .*: --like NAME, or --arch"),
         (SMALL, {"like": "rtmpose-m-bdy8"}, "no model 'rtmpose-m-bdy8'; did you mean 'rtmpose-m-body8'"),
         (SMALL, {"like": "rtmpose-m-halpe26"}, "'simcc_x' is .*17x384, but .* 26 keypoints of halpe26 make"),
-        (HORSES, {"like": "rtmpose-m-body8"}, r"has outputs \['heatmaps'\], what it is to be like has \['simcc_x', 's"),
+        (HORSES, {"like": "rtmpose-m-body8"}, r"has outputs \['heatmaps'\], the model that it is like has \['simcc_x', 's"),
         (({"input": [1, 256, 192, 3]}, SMALL[1]), {"like": "rtmpose-m-body8"}, r"is 1x256x192x3, expected \?x3x\?x\?"),
         (({**SMALL[0], "b": [1]}, SMALL[1]), {"like": "rtmpose-m-body8"}, r"has inputs \['b', 'input'\]; expected one"),
         (SMALL, {"architecture": "hrnet", "variant": "w32"}, "differ in input or codec; name .* hrnet-w32-coco, "),
         (SMALL, {"architecture": "rtmpose"}, "no model 'rtmpose', expected --architecture and --variant: hrnet w32, "),
         (SMALL, {"like": "rtmpose-m-body8", "name": "yolox-nano"}, "'yolox-nano' is the name of a ready model"),
-        (SMALL, {"like": "rtmpose-m-body8", "name": "../x"}, "'../x': a name has small letters"),
+        (SMALL, {"like": "rtmpose-m-body8", "name": "../x"}, "'../x': a name may have small letters"),
         (SMALL, {"like": "rtmpose-m-body8", "skeleton": "coco71"}, "no skeleton 'coco71'"),
     ],
 )  # fmt: skip

@@ -54,7 +54,7 @@ def test_the_contract_is_what_ultralytics_told_and_travels_with_the_graph(export
 
 
 def test_unknown_keypoints_need_a_skeleton(exported):
-    with pytest.raises(ContractError, match=r"mine.pt has 5 keypoints .*--skeleton, of ap10k"):
+    with pytest.raises(ContractError, match=r"mine.pt has 5 keypoints .*--skeleton, one of ap10k"):
         exported(kpt_shape="[5, 3]")
     with pytest.raises(ContractError, match="26 keypoints of halpe26 make"):
         exported(skeleton="halpe26")

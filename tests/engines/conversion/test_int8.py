@@ -88,7 +88,7 @@ def test_the_file_tells_what_it_is_and_is_compared_with_the_file_it_was_made_of(
     assert not is_quantised(small_home.exported.path)
     assert quantised_from(made.path)["calibrated_on"] == made.calibrated_on == 5
     assert runnable(small_home.contract) == small_home.exported.path
-    assert made.report.compared_on == "1 held-out inputs"
+    assert made.comparison.compared_on == "1 held-out inputs"
     report = verify_model(small_home.contract, path=made.path)
     assert max(error.max for error in report.outputs.values()) > 0
 

@@ -5,7 +5,7 @@ import re
 import cv2
 import pytest
 
-from engines.comparison.example_inputs import drawn
+from engines.comparison.example_inputs import drawn_picture
 from engines.errors import AssetError
 from pipeline.errors import SourceError
 from tests.tools.engine.test_commands import engine
@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 
 
 def test_a_pose_model_needs_its_detector_and_says_how_to_get_it(small_home, tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), drawn())
+    cv2.imwrite(str(tmp_path / "a.png"), drawn_picture())
     with pytest.raises(AssetError, match="posestream models pull rtmdet-nano"):
         engine("quantise", "small-rtmpose", "--calibration", tmp_path)
 
