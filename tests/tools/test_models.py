@@ -93,7 +93,7 @@ def test_verify_finds_damage_and_names_the_command_that_mends_it():
     posestream_models("pull", "one")
     assert posestream_models("verify") == (0, "one: verified\n")
     cached_path(load_contract("one").asset).write_bytes(WEIGHTS["two"])
-    assert posestream_models("verify") == (1, "one: damaged; mend it: posestream models pull one\n")
+    assert posestream_models("verify") == (1, "one: damaged; fetch it again: posestream models pull one\n")
     assert posestream_models("pull", "one")[0] == 0
     assert posestream_models("verify", "one", "two") == (
         1,
@@ -130,11 +130,11 @@ def test_what_the_publisher_states_in_part_is_told(shelf):
     path.write_text(yaml.safe_dump(contract | {"asset": contract["asset"] | {"sha256": whole[:8]}}), "utf-8")
     assert re.search(r"one .* \? +no", posestream_models("list")[1])
     output = posestream_models("show", "one")[1]
-    assert f"sha256: {whole[:8]}… (its publisher states 8 digits, no more)" in output
+    assert f"sha256: {whole[:8]}… (its publisher states only 8 digits)" in output
     assert "file: one.onnx, of unknown size" in output
     assert posestream_models("pull", "one") == (0, "one: fetched and verified, 1386 bytes\n")
     output = posestream_models("show", "one")[1]
-    assert f"states 8 digits, no more; the file here has {whole})" in output
+    assert f"states only 8 digits; the file here has {whole})" in output
 
 
 def test_import_show_and_remove_a_model_of_ones_own(shelf):
@@ -154,7 +154,10 @@ def test_import_show_and_remove_a_model_of_ones_own(shelf):
 def test_show():
     _, output = posestream_models("show", "one")
     asset = load_contract("one").asset
-    for line in ("colour: bgr", f"sha256: {asset.sha256} (pinned to a copy at hand)"):
+    for line in (
+        "colour: bgr",
+        f"sha256: {asset.sha256} (taken from a copy, since its publisher states none)",
+    ):
         assert line in output
     assert "on this machine: not here; posestream models pull one" in output
     posestream_models("pull", "one")
