@@ -57,7 +57,7 @@ def no_such_device(name: str, gpus: int, counted_by: str) -> EngineError:
     found = f"{gpus} GPU{'s' * (gpus > 1)}, from cuda:0 on" if gpus else "no GPU"
     return EngineError(
         f"there is no device {name}, {counted_by} finds {found}; check that nvidia-smi lists it, that "
-        "CUDA_VISIBLE_DEVICES does not hide it and that PyTorch was built for CUDA, or take device: cpu"
+        "CUDA_VISIBLE_DEVICES does not hide it and that PyTorch was built for CUDA, or set device: cpu"
     )
 
 

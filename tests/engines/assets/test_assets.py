@@ -46,12 +46,12 @@ def asset(*sources, content: bytes = WEIGHTS, filename: str = "w.onnx") -> Asset
 
 
 def web(server: FaultyServer, content: bytes = WEIGHTS) -> Asset:
-    """An asset of this content at /w.onnx of a server that has WEIGHTS there."""
+    """An asset that expects `content` at /w.onnx, where the server has WEIGHTS."""
     server.files["/w.onnx"] = WEIGHTS
     return asset(FileSource(url=f"{server.url}/w.onnx"), content=content)
 
 
-def left_behind(it: Asset) -> set[str]:
+def files_beside(it: Asset) -> set[str]:
     return {path.name for path in cached_path(it).parent.iterdir()} - {".lock"}
 
 
@@ -69,7 +69,7 @@ def server():
         yield running
 
 
-def test_fetched_once_verified_and_kept(server):
+def test_an_asset_is_fetched_once_verified_and_kept(server):
     it, seen = web(server), []
     path = fetch(it, lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == WEIGHTS
@@ -79,27 +79,27 @@ def test_fetched_once_verified_and_kept(server):
     assert seen[-1] == (len(WEIGHTS), len(WEIGHTS))
     assert fetch(it) == path
     assert len(server.requests) == 1
-    assert left_behind(it) == {"w.onnx"}
+    assert files_beside(it) == {"w.onnx"}
 
 
-def test_wrong_checksum_is_refused_with_both_and_leaves_nothing(server):
+def test_a_wrong_checksum_is_refused_and_leaves_no_file(server):
     it = web(server, content=OTHER)
     with pytest.raises(AssetError) as error:
         fetch(it)
     for part in (it.sha256, hashlib.sha256(WEIGHTS).hexdigest(), f"{server.url}/w.onnx", "\n"):
         assert (part in str(error.value)) == (part != "\n")
     assert not is_cached(it)
-    assert left_behind(it) == set()
+    assert files_beside(it) == set()
 
 
-def partly_known(server: FaultyServer, content: bytes = WEIGHTS) -> Asset:
-    """What OpenMMLab states of a file: the checksum's first eight digits, and not its size."""
+def with_short_checksum(server: FaultyServer, content: bytes = WEIGHTS) -> Asset:
+    """An asset as OpenMMLab describes files: the first eight digits of the checksum, and no size."""
     it = web(server, content)
     return it.model_copy(update={"sha256": it.sha256[:8], "bytes": None})
 
 
-def test_eight_digits_of_a_checksum_and_no_size_are_enough(server):
-    it = partly_known(server)
+def test_eight_digits_of_a_checksum_without_a_size_suffice(server):
+    it = with_short_checksum(server)
     server.faults["/w.onnx"] = ["cut"]
     path = fetch(it)
     assert path.read_bytes() == WEIGHTS
@@ -110,15 +110,15 @@ def test_eight_digits_of_a_checksum_and_no_size_are_enough(server):
     assert fetch(it).read_bytes() == WEIGHTS
 
 
-def test_eight_digits_that_differ_are_refused_with_both(server):
-    it = partly_known(server, content=OTHER)
+def test_eight_digits_that_differ_are_refused(server):
+    it = with_short_checksum(server, content=OTHER)
     found = hashlib.sha256(WEIGHTS).hexdigest()
     with pytest.raises(AssetError, match=rf"expected SHA-256 {it.sha256}…, found {found} \(300000 bytes\)"):
         fetch(it)
     assert not is_cached(it)
 
 
-def test_a_member_of_unknown_size(tmp_path):
+def test_a_member_of_an_archive_whose_size_is_unknown(tmp_path):
     (tmp_path / "pack").write_bytes(make_zip(INSIDE))
     it = asset(ArchiveSource(url=str(tmp_path / "pack"), member="end2end.onnx"))
     assert fetch(it.model_copy(update={"bytes": None})).read_bytes() == WEIGHTS
@@ -143,7 +143,7 @@ def test_without_a_checksum_nothing_is_fetched(server):
         (["cut", 416], [None, "bytes=150000-", None]),
     ],
 )
-def test_a_download_goes_on_where_it_was_cut(server, faults, ranges):
+def test_a_download_continues_where_it_was_cut(server, faults, ranges):
     it = web(server)
     server.faults["/w.onnx"] = faults
     assert fetch(it).read_bytes() == WEIGHTS
@@ -151,7 +151,7 @@ def test_a_download_goes_on_where_it_was_cut(server, faults, ranges):
     assert all(headers.get("If-Range") == '"v1"' for _, headers in server.requests if "Range" in headers)
 
 
-def test_a_later_process_goes_on_too_but_not_with_another_file(server, tmp_path):
+def test_a_later_download_continues_unless_the_file_has_changed(server, tmp_path):
     server.files["/a"], part, seen = WEIGHTS, tmp_path / "part", []
     for etag, expected_start in (('"v1"', 150_000), ('"v2"', 0)):
         server.etag, server.faults["/a"] = '"v1"', ["cut"]
@@ -166,7 +166,7 @@ def test_a_later_process_goes_on_too_but_not_with_another_file(server, tmp_path)
         seen.clear()
 
 
-def test_tries_are_bounded(server, tmp_path):
+def test_the_number_of_tries_is_bounded(server, tmp_path):
     server.files["/a"], server.faults["/a"] = WEIGHTS, ["cut"] * 9
     with pytest.raises(AssetError, match="3 times in a row"):
         download(f"{server.url}/a", tmp_path / "part", lambda done, total: None, pauses_s=(0, 0))
@@ -174,7 +174,7 @@ def test_tries_are_bounded(server, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [404, 403])
-def test_a_refusal_is_not_tried_again(server, fault):
+def test_a_refusal_is_not_retried(server, fault):
     it = web(server)
     server.faults["/w.onnx"] = [fault]
     with pytest.raises(
@@ -184,7 +184,7 @@ def test_a_refusal_is_not_tried_again(server, fault):
     assert len(server.requests) == 1
 
 
-def test_the_next_source_is_tried_and_all_answers_are_told(server, tmp_path):
+def test_sources_are_tried_in_order_and_the_error_names_every_answer(server, tmp_path):
     server.files["/short"] = WEIGHTS[:-1]
     sources = [FileSource(url=f"{server.url}/{path}") for path in ("gone", "short")]
     with pytest.raises(
@@ -207,7 +207,9 @@ def test_two_processes_at_once_make_one_download(server):
     ]
     for process in fetchers:
         assert process.stdout.readline() == "ready\n"
-    threading.Timer(0.4, both_wait.set).start()  # time enough for the second to ask, if it did not wait
+    threading.Timer(
+        0.4, both_wait.set
+    ).start()  # long enough for a second request, if the second process does not wait
     for process in fetchers:
         out, err = process.communicate(timeout=20)
         assert (out.strip(), process.returncode) == (str(cached_path(it)), 0), err
@@ -244,10 +246,10 @@ def test_without_network_a_warm_cache_works():
     assert len(server.requests) == 1
 
 
-def test_damage_is_seen_and_mended(server):
+def test_a_damaged_file_is_detected_and_fetched_again(server):
     it = web(server)
     path = fetch(it)
-    path.write_bytes(OTHER)  # of the same size: only hashing tells
+    path.write_bytes(OTHER)  # of the same size, so that only hashing detects it
     assert (is_cached(it), verify(it)) == (True, False)
     path.write_bytes(b"half")
     assert (is_cached(it), verify(it)) == (False, False)
@@ -277,7 +279,7 @@ def test_the_mirror_is_asked_first(server, tmp_path, monkeypatch, over_http):
 
 
 @pytest.mark.parametrize(("on_mirror", "warnings"), [(None, 0), (OTHER, 1), (WEIGHTS + b"more", 1)])
-def test_a_mirror_without_the_right_file_is_passed_over(
+def test_a_mirror_without_the_right_file_is_skipped(
     server, tmp_path, monkeypatch, caplog, on_mirror, warnings
 ):
     it = web(server)
@@ -328,8 +330,8 @@ def test_a_member_of_an_archive(server, tmp_path, packed, member):
     for index, url in enumerate((f"{server.url}/pack", str(tmp_path / "pack"))):
         it = asset(ArchiveSource(url=url, member=member), filename=f"{index}.onnx")
         assert fetch(it).read_bytes() == WEIGHTS
-        assert left_behind(it) >= {f"{index}.onnx"}
-    assert (tmp_path / "pack").read_bytes() == packed  # one's own archive stays
+        assert files_beside(it) >= {f"{index}.onnx"}
+    assert (tmp_path / "pack").read_bytes() == packed  # a local archive stays unchanged
 
 
 @pytest.mark.parametrize(
@@ -361,7 +363,7 @@ def test_one_archive_serves_two_assets(server, tmp_path):
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all pip can see, with one wheel for a platform that is not this one."""
+    """The only folder in which pip looks, with one wheel for another platform."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     info = "tinyweights-1.0.dist-info"
@@ -394,14 +396,14 @@ def test_one_wheel_serves_two_assets_by_one_download(wheels, tmp_path):
     assert fetch(second, archives=tmp_path).read_bytes() == OTHER
 
 
-def test_what_pip_says_is_told(wheels):
+def test_the_error_repeats_what_pip_says(wheels):
     with pytest.raises(
         AssetError, match=r"wheel other==1\.0: pip says: No matching .* may not reach its index; w"
     ):
         fetch(asset(wheel_source("a", requirement="other==1.0")))
 
 
-def test_an_environment_without_pip_is_told(tmp_path, monkeypatch):
+def test_an_environment_without_pip_is_named_with_the_fix(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(
@@ -410,7 +412,7 @@ def test_an_environment_without_pip_is_told(tmp_path, monkeypatch):
         fetch(asset(wheel_source("a")))
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_named_with_the_fix(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path / "file"))
     with pytest.raises(AssetError, match=r"cannot write w\.onnx to the cache .*; set POSESTREAM_HOME"):
@@ -422,7 +424,7 @@ def test_a_filename_cannot_leave_the_cache(tmp_path):
         fetch(asset(FileSource(url=str(tmp_path)), filename="../../w.onnx"))
 
 
-def test_the_cache_lies_where_the_system_says(home, monkeypatch):
+def test_where_the_cache_folder_is(home, monkeypatch):
     assert cache_home() == home
     monkeypatch.setenv("POSESTREAM_HOME", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
@@ -438,6 +440,6 @@ def test_clips_are_described(name):
     assert clip.asset.filename == f"{name}.mp4"
 
 
-def test_an_unknown_clip_is_refused_with_the_nearest():
+def test_an_unknown_clip_is_refused_with_the_nearest_name():
     with pytest.raises(ContractError, match="did you mean 'single-person'"):
         load_clip("single-persn")

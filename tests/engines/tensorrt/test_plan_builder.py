@@ -35,7 +35,7 @@ def key(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({}, []),
         ({"precision": "fp32", "batch": (1, 1, 1)}, []),
@@ -52,8 +52,8 @@ def key(**changes):
         ),
     ],
 )
-def test_a_plan_runs_only_where_all_of_its_key_fits(changes, told):
-    assert differences(key(**changes), Machine(**HERE), contract("heatmap"), MODEL["onnx_sha256"]) == told
+def test_a_plan_runs_only_if_every_part_of_its_key_fits(changes, expected):
+    assert differences(key(**changes), Machine(**HERE), contract("heatmap"), MODEL["onnx_sha256"]) == expected
 
 
 def test_a_plan_without_its_onnx_file_fits_nowhere():
@@ -62,7 +62,7 @@ def test_a_plan_without_its_onnx_file_fits_nowhere():
     ]
 
 
-def test_keys_that_differ_anywhere_have_other_files():
+def test_different_keys_have_different_files():
     changes = [
         *({part: "x"} for part in ("version", "compute_capability", "gpu", "driver")),
         {"onnx_sha256": "b" * 64},
@@ -78,12 +78,12 @@ def test_keys_that_differ_anywhere_have_other_files():
 
 
 @pytest.mark.parametrize("text", ["", "8", "1:2", "1:2:3:4", "0:1:2", "4:2:8", "1:8:4", "a:b:c"])
-def test_a_batch_is_three_sizes_that_grow(text):
+def test_a_batch_is_three_growing_sizes(text):
     with pytest.raises(EngineError, match="1:8:32"):
         Batch.parse(text)
 
 
-def test_weights_beside_an_onnx_file_are_part_of_it(tmp_path):
+def test_weights_beside_an_onnx_file_change_its_checksum(tmp_path):
     onnx, weights = tmp_path / "large.onnx", tmp_path / "large.onnx.data"
     onnx.write_bytes(b"graph")
     checksums = [onnx_sha256(onnx)]
@@ -95,7 +95,7 @@ def test_weights_beside_an_onnx_file_are_part_of_it(tmp_path):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A model, and what builds a plan of it ahead of time, in a cache of its own."""
+    """A model, its ONNX file, and a function that builds its plan ahead of time, in an empty cache."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("onnx")
     from compilable import landmarks, landmarks_onnx
@@ -109,7 +109,7 @@ def tiny(tmp_path, monkeypatch):
     return model, onnx, build
 
 
-def test_what_is_built_is_kept_with_its_record(tiny):
+def test_a_plan_is_kept_with_its_record_and_built_once(tiny):
     model, onnx, build = tiny
     plan, fresh = build()
     assert fresh
@@ -137,7 +137,7 @@ def test_a_damaged_plan_is_refused_and_built_again(tiny):
     assert again.is_intact()
 
 
-def test_a_record_that_cannot_be_read_is_no_plan(tiny):
+def test_an_unreadable_record_is_ignored(tiny):
     _, _, build = tiny
     plan, _ = build()
     plan.path.with_suffix(".json").write_text('{"key": {}}')
@@ -145,12 +145,12 @@ def test_a_record_that_cannot_be_read_is_no_plan(tiny):
     assert build().fresh
 
 
-def test_who_wants_the_same_plan_waits_for_it(tiny):
+def test_a_second_builder_of_the_same_plan_waits_for_it(tiny):
     _, _, build = tiny
     plan, _ = build()
     plan.delete()
     built = []
-    with FileLock(plan.path.with_suffix(".lock")):  # as the process that builds it holds it
+    with FileLock(plan.path.with_suffix(".lock")):  # held by the process that builds it
         waiting = threading.Thread(target=lambda: built.append(build()))
         waiting.start()
         waiting.join(1)
@@ -177,7 +177,7 @@ def test_nothing_is_opened_without_a_gpu(tiny):
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
 def backend(request):
-    """What is installed, where there is a GPU."""
+    """Each installed flavour, on a machine with a GPU."""
     pytest.importorskip(request.param.replace("-", "_"))
     if this_gpu() is None:
         pytest.skip("no CUDA device")
