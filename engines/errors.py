@@ -4,7 +4,7 @@ from pipeline.errors import PosestreamError
 
 
 class EngineError(PosestreamError):
-    """Base of all errors of models: a file cannot be loaded or run."""
+    """A model's file cannot be loaded or run; base of all errors of models."""
 
 
 class ContractError(EngineError):
@@ -13,3 +13,8 @@ class ContractError(EngineError):
 
 class AssetError(EngineError):
     """Weights or a clip are missing, cannot be fetched, or fail their checksum."""
+
+
+def one_line(error: object) -> str:
+    """An error's message without line breaks, since every message of ours is one line."""
+    return " ".join(str(error).split())

@@ -184,8 +184,8 @@ def _with_skeleton(contract: Contract, skeleton: str) -> Contract:
     changed = contract.model_copy(update={"skeleton": skeleton})
     outputs = dict(changed.outputs)
     for role, (shape, _) in expected_shapes(changed).items():
-        told = zip(shape, outputs[role].shape, strict=True)
-        shape = tuple(old if new == -1 else new for new, old in told)
+        sizes = zip(shape, outputs[role].shape, strict=True)
+        shape = tuple(old if new == -1 else new for new, old in sizes)
         outputs[role] = Output(name=outputs[role].name, shape=shape)
     return changed.model_copy(update={"outputs": outputs})
 

@@ -23,7 +23,7 @@ from engines.contracts.contract import Contract
 from engines.contracts.contradictions import describe_shape
 from engines.contracts.onnx_metadata import write_contract
 from engines.contracts.skeletons import available_skeletons
-from engines.errors import ContractError, EngineError
+from engines.errors import ContractError, EngineError, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -88,7 +88,7 @@ def _export(path: Path, folder: Path) -> onnx.ModelProto:
         model = YOLO(shutil.copyfile(path, folder / "model.pt"))
     except Exception as error:  # a pickle may raise anything
         raise EngineError(
-            f"{path.name} is not a checkpoint of ultralytics ({_one_line(error)}); for another kind of "
+            f"{path.name} is not a checkpoint of ultralytics ({one_line(error)}); for another kind of "
             "checkpoint add --like, or --architecture"
         ) from None
     if model.task not in KINDS:
@@ -98,7 +98,7 @@ def _export(path: Path, folder: Path) -> onnx.ModelProto:
     try:
         return onnx.load(model.export(format="onnx", dynamic=True, simplify=False, opset=OPSET, device="cpu"))
     except Exception as error:  # PyTorch's exporter may raise anything
-        raise EngineError(f"{path.name}: ultralytics cannot export it ({_one_line(error)})") from None
+        raise EngineError(f"{path.name}: ultralytics cannot export it ({one_line(error)})") from None
 
 
 def _describe(
@@ -167,7 +167,3 @@ def _skeleton(path: Path, keypoints: int) -> str:
         f"{path.name} has {keypoints} keypoints and does not say which; name their skeleton "
         f"(--skeleton, one of {', '.join(available_skeletons())}, or one of your own)"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

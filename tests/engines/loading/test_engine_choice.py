@@ -9,7 +9,6 @@ import pytest
 import engines.device.names as device_names
 import engines.loading.engine_choice as engine_choice
 from engines.backends.onnxruntime import OnnxEngine
-from engines.device.names import existing_device
 from engines.errors import ContractError, EngineError
 from engines.loading.engine_choice import BACKENDS, engine_choices, runs_file
 from engines.loading.load import load_engine
@@ -103,14 +102,6 @@ def test_auto_tries_the_next_backend_if_a_plan_fails_and_says_why(tmp_path, capl
         EngineError, match="beyond the model's tolerance"
     ):  # a named backend is never replaced
         load_engine(POSE, path=path, backend="tensorrt")
-
-
-@pytest.mark.parametrize(
-    ("device", "name"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
-)
-def test_full_names_of_devices(monkeypatch, device, name):
-    gpus(monkeypatch, 2)
-    assert existing_device(device) == name
 
 
 @pytest.mark.parametrize(

@@ -1,96 +1,25 @@
+"""Building plans, finding them, and opening them, as far as the machine has a GPU."""
+
 import hashlib
 import os
 import threading
 
 import pytest
 from filelock import FileLock
-from toy_models import contract
 
 from engines.device.gpus import this_gpu
 from engines.errors import EngineError
 from engines.loading.load import load_engine
 from engines.tensorrt.network import Batch
 from engines.tensorrt.plan_builder import build_plan
-from engines.tensorrt.plan_files import Key, Machine, differences, kept_plans, onnx_sha256
+from engines.tensorrt.plan_files import kept_plans, onnx_sha256
 from engines.tensorrt.plan_search import ModelPlans, judge_plans
-
-HERE = {
-    "flavour": "tensorrt",
-    "version": "10.15.1.29",
-    "compute_capability": "8.9",
-    "gpu": "NVIDIA L4",
-    "driver": "580.65.06",
-}
-MODEL = {
-    "onnx_sha256": "a" * 64,
-    "input_size": (48, 64),
-    "outputs": ("maps",),
-    "precision": "fp16",
-    "batch": (1, 8, 32),
-}
-
-
-def key(**changes):
-    return Key(**HERE | MODEL | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, []),
-        ({"precision": "fp32", "batch": (1, 1, 1)}, []),
-        ({"gpu": None, "driver": None}, []),
-        ({"onnx_sha256": "b" * 64}, ["ONNX file bbbbbbbbbbbb…, here aaaaaaaaaaaa…"]),
-        ({"input_size": (288, 384)}, ["input size 288x384, here 48x64"]),
-        ({"outputs": ("maps", "more")}, ["outputs maps, more, here maps"]),
-        ({"version": "10.13.2.6"}, ["version 10.13.2.6, here 10.15.1.29"]),
-        ({"builder": 0}, ["way of building 0, here 1"]),
-        ({"gpu": None, "driver": None, "compute_capability": "12.0"}, ["compute capability 12.0, here 8.9"]),
-        (
-            {"gpu": "NVIDIA L40S", "driver": "570.10"},
-            ["GPU NVIDIA L40S, here NVIDIA L4", "driver 570.10, here 580.65.06"],
-        ),
-    ],
-)
-def test_a_plan_runs_only_if_every_part_of_its_key_fits(changes, expected):
-    assert differences(key(**changes), Machine(**HERE), contract("heatmap"), MODEL["onnx_sha256"]) == expected
-
-
-def test_a_plan_without_its_onnx_file_fits_nowhere():
-    assert differences(key(), Machine(**HERE), contract("heatmap"), None) == [
-        "ONNX file aaaaaaaaaaaa…, here none"
-    ]
-
-
-def test_different_keys_have_different_files():
-    changes = [
-        *({part: "x"} for part in ("version", "compute_capability", "gpu", "driver")),
-        {"onnx_sha256": "b" * 64},
-        {"input_size": (288, 384)},
-        {"outputs": ("maps", "more")},
-        {"precision": "int8"},
-        {"batch": (1, 8, 33)},
-        {"flavour": "tensorrt-rtx"},
-        {"builder": 0},
-    ]
-    digests = {key(**change).digest() for change in [{}, *changes]}
-    assert len(digests) == len(changes) + 1
 
 
 @pytest.mark.parametrize("text", ["", "8", "1:2", "1:2:3:4", "0:1:2", "4:2:8", "1:8:4", "a:b:c"])
 def test_a_batch_is_three_growing_sizes(text):
     with pytest.raises(EngineError, match="1:8:32"):
         Batch.parse(text)
-
-
-def test_weights_beside_an_onnx_file_change_its_checksum(tmp_path):
-    onnx, weights = tmp_path / "large.onnx", tmp_path / "large.onnx.data"
-    onnx.write_bytes(b"graph")
-    checksums = [onnx_sha256(onnx)]
-    for content in (b"weights", b"others"):
-        weights.write_bytes(content)
-        checksums.append(onnx_sha256(onnx))
-    assert len(set(checksums)) == 3
 
 
 @pytest.fixture

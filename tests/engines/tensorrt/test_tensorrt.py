@@ -65,14 +65,14 @@ def compiled(network, tmp_path, progress=lambda phase, share: None):
 
 def test_a_graph_is_compiled_for_a_gpu_of_another_machine(rtx, landmarks, tmp_path):
     contract, onnx = landmarks
-    message = []
+    reported = []
     network = Network(rtx, onnx, contract, "fp32")
-    plan = compiled(network, tmp_path, lambda phase, share: message.append((phase, share)))
+    plan = compiled(network, tmp_path, lambda phase, share: reported.append((phase, share)))
     assert len(plan) > 10_000
-    shares = [share for _, share in message]
+    shares = [share for _, share in reported]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 1)
-    assert len({phase for phase, _ in message}) > 3
+    assert len({phase for phase, _ in reported}) > 3
 
 
 def test_unsupported_gpus_are_refused(rtx):
@@ -87,17 +87,17 @@ def test_unsupported_gpus_are_refused(rtx):
 
 def test_ctrl_c_ends_a_build(rtx, landmarks, tmp_path):
     contract, onnx = landmarks
-    message = []
+    reported = []
 
     def interrupt(phase, share):
-        if not message:
+        if not reported:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        message.append(share)
+        reported.append(share)
 
     with pytest.raises(KeyboardInterrupt):
         compiled(Network(rtx, onnx, contract, "fp32"), tmp_path, interrupt)
-    assert message
-    assert message[-1] < 1
+    assert reported
+    assert reported[-1] < 1
 
 
 def test_tensors_have_the_types_of_the_graph(rtx, landmarks, tmp_path):
