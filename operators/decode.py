@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engines.device.image import Image
-from engines.device.names import DEVICE_PATTERN
+from engines.device.names import DeviceOption
 from operators.cameras.camera import Camera
 from operators.cameras.link import LinkOptions
 from operators.cameras.uri import is_camera, resolve_uri, scheme_of
@@ -41,7 +41,7 @@ DEVICE_HELP = "where to: cpu; cuda, a GPU's memory, by its own decoder where it 
 SURFACES_HELP = "on a GPU: most frames of a source that may be in the graph at once"
 ATTEMPTS_HELP = "how often in a row to connect to a camera in vain before giving it up; 0: for ever"
 OPEN_S = 10.0  # a camera must answer within so long
-Device = Annotated[str, Field(pattern=DEVICE_PATTERN, description=DEVICE_HELP)]
+Device = Annotated[DeviceOption, Field(description=DEVICE_HELP)]
 Transport = Literal["tcp", "udp", "udp_multicast", "http", "https"]
 
 

@@ -6,11 +6,14 @@ import ctypes
 import functools
 import re
 import sys
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from engines.errors import EngineError
 
-DEVICE_PATTERN = r"^(cpu|cuda(:\d+)?)$"
+PATTERN = r"^(cpu|cuda(:\d+)?)$"
 
 
 class DeviceName(NamedTuple):
@@ -29,10 +32,24 @@ def parse_device(name: str) -> DeviceName:
     Raises:
         EngineError: it is no name of a device.
     """
-    if not re.fullmatch(DEVICE_PATTERN, name):
+    if not re.fullmatch(PATTERN, name):
         raise EngineError(f"device {name!r} is unknown, expected cpu, cuda, or cuda:1 for the second GPU")
     kind, _, index = name.partition(":")
     return DeviceName("cuda" if kind == "cuda" else "cpu", int(index or 0))
+
+
+def _option(name: str) -> str:
+    try:
+        parse_device(name)
+    except EngineError as error:
+        # As an error of pydantic, so that it is reported with the option's name and line.
+        raise PydanticCustomError("device_name", "{reason}", {"reason": str(error)}) from None
+    return name
+
+
+DeviceOption = Annotated[
+    str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": PATTERN})
+]  # the type of an operator's option
 
 
 def same_kind(one: str, other: str) -> bool:

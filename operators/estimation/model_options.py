@@ -11,7 +11,7 @@ from engines.assets.model_files import find_model
 from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract, available_models, load_contract
 from engines.device.image import DeviceImage, Image
-from engines.device.names import DEVICE_PATTERN
+from engines.device.names import DeviceOption
 from engines.errors import ContractError, EngineError
 from engines.images.yuv import YuvImage
 from engines.loading.engine_choice import Backend
@@ -23,8 +23,8 @@ from pipeline.packet import Packet
 RunsOn = Annotated[Backend, Field(description="what runs the model; auto takes the fastest that is here")]
 Threads = Annotated[int | None, Field(ge=1, description="for one engine; by the cores and workers")]
 Device = Annotated[
-    str | None,
-    Field(pattern=DEVICE_PATTERN, description="where the model runs: cpu, cuda, cuda:1; its backend's"),
+    DeviceOption | None,
+    Field(description="where the model runs: cpu, cuda, cuda:1; its backend's"),
 ]
 
 

@@ -1,9 +1,12 @@
 """Names of devices: their parts, their full form, and the errors for wrong ones."""
 
+import re
+
+import pydantic
 import pytest
 
 from engines.device import names
-from engines.device.names import existing_device, parse_device, same_kind
+from engines.device.names import DeviceOption, existing_device, parse_device, same_kind
 from engines.errors import EngineError
 
 
@@ -33,3 +36,12 @@ def test_other_names_are_refused(name):
 )
 def test_kinds(one, other, same):
     assert same_kind(one, other) is same
+
+
+def test_an_operators_option_is_refused_with_the_same_words():
+    options = pydantic.TypeAdapter(DeviceOption)
+    assert options.validate_python("cuda:1") == "cuda:1"
+    with pytest.raises(pydantic.ValidationError) as error:
+        options.validate_python("gpu")
+    with pytest.raises(EngineError, match=re.escape(error.value.errors()[0]["msg"])):
+        parse_device("gpu")
