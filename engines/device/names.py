@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from engines.errors import EngineError
 
-PATTERN = r"^(cpu|cuda(:\d+)?)$"
+DEVICE_PATTERN = r"^(cpu|cuda(:\d+)?)$"
 
 
 class DeviceName(NamedTuple):
@@ -32,7 +32,7 @@ def parse_device(name: str) -> DeviceName:
     Raises:
         EngineError: it is no name of a device.
     """
-    if not re.fullmatch(PATTERN, name):
+    if not re.fullmatch(DEVICE_PATTERN, name):
         raise EngineError(f"device {name!r} is unknown, expected cpu, cuda, or cuda:1 for the second GPU")
     kind, _, index = name.partition(":")
     return DeviceName("cuda" if kind == "cuda" else "cpu", int(index or 0))
@@ -48,7 +48,7 @@ def _option(name: str) -> str:
 
 
 DeviceOption = Annotated[
-    str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": PATTERN})
+    str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": DEVICE_PATTERN})
 ]  # the type of an operator's option
 
 

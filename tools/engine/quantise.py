@@ -87,9 +87,7 @@ def quantise_model(
 def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
     """About `count` pictures, the same number from each source, evenly over its length."""
     share = max(1, count // len(sources))
-    lengths = {
-        source: probe(source).frames or share for source in sources
-    }  # reads each source now: an unreadable one fails at once, not after minutes
+    lengths = {source: probe(source).frames or share for source in sources}  # raises now, not after minutes
     return (
         as_image(packet)
         for source, frames in lengths.items()
@@ -98,7 +96,7 @@ def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
 
 
 def _inputs(contract: Contract, pictures: Iterator[Image], detector: str | None) -> Iterator[np.ndarray]:
-    """Inputs (1, …) of the model: whole pictures for a detector, crops of instances for a pose model."""
+    """(1, …) each: whole frames for a detector, instances for a pose model."""
     kind = contract.codec.kind
     if kind in KINDS:
         yield from (np.asarray(letterboxed([picture], contract)[0]) for picture in pictures)
