@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from engines.device.names import DEVICE_PATTERN
+from engines.device.names import DeviceOption
 from operators.cameras.camera_source import CameraSource
 from operators.decoding.addresses import is_camera, resolve_uri, scheme_of
 from operators.decoding.file_source import FileSource
@@ -31,7 +31,7 @@ STALL_HELP = "a camera that gives no frame for this many seconds is lost, and co
 DEVICE_HELP = "where frames are kept: cpu; cuda, on a GPU, which decodes them if it can; cuda:1, on that GPU"
 SURFACES_HELP = "on a GPU: most frames of a source that may be in the graph at once"
 ATTEMPTS_HELP = "give a camera up after this many failed attempts to connect in a row; 0: never"
-Device = Annotated[str, Field(pattern=DEVICE_PATTERN, description=DEVICE_HELP)]
+Device = Annotated[DeviceOption, Field(description=DEVICE_HELP)]
 
 
 class Kind(NamedTuple):

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from engines.assets.download import Progress
 from engines.assets.sources import describe, is_web, retrieve
 from engines.contracts.contract import Asset, FileSource, Source
-from engines.errors import AssetError
+from engines.errors import AssetError, one_line
 from engines.home import HOME, cache_home, locked
 
 MIRROR = "POSESTREAM_MIRROR"
@@ -129,7 +129,7 @@ def _fetch_from_any(asset: Asset, path: Path, archives: Path, progress: Progress
             log.warning("%s was not taken from %s", asset.filename, failure)
         return path
     raise AssetError(
-        f"cannot fetch {asset.filename} from {'; '.join(' '.join(failure.split()) for failure in failures)}; "
+        f"cannot fetch {asset.filename} from {'; '.join(map(one_line, failures))}; "
         f"without a network, set {MIRROR} to a folder that holds {asset.filename}"
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from engines.backends.base import TensorSpec
 from engines.device.devices import thread_stream
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
@@ -63,7 +63,7 @@ class Batches:
             except (RuntimeError, EngineError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
             # Not inside the except clause: until it is left, the error keeps the failed run's tensors alive.
             self._halve(self.bucket(stop - start), reason)
         return parts

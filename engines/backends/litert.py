@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from engines.backends.base import Items, TensorSpec, put
 from engines.backends.litert_prune import prune
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 
 
 class LitertEngine:
@@ -78,7 +78,7 @@ def _interpreter(path: Path, model: bytes, threads: int) -> Interpreter:
         return Interpreter(model_content=model, num_threads=threads)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"{path.name}: not a TensorFlow Lite model of {len(model)} bytes ({_one_line(error)}); "
+            f"{path.name}: not a TensorFlow Lite model of {len(model)} bytes ({one_line(error)}); "
             "delete the file and fetch the model again"
         ) from None
 
@@ -92,7 +92,3 @@ def _tensors(details: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, T
         for detail in details
     }
     return index, specs
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -18,7 +18,7 @@ import onnxruntime
 
 from engines.backends.base import Items, TensorSpec, host_array
 from engines.backends.batches import BUCKETS, Batches, join
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 from engines.home import cache_home
 
 DTYPES = {
@@ -99,7 +99,7 @@ class OnnxEngine:
         try:
             return dict(zip(names, self._session.run(names, part), strict=True))
         except Exception as error:  # the runtime's errors have no common base class
-            raise EngineError(_one_line(error)) from error
+            raise EngineError(one_line(error)) from error
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -143,7 +143,7 @@ def _session(
         session = onnxruntime.InferenceSession(str(path), options, providers=_providers(name, gpu))
     except Exception as error:  # the runtime's errors have no common base class
         raise EngineError(
-            f"{path.name}: not a model that ONNX Runtime can load ({_one_line(error)}); "
+            f"{path.name}: not a model that ONNX Runtime can load ({one_line(error)}); "
             "delete the file and fetch the model again"
         ) from None
     if session.get_providers()[0] != provider:  # the runtime only warns, and uses the CPU
@@ -179,7 +179,3 @@ def _spec(node: onnxruntime.NodeArg) -> TensorSpec:
     """Shape and dtype of a graph's input or output; symbolic sizes such as `batch` become -1."""
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(shape, np.dtype(DTYPES.get(node.type, np.object_)))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What a graph tells of itself, put into a contract: names and sizes of its tensors."""
+"""Put the names and sizes of a graph's tensors into a contract."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from engines.errors import ContractError
 from engines.images.model_input import Input
 
 
-def as_the_graph_says(contract: Contract, engine: Engine, filename: str) -> Contract:
-    """The contract with the names and sizes of the graph's tensors; sizes that vary there stay.
+def with_graph_tensors(contract: Contract, engine: Engine, filename: str) -> Contract:
+    """The contract with the names and sizes of the graph's tensors; keeps its own where the graph's vary.
 
-    Outputs are found by their names, else, if there are as many as the contract has, by their order. The
-    result is not validated: what the graph says may contradict the rest.
+    Outputs are matched by name, or by order if no names match and there are as many as the contract has. The
+    result is not validated: the graph's sizes may contradict the rest of the contract.
 
     Raises:
-        ContractError: the graph's tensors are not those of such a model.
+        ContractError: the graph has other inputs or outputs than a model of this kind.
     """
     if len(engine.inputs) != 1:
         raise ContractError(f"{filename} has inputs {sorted(engine.inputs)}; expected one, an image")
@@ -44,24 +44,25 @@ def _input(model_input: Input, name: str, shape: tuple[int, ...], filename: str)
         raise ContractError(f"{filename}: input {name!r} is {describe_shape(shape)}, expected {wanted}")
     height, width = shape[1:3] if nhwc else shape[2:4]
     found = (width, height)
-    size = tuple(told if side == -1 else side for side, told in zip(found, model_input.size, strict=True))
+    size = tuple(ours if side == -1 else side for side, ours in zip(found, model_input.size, strict=True))
     return model_input.model_copy(update={"name": name, "size": size})
 
 
 def _by_role(contract: Contract, engine: Engine, filename: str) -> dict[str, tuple[str, TensorSpec]]:
+    """Name and shape of the graph's output for each role in the contract."""
     names = {role: output.name for role, output in contract.outputs.items()}
     if not engine.outputs.keys() >= {*names.values()}:
         if len(names) != len(engine.outputs):
             raise ContractError(
-                f"{filename} has outputs {sorted(engine.outputs)}, what it is to be like has "
-                f"{sorted(names.values())}; name a model with such outputs: --like"
+                f"{filename} has outputs {sorted(engine.outputs)}, the model that it is like has "
+                f"{sorted(names.values())}; name a model with these outputs: --like"
             )
         names = dict(zip(names, engine.outputs, strict=True))
     return {role: (name, engine.outputs[name]) for role, name in names.items()}
 
 
 def _filled(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape whose varying sizes, but not that of the batch, are those which follow from the contract."""
+    """A shape with its varying sizes, except the batch, taken from the expected shape."""
     if len(shape) != len(expected):
         return shape
     return (shape[0], *(e if s == -1 else s for s, e in zip(shape[1:], expected[1:], strict=True)))

@@ -6,7 +6,10 @@ import ctypes
 import functools
 import re
 import sys
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from engines.errors import EngineError
 
@@ -35,6 +38,20 @@ def parse_device(name: str) -> DeviceName:
     return DeviceName("cuda" if kind == "cuda" else "cpu", int(index or 0))
 
 
+def _option(name: str) -> str:
+    try:
+        parse_device(name)
+    except EngineError as error:
+        # As an error of pydantic, so that it is reported with the option's name and line.
+        raise PydanticCustomError("device_name", "{reason}", {"reason": str(error)}) from None
+    return name
+
+
+DeviceOption = Annotated[
+    str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": DEVICE_PATTERN})
+]  # the type of an operator's option
+
+
 def same_kind(one: str, other: str) -> bool:
     """Whether two names given by PyTorch are of the same kind of device, whatever their numbers."""
     return one.partition(":")[0] == other.partition(":")[0]
@@ -57,7 +74,7 @@ def no_such_device(name: str, gpus: int, counted_by: str) -> EngineError:
     found = f"{gpus} GPU{'s' * (gpus > 1)}, from cuda:0 on" if gpus else "no GPU"
     return EngineError(
         f"there is no device {name}, {counted_by} finds {found}; check that nvidia-smi lists it, that "
-        "CUDA_VISIBLE_DEVICES does not hide it and that PyTorch was built for CUDA, or take device: cpu"
+        "CUDA_VISIBLE_DEVICES does not hide it and that PyTorch was built for CUDA, or set device: cpu"
     )
 
 

@@ -61,9 +61,9 @@ def choose_engine(
 def engine_choices(
     contract: Contract, path: Path | None = None, backend: str = "auto", device: str | None = None
 ) -> Iterator[EngineChoice]:
-    """What can run the model here, the fastest first; a single choice where the backend is named.
+    """Everything that can run the model here, the fastest first; a single choice if the backend is named.
 
-    A compiled plan comes first where one was built. Nothing is compiled here, since that takes minutes.
+    A compiled plan comes first if there is one. Nothing is compiled, since that takes minutes.
 
     Args:
         contract: of the model.
@@ -73,8 +73,8 @@ def engine_choices(
 
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.
-        EngineError: the backend is unknown, or does not run such a file or on this device; there is no such
-            device; the model was not exported yet; no plan fits; or nothing here runs the file on the device.
+        EngineError: the backend is unknown, or does not run this kind of file or on this device; there is no
+            such device; the model was not exported yet; no plan fits; or no backend runs the file there.
     """
     device = device and existing_device(device)
     if backend not in BACKENDS:
@@ -137,6 +137,8 @@ def _named(contract: Contract, path: Path, backend: Backend, device: str | None)
 
 
 def _fastest_first(contract: Contract, path: Path, device: str | None) -> Iterator[EngineChoice]:
+    """All choices for a file; the caller leaves out those that do not run on a named device."""
+
     def choice(backend: Backend, why: str, plan: Plan | None = None) -> EngineChoice:
         return EngineChoice(contract, path, backend, device or default_device(backend), why, plan)
 

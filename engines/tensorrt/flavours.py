@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from engines.device.gpus import Gpu
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 from engines.home import write_atomically
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
@@ -168,7 +168,7 @@ def flavour(name: FlavourName) -> TensorRT:
         raise EngineError(f"{name} is not installed: pip install {kind.install}") from None
     except (ImportError, OSError) as error:
         raise EngineError(
-            f"{name} is installed but cannot be loaded ({' '.join(str(error).split())}); "
+            f"{name} is installed but cannot be loaded ({one_line(error)}); "
             f"reinstall it: pip install --force-reinstall {kind.install}"
         ) from None
 
@@ -187,7 +187,7 @@ def _logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.Logger.Severity.ERROR, trt.Logger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
+                self.errors.append(one_line(message))
             if severity != trt.Logger.Severity.VERBOSE:
                 log.debug("%s", message)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from engines.contracts.contract import Contract
-from engines.errors import ContractError, EngineError
+from engines.errors import ContractError, EngineError, one_line
 from engines.tensorrt.flavours import TensorRT
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -130,7 +130,7 @@ class Network:
     def _parser_errors(self) -> str:
         """All nodes that are refused, not only the first."""
         errors = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
-        reasons = [f"{e.node_operator()} {e.node_name()!r}: {' '.join(e.desc().split())}" for e in errors]
+        reasons = [f"{e.node_operator()} {e.node_name()!r}: {one_line(e.desc())}" for e in errors]
         return "; ".join(dict.fromkeys(reasons)) or self._flavour.logger.reasons()
 
     def _check_precision(self, onnx: Path, precision: Precision) -> None:

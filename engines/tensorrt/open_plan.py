@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from engines.comparison.compare import verify_engine
+from engines.comparison.reference import compare_with_reference
 from engines.contracts.contract import Contract
 from engines.device.names import parse_device
 from engines.errors import EngineError
@@ -56,7 +56,7 @@ def verify_plan(contract: Contract, engine: TensorrtEngine, onnx: Path, machine:
     Raises:
         EngineError: it is beyond the contract's tolerance.
     """
-    comparison = verify_engine(contract, engine, onnx)
+    comparison = compare_with_reference(contract, engine, onnx)
     if not comparison.passed:
         raise EngineError(
             f"{contract.name}: the plan is beyond the model's tolerance and is not used: "

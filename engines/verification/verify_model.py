@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.comparison.compare import Report, verify_engine
+from engines.comparison.compare import Comparison
+from engines.comparison.reference import compare_with_reference
 from engines.contracts.contract import Contract
 from engines.loading.engine_choice import choose_engine
 from engines.loading.load import open_engine
@@ -12,8 +13,8 @@ from engines.loading.load import open_engine
 
 def verify_model(
     contract: Contract, *, path: Path | None = None, backend: str = "auto", threads: int = 1
-) -> Report:
-    """Load a model as `load_engine` does, but without trying a second backend, and compare it with FP32.
+) -> Comparison:
+    """Load a model with the fastest backend, or the named one, and compare it with the FP32 reference.
 
     Raises:
         AssetError: the weights are not on this machine.
@@ -24,6 +25,6 @@ def verify_model(
     engine = open_engine(choice, threads)
     try:
         name = f"{choice.backend} on {choice.path.name}"
-        return verify_engine(contract, engine, choice.path, name=name, threads=threads)
+        return compare_with_reference(contract, engine, choice.path, name=name, threads=threads)
     finally:
         engine.close()

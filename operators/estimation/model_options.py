@@ -10,7 +10,7 @@ from pydantic import Field
 from engines.assets.model_files import find_model
 from engines.contracts.contract import Contract, available_models, load_contract
 from engines.device.image import DeviceImage, Image
-from engines.device.names import DEVICE_PATTERN
+from engines.device.names import DeviceOption
 from engines.errors import ContractError, EngineError, nearest
 from engines.images.yuv import YuvImage
 from engines.loading.engine_choice import Backend
@@ -22,11 +22,8 @@ from pipeline.packet import Packet
 RunsOn = Annotated[Backend, Field(description="what runs the model; auto: the fastest that is installed")]
 Threads = Annotated[int | None, Field(ge=1, description="for one engine; default: by cores and workers")]
 Device = Annotated[
-    str | None,
-    Field(
-        pattern=DEVICE_PATTERN,
-        description="where the model runs: cpu, cuda, cuda:1; default: the backend chooses",
-    ),
+    DeviceOption | None,
+    Field(description="where the model runs: cpu, cuda, cuda:1; default: the backend chooses"),
 ]
 
 

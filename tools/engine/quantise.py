@@ -1,4 +1,4 @@
-"""`posestream engine quantise`: a model in INT8, calibrated on pictures and videos of what it will see."""
+"""`posestream engine quantise`: convert a model to INT8, calibrated on typical pictures and videos."""
 
 from __future__ import annotations
 
@@ -28,36 +28,47 @@ from operators.estimation.model_options import as_image
 MB = 1e6
 BEYOND = 1
 PERSON = "person"
-DETECTORS = {True: "rtmdet-nano", False: "yolox-nano"}  # of persons, of all else
+DETECTORS = {True: "rtmdet-nano", False: "yolox-nano"}  # for persons, for everything else
 
 
 def quantise_model(
     model: Annotated[str, typer.Argument(help="A model, or an .onnx file that carries its contract.")],
     calibration: Annotated[
         list[str],
-        typer.Option("--calibration", "-c", metavar="PATH", help="Folder of images, image or video; repeat."),
+        typer.Option(
+            "--calibration",
+            "-c",
+            metavar="PATH",
+            help="A folder of images, an image or a video; may be repeated.",
+        ),
     ],
-    images: Annotated[int, typer.Option(min=1, help="How many, evenly from all of that.")] = 200,
+    images: Annotated[
+        int, typer.Option(min=1, help="How many images to use, taken evenly from all of these.")
+    ] = 200,
     detector: Annotated[
         str | None,
         typer.Option(
-            help="For a pose model: what finds its instances; rtmdet-nano for persons, else yolox-nano."
+            help="The detector for a pose model; rtmdet-nano by default for persons, else yolox-nano."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write here, not to the cache.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if it is there already.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write to this file, not to the cache.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Quantise again even if the file is there already.")
+    ] = False,
 ) -> None:
-    """Quantise a model to INT8, and compare it with FP32 on images that it was not calibrated on.
+    """Quantise a model to INT8, and compare it with FP32 on images that were not used for calibration.
 
-    INT8 pays with TensorRT, and on processors with VNNI (AVX512-VNNI, AVX-VNNI); on others it is slower than
-    FP32. Nothing uses the file unless its path is given as the model. Exit code 1: the result is beyond the
-    model's tolerance.
+    INT8 is faster with TensorRT, and on processors with VNNI (AVX512-VNNI, AVX-VNNI); on others it is slower
+    than FP32. Nothing uses the file unless you give its path as the model. Exit code 1: the result is beyond
+    the model's tolerance.
 
     Examples:
     `posestream engine quantise yolox-tiny --calibration stable.mp4`
 
     `posestream run yard.mp4 --set detect.model=FILE.onnx` and
-    `posestream engine build FILE.onnx --precision int8` with the file that it names
+    `posestream engine build FILE.onnx --precision int8`, with the file whose path it prints
     """  # fmt: skip
     contract, path = find_model(model)
     source = path or runnable(contract)
@@ -69,15 +80,15 @@ def quantise_model(
     typer.echo(
         f"{contract.name}: calibrated on {result.calibrated_on} inputs; {before:.1f} MB to {after:.1f} MB"
     )
-    typer.echo("\n".join(result.report.lines()))
+    typer.echo("\n".join(result.comparison.lines()))
     if pays_here() is False:
-        typer.echo("warning: this processor has no VNNI, so INT8 does not pay here", err=True)
+        typer.echo("warning: this processor has no VNNI, so INT8 is slower than FP32 here", err=True)
     typer.echo(str(result.path))
-    raise typer.Exit(0 if result.report.passed else BEYOND)
+    raise typer.Exit(0 if result.comparison.passed else BEYOND)
 
 
 def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:
-    """About `count` in all, as many of each source, evenly over its length."""
+    """About `count` pictures, the same number from each source, evenly over its length."""
     share = max(1, count // len(sources))
     for source in sources:
         first_frame_size(source)  # raises now, not after minutes

@@ -1,4 +1,4 @@
-"""Verification: of real engines, and of its arithmetic with outputs made here."""
+"""Comparing engines: the arithmetic with made-up outputs, and real engines."""
 
 import json
 
@@ -16,7 +16,7 @@ POSE, DETECTOR = toy("simcc"), load_contract("yolox-nano")
 
 
 class Canned:
-    """An engine that always gives the same."""
+    """An engine with fixed outputs."""
 
     def __init__(self, **outputs):
         self.canned = outputs
@@ -31,7 +31,7 @@ class Canned:
 
 
 def simcc(moved_bins=0, moved=17, height=1.0, nothing=0):
-    """Peaks of 17 keypoints in 3 crops, the first `moved` of each a few bins off, some with no peak at all."""
+    """Peaks of 17 keypoints in 3 crops; the first `moved` are a few bins off, the first `nothing` have no peak."""
     outputs = {name: np.zeros((3, 17, bins), np.float32) for name, bins in (("x", 96), ("y", 128))}
     for array in outputs.values():
         array[:, np.arange(17), 20 + np.arange(17) + moved_bins * (np.arange(17) < moved)] = height
@@ -51,32 +51,32 @@ def simcc(moved_bins=0, moved=17, height=1.0, nothing=0):
     ],
 )
 def test_keypoints(engine, shift_p95, score_p95, lost, beyond):
-    report = compare_engines(POSE, simcc(), engine)
-    assert report.meaning.shift_px.p95 == pytest.approx(shift_p95)
-    assert report.meaning.score.p95 == pytest.approx(score_p95)
-    assert (report.meaning.lost, report.beyond, report.passed) == (lost, beyond, not beyond)
-    assert json.loads(json.dumps(report.as_dict()))["passed"] is report.passed
+    comparison = compare_engines(POSE, simcc(), engine)
+    assert comparison.meaning.shift_px.p95 == pytest.approx(shift_p95)
+    assert comparison.meaning.score.p95 == pytest.approx(score_p95)
+    assert (comparison.meaning.lost, comparison.beyond, comparison.passed) == (lost, beyond, not beyond)
+    assert json.loads(json.dumps(comparison.as_dict()))["passed"] is comparison.passed
 
 
-def test_scores_above_one_are_compared_in_proportion():
+def test_scores_above_one_are_compared_relatively():
     assert compare_engines(POSE, simcc(height=10), simcc(height=9.9)).meaning.score.p95 == pytest.approx(
         0.01, rel=1e-5
     )
 
 
-def test_what_is_not_a_number_does_not_pass():
+def test_nan_does_not_pass():
     broken = simcc()
     broken.canned = {name: array * np.nan for name, array in broken.canned.items()}
     for trained in (True, False):
         assert not compare_engines(POSE, simcc(), broken, trained=trained).passed
 
 
-def test_of_random_weights_the_outputs_alone_are_judged():
+def test_with_random_weights_only_raw_outputs_are_judged():
     flat = {name: array + 5 for name, array in simcc(height=1e-3).canned.items()}
     elsewhere = {name: array + 5 for name, array in simcc(height=1e-3, moved_bins=40).canned.items()}
     assert not compare_engines(POSE, Canned(**flat), Canned(**elsewhere)).passed
-    report = compare_engines(POSE, Canned(**flat), Canned(**elsewhere), trained=False)
-    assert (report.passed, report.meaning) == (True, None)
+    comparison = compare_engines(POSE, Canned(**flat), Canned(**elsewhere), trained=False)
+    assert (comparison.passed, comparison.meaning) == (True, None)
     assert not compare_engines(POSE, simcc(), simcc(moved_bins=3), trained=False).passed
 
 
@@ -99,42 +99,42 @@ def yolox(scale=1.0, score=0.8, label=0):
     ],
 )
 def test_boxes(engine, shift_px, beyond):
-    report = compare_engines(DETECTOR, yolox(), engine)
-    assert report.meaning.shift_px.p95 == pytest.approx(shift_px, abs=1e-3)
-    assert [told for told in report.beyond if told.startswith("boxes")] == beyond
+    comparison = compare_engines(DETECTOR, yolox(), engine)
+    assert comparison.meaning.shift_px.p95 == pytest.approx(shift_px, abs=1e-3)
+    assert [line for line in comparison.beyond if line.startswith("boxes")] == beyond
 
 
-def test_other_shapes_are_another_model():
+def test_outputs_of_another_shape_are_refused():
     other = Canned(x=np.zeros((3, 26, 96), np.float32), y=np.zeros((3, 26, 128), np.float32))
     with pytest.raises(EngineError, match=r"'x' is \(3, 17, 96\) by PyTorch, \(3, 26, 96\) by ONNX Runtime"):
         compare_engines(POSE, simcc(), other)
 
 
-def test_an_export_against_pytorch(small_home):
-    report = verify_model(small_home.contract)
-    assert report.passed
-    assert report.reference == "PyTorch"
-    assert report.engine == f"onnxruntime on {small_home.exported.path.name}"
-    assert report.meaning.shift_px == (0, 0, 51)
-    assert 0 < report.outputs["simcc_x"].max < 1e-4
+def test_an_export_is_compared_with_pytorch(small_home):
+    comparison = verify_model(small_home.contract)
+    assert comparison.passed
+    assert comparison.reference == "PyTorch"
+    assert comparison.engine == f"onnxruntime on {small_home.exported.path.name}"
+    assert comparison.meaning.shift_px == (0, 0, 51)
+    assert 0 < comparison.outputs["simcc_x"].max < 1e-4
 
 
-def test_without_the_checkpoint_the_graph_itself_is_the_reference(small_home, tmp_path, monkeypatch):
+def test_without_the_checkpoint_the_unoptimised_graph_is_the_reference(small_home, tmp_path, monkeypatch):
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
-    report = verify_model(small_home.contract, path=small_home.exported.path)
-    assert report.passed
-    assert report.reference == "ONNX Runtime without optimisation"
+    comparison = verify_model(small_home.contract, path=small_home.exported.path)
+    assert comparison.passed
+    assert comparison.reference == "ONNX Runtime without optimisation"
 
 
 def test_a_wrong_file_fails(small_home, tmp_path):
-    report = verify_model(small_home.contract, path=damaged(small_home, tmp_path))
-    assert not report.passed
-    assert report.meaning.shift_px.p95 > 1
-    assert report.lines()[-1].startswith("beyond tolerance: keypoints: shift p95")
+    comparison = verify_model(small_home.contract, path=damaged(small_home, tmp_path))
+    assert not comparison.passed
+    assert comparison.meaning.shift_px.p95 > 1
+    assert comparison.lines()[-1].startswith("beyond tolerance: keypoints: shift p95")
 
 
 def damaged(small, folder):
-    """The export with other weights: what a file looks like that was exported from another checkpoint."""
+    """The export with changed weights, as if from another checkpoint."""
     onnx = pytest.importorskip("onnx")
     model = onnx.load(small.exported.path)
     for tensor in model.graph.initializer:

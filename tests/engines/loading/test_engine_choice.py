@@ -1,4 +1,4 @@
-"""Which backend runs which file, and what is told where none can."""
+"""Which backend runs which file on which device, and the errors if none can."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,6 @@ import pytest
 import engines.device.names as device_names
 import engines.loading.engine_choice as engine_choice
 from engines.backends.onnxruntime import OnnxEngine
-from engines.device.names import existing_device
 from engines.errors import ContractError, EngineError
 from engines.loading.engine_choice import BACKENDS, engine_choices, runs_file
 from engines.loading.load import load_engine
@@ -30,7 +29,7 @@ PLAN = object()  # stands for a plan that fits
         ("m.onnx", {"onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"}),
     ],
 )
-def test_what_runs_a_file(file, backends):
+def test_which_backends_run_a_file(file, backends):
     assert {
         backend for backend in BACKENDS if backend != "auto" and runs_file(backend, Path(file))
     } == backends
@@ -79,12 +78,12 @@ def backends_in_turn(*arguments):
         (1, ["tensorrt-rtx"], ["CUDA"], ["tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]),
     ],
 )
-def test_auto_takes_the_fastest_that_is_here(monkeypatch, devices, built, providers, in_turn):
+def test_auto_takes_the_fastest_backend_of_this_machine(monkeypatch, devices, built, providers, in_turn):
     machine(monkeypatch, devices=devices, built=built, providers=providers)
     assert backends_in_turn(Path("m.onnx")) == in_turn
 
 
-def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, caplog, monkeypatch):
+def test_auto_tries_the_next_backend_if_a_plan_fails_and_says_why(tmp_path, caplog, monkeypatch):
     def beyond(*_):
         raise EngineError("the plan is beyond the model's tolerance")
 
@@ -99,20 +98,14 @@ def test_auto_goes_on_to_the_next_where_a_plan_fails_and_says_why(tmp_path, capl
         ("WARNING", "toy: a faster backend failed: the plan is beyond the model's tolerance"),
         ("INFO", "toy: onnxruntime"),
     ]
-    with pytest.raises(EngineError, match="beyond the model's tolerance"):  # who names it, gets it or nothing
+    with pytest.raises(
+        EngineError, match="beyond the model's tolerance"
+    ):  # a named backend is never replaced
         load_engine(POSE, path=path, backend="tensorrt")
 
 
 @pytest.mark.parametrize(
-    ("device", "name"), [("cpu", "cpu"), ("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1")]
-)
-def test_devices_by_their_names(monkeypatch, device, name):
-    gpus(monkeypatch, 2)
-    assert existing_device(device) == name
-
-
-@pytest.mark.parametrize(
-    ("there", "device", "told"),
+    ("gpu_count", "device", "message"),
     [
         (2, "cuda:2", "there is no device cuda:2, the driver finds 2 GPUs, from cuda:0 on; check"),
         (1, "cuda:1", "there is no device cuda:1, the driver finds 1 GPU, from cuda:0 on; check"),
@@ -122,9 +115,9 @@ def test_devices_by_their_names(monkeypatch, device, name):
         (1, "cuda:-1", "device 'cuda:-1' is unknown"),
     ],
 )
-def test_devices_that_are_not_there(monkeypatch, tmp_path, there, device, told):
-    gpus(monkeypatch, there)
-    with pytest.raises(EngineError, match=told):
+def test_unknown_and_missing_devices_are_refused(monkeypatch, tmp_path, gpu_count, device, message):
+    gpus(monkeypatch, gpu_count)
+    with pytest.raises(EngineError, match=message):
         load_engine(POSE, path=tmp_path / "m.onnx", device=device)
 
 
@@ -140,7 +133,7 @@ def test_devices_that_are_not_there(monkeypatch, tmp_path, there, device, told):
         ("m.tflite", "cuda:1", ["CPU"], []),
     ],
 )
-def test_auto_takes_only_what_runs_on_the_device_that_is_told(monkeypatch, file, device, providers, in_turn):
+def test_auto_takes_only_backends_for_the_named_device(monkeypatch, file, device, providers, in_turn):
     asked = machine(monkeypatch, devices=2, built=["tensorrt"], providers=providers)
     if in_turn:
         assert backends_in_turn(Path(file), "auto", device) == in_turn
@@ -150,7 +143,7 @@ def test_auto_takes_only_what_runs_on_the_device_that_is_told(monkeypatch, file,
     assert set(asked) <= {device}
 
 
-def test_nothing_that_runs_on_the_device_that_is_told(monkeypatch, tmp_path):
+def test_no_backend_for_the_named_device(monkeypatch, tmp_path):
     machine(monkeypatch, devices=2, built=[], providers=["CPU"])
     path = save(POSE, tmp_path / "toy.onnx")
     with pytest.raises(
@@ -164,7 +157,7 @@ def test_nothing_that_runs_on_the_device_that_is_told(monkeypatch, tmp_path):
     assert load_engine(POSE, path=path, device="cpu").device == "cpu"
 
 
-def test_another_model_than_the_contract_says_is_not_tried_elsewhere(tmp_path, monkeypatch):
+def test_a_contract_error_does_not_try_the_next_backend(tmp_path, monkeypatch):
     def another(*_):
         raise ContractError("contract says 192x256")
 
@@ -174,14 +167,14 @@ def test_another_model_than_the_contract_says_is_not_tried_elsewhere(tmp_path, m
         load_engine(POSE, path=save(POSE, tmp_path / "toy.onnx"))
 
 
-def test_a_file_that_nothing_can_run_fails_as_the_last_choice_does(tmp_path, monkeypatch):
+def test_a_file_that_no_backend_runs_raises_the_last_error(tmp_path, monkeypatch):
     machine(monkeypatch, devices=1, built=[], providers=["CUDA"])
     (tmp_path / "toy.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"toy\.onnx: not a model that ONNX Runtime can load"):
         load_engine(POSE, path=tmp_path / "toy.onnx")
 
 
-def test_auto_says_what_it_took_and_why(tmp_path, caplog, monkeypatch):
+def test_auto_logs_the_backend_and_the_reason(tmp_path, caplog, monkeypatch):
     gpus(monkeypatch, 0)
     path = save(POSE, tmp_path / "toy.onnx")
     with caplog.at_level(logging.INFO, "posestream.engine"):

@@ -132,7 +132,7 @@ def test_a_plan_is_searched_once_and_no_file_is_hashed_twice(onnx, monkeypatch, 
     assert counted.hashed[plans[opened_plan].path.read_bytes()] == 1
 
 
-def test_neither_where_plans_fail_one_after_the_other(onnx, monkeypatch):
+def test_plans_that_fail_one_after_the_other_are_not_searched_again(onnx, monkeypatch):
     plans = [keep_plan(onnx, "tensorrt", 1), keep_plan(onnx, "tensorrt-rtx", 2)]
     for plan in plans:
         plan.path.write_bytes(b"damaged " + plan.key.flavour.encode())
@@ -154,7 +154,7 @@ def test_neither_where_plans_fail_one_after_the_other(onnx, monkeypatch):
     ],
     ids=["load", "verify", "bench"],
 )
-def test_a_plan_that_is_not_verified_yet_is_hashed_once(onnx, monkeypatch, load):
+def test_verifying_a_plan_hashes_no_file_twice(onnx, monkeypatch, load):
     plan = keep_plan(onnx, "tensorrt", 1, verified=False)
     with counting(monkeypatch) as counted:
         load(onnx)

@@ -1,4 +1,4 @@
-"""A plan's memory, sizes, graphs and order, with a plan that runs on the host; a real one is in test_engine_gpu."""
+"""Memory, batch sizes, graphs and order of a plan that runs on the host; test_engine_gpu has a real one."""
 
 import functools
 import logging
@@ -42,7 +42,7 @@ def items(count, seed=0):
         (30, [12, 12, 8]),
     ],
 )
-def test_batches_of_any_size_from_the_host_and_on_the_device(tmp_path, kind, count, ran):
+def test_batches_of_any_size_from_host_and_device(tmp_path, kind, count, ran):
     machine = Machine(smallest=2, largest=12)
     found = opened(tmp_path, machine).run({"x": kind(items(count))})["double"]
     assert type(found) is type(kind(items(1)))
@@ -52,7 +52,7 @@ def test_batches_of_any_size_from_the_host_and_on_the_device(tmp_path, kind, cou
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_outputs_whose_size_follows_from_their_content(tmp_path, kind):
+def test_outputs_whose_size_depends_on_their_content(tmp_path, kind):
     machine = Machine(largest=4, sized=True)
     engine, given = opened(tmp_path, machine), items(6)
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_outputs_whose_size_follows_from_their_content(tmp_path, kind):
     assert engine.run({"x": kind(given[:0])})["above"].shape == (0, 0, 3)
 
 
-def test_what_the_host_gets_is_its_own_and_what_the_device_gets_holds_until_the_next_run(tmp_path):
+def test_host_outputs_are_copies_and_device_outputs_hold_until_the_next_run(tmp_path):
     engine = opened(tmp_path, Machine())
     host = engine.run({"x": items(3)})["double"]
     device = engine.run({"x": torch.from_numpy(items(3))})["double"]
@@ -75,7 +75,7 @@ def test_what_the_host_gets_is_its_own_and_what_the_device_gets_holds_until_the_
     np.testing.assert_array_equal(parts.numpy(), 2 * items(5))
 
 
-def test_each_size_is_set_up_once_and_keeps_its_memory(tmp_path):
+def test_each_batch_size_is_set_up_once_and_keeps_its_memory(tmp_path):
     machine = Machine()
     engine = opened(tmp_path, machine)
     places = [
@@ -85,7 +85,7 @@ def test_each_size_is_set_up_once_and_keeps_its_memory(tmp_path):
     assert places[0] == places[2] == places[3] != places[1] == places[4]
 
 
-def test_memory_that_runs_out_is_halved_and_the_call_goes_on(tmp_path, caplog):
+def test_out_of_memory_halves_the_batch_and_the_call_continues(tmp_path, caplog):
     machine = Machine()
     engine = opened(tmp_path, machine)
     engine.run({"x": items(40)})
@@ -103,7 +103,7 @@ def test_memory_that_runs_out_is_halved_and_the_call_goes_on(tmp_path, caplog):
         engine.run({"x": items(3)})
 
 
-def test_memory_that_runs_out_as_a_size_is_set_up(tmp_path, monkeypatch):
+def test_out_of_memory_while_a_batch_size_is_set_up(tmp_path, monkeypatch):
     engine = opened(tmp_path, Machine())
     given = engine._device.empty
 
@@ -118,7 +118,7 @@ def test_memory_that_runs_out_as_a_size_is_set_up(tmp_path, monkeypatch):
 
 
 class Replays:
-    """Records what is handed in, and hands it in again, to any stream."""
+    """Records the queued work, and queues it again on any stream."""
 
     def __init__(self, machine, enqueue, stream):
         self.machine, self.work, runs = machine, [], list(machine.runs)
@@ -140,7 +140,7 @@ def with_graphs(monkeypatch, machine):
     monkeypatch.setattr(tensorrt, "Graphs", graphs)
 
 
-def test_each_size_is_recorded_once_and_gives_the_same(tmp_path, monkeypatch):
+def test_each_batch_size_is_recorded_once_with_the_same_results(tmp_path, monkeypatch):
     machine = Machine(largest=8)
     with_graphs(monkeypatch, machine)
     engine = opened(tmp_path, machine)
@@ -149,13 +149,13 @@ def test_each_size_is_recorded_once_and_gives_the_same(tmp_path, monkeypatch):
             found = engine.run({"x": kind(items(count, seed))})["double"]
             np.testing.assert_array_equal(np.asarray(found), 2 * items(count, seed))
     assert engine._graphs.recorded.keys() == {1, 2, 4, 8}
-    engine._shrink(4)  # a graph goes with the memory that it works in
+    engine._shrink(4)  # a graph is dropped with its memory
     assert engine._graphs.recorded.keys() == {1, 2, 4}
     np.testing.assert_array_equal(engine.run({"x": items(8)})["double"], 2 * items(8))
     assert machine.contexts == [1, 4, 8, 2, 8]
 
 
-def test_what_a_plan_with_sizes_by_content_does_is_never_recorded(tmp_path, monkeypatch):
+def test_outputs_sized_by_content_are_never_recorded(tmp_path, monkeypatch):
     machine = Machine(sized=True)
     with_graphs(monkeypatch, machine)
     engine = opened(tmp_path, machine)
@@ -164,7 +164,7 @@ def test_what_a_plan_with_sizes_by_content_does_is_never_recorded(tmp_path, monk
     assert engine._graphs.recorded == {}
 
 
-def test_a_plan_that_is_refused_and_an_engine_that_was_closed(tmp_path):
+def test_a_refused_plan_and_a_closed_engine(tmp_path):
     with pytest.raises(EngineError, match="tensorrt refuses the plan: bad magic"):
         TensorrtEngine(Machine().flavour(), b"another", tmp_path / "kept.kernels", device="cpu")
     engine = opened(tmp_path, Machine())
@@ -174,16 +174,16 @@ def test_a_plan_that_is_refused_and_an_engine_that_was_closed(tmp_path):
         engine.run({"x": items(1)})
 
 
-def test_a_gpu_that_is_not_there(tmp_path):
+def test_a_missing_gpu_is_refused(tmp_path):
     with pytest.raises(EngineError, match=r"no device cuda:99"):
         opened(tmp_path, Machine(), device="cuda:99")
 
 
 @pytest.fixture(params=range(5))
 def toy(request, monkeypatch):
-    """A device whose streams run late and tell what is not ordered, and a machine that works on it."""
+    """A device whose streams run late and report unordered access, and a machine that works on it."""
     world, machine = World(request.param), Machine(largest=8)
-    device = world.device("cpu:7")  # its tensors are the CPU's, and it is not
+    device = world.device("cpu:7")  # its tensors are the CPU's, but its name differs
     monkeypatch.setattr(tensorrt, "open_device", lambda name: device)
 
     def hand_in(kernel, handle, reads, writes):
@@ -207,14 +207,14 @@ def on_toy(device, array):
 
 
 def reduced(device, tensor):
-    """What a codec does next: a small result of the outputs, on the same stream; there is time to overwrite them."""
+    """A small result of the outputs on the same stream, as a codec makes it; the outputs may be overwritten soon."""
     stream = thread_stream(device)
     out = device.empty(4 * len(tensor), stream).view(torch.float32)
     stream.launch(lambda of, to: to.copy_(of.sum((1, 2))), reads=[tensor], writes=[out])
     return out
 
 
-def test_runs_on_the_device_are_in_order_and_nobody_waits(tmp_path, toy):
+def test_runs_on_the_device_are_ordered_without_waiting(tmp_path, toy):
     world, device, machine = toy
     engine = opened(tmp_path, machine)
     sums = []
@@ -230,7 +230,7 @@ def test_runs_on_the_device_are_in_order_and_nobody_waits(tmp_path, toy):
     assert {handle for _, handle in machine.runs} == {thread_stream(device).handle}
 
 
-def test_host_and_device_take_turns(tmp_path, toy):
+def test_host_and_device_batches_in_turn(tmp_path, toy):
     world, device, machine = toy
     engine = opened(tmp_path, machine)
     for seed in range(8):
@@ -263,8 +263,8 @@ def test_engines_of_two_threads_have_two_streams(tmp_path, toy):
     assert {handle for _, handle in machine.runs} == handles
 
 
-def test_an_engine_that_another_thread_takes_over_is_in_order(tmp_path, toy):
-    """As one that is loaded and verified before the stages start."""
+def test_an_engine_used_by_another_thread_stays_ordered(tmp_path, toy):
+    """An engine is loaded and verified in the main thread and used in another."""
     world, device, machine = toy
     engine = opened(tmp_path, machine)
     found = []
@@ -285,7 +285,7 @@ def test_an_engine_that_another_thread_takes_over_is_in_order(tmp_path, toy):
     assert len({handle for _, handle in machine.runs}) == 6
 
 
-def test_nothing_is_allocated_once_all_sizes_were_seen(tmp_path, toy):
+def test_nothing_is_allocated_after_all_batch_sizes_have_run(tmp_path, toy):
     _, device, machine = toy
     engine = opened(tmp_path, machine)
     for _ in range(2):

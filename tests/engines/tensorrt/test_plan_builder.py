@@ -1,101 +1,30 @@
+"""Building plans, finding them, and opening them, as far as the machine has a GPU."""
+
 import hashlib
 import os
 import threading
 
 import pytest
 from filelock import FileLock
-from toy_models import contract
 
 from engines.device.gpus import this_gpu
 from engines.errors import EngineError
 from engines.loading.load import load_engine
 from engines.tensorrt.network import Batch
 from engines.tensorrt.plan_builder import build_plan
-from engines.tensorrt.plan_files import Key, Machine, differences, kept_plans, onnx_sha256
+from engines.tensorrt.plan_files import kept_plans, onnx_sha256
 from engines.tensorrt.plan_search import ModelPlans, judge_plans
-
-HERE = {
-    "flavour": "tensorrt",
-    "version": "10.15.1.29",
-    "compute_capability": "8.9",
-    "gpu": "NVIDIA L4",
-    "driver": "580.65.06",
-}
-MODEL = {
-    "onnx_sha256": "a" * 64,
-    "input_size": (48, 64),
-    "outputs": ("maps",),
-    "precision": "fp16",
-    "batch": (1, 8, 32),
-}
-
-
-def key(**changes):
-    return Key(**HERE | MODEL | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({}, []),
-        ({"precision": "fp32", "batch": (1, 1, 1)}, []),
-        ({"gpu": None, "driver": None}, []),
-        ({"onnx_sha256": "b" * 64}, ["ONNX file bbbbbbbbbbbb…, here aaaaaaaaaaaa…"]),
-        ({"input_size": (288, 384)}, ["input size 288x384, here 48x64"]),
-        ({"outputs": ("maps", "more")}, ["outputs maps, more, here maps"]),
-        ({"version": "10.13.2.6"}, ["version 10.13.2.6, here 10.15.1.29"]),
-        ({"builder": 0}, ["way of building 0, here 1"]),
-        ({"gpu": None, "driver": None, "compute_capability": "12.0"}, ["compute capability 12.0, here 8.9"]),
-        (
-            {"gpu": "NVIDIA L40S", "driver": "570.10"},
-            ["GPU NVIDIA L40S, here NVIDIA L4", "driver 570.10, here 580.65.06"],
-        ),
-    ],
-)
-def test_a_plan_runs_only_where_all_of_its_key_fits(changes, told):
-    assert differences(key(**changes), Machine(**HERE), contract("heatmap"), MODEL["onnx_sha256"]) == told
-
-
-def test_a_plan_without_its_onnx_file_fits_nowhere():
-    assert differences(key(), Machine(**HERE), contract("heatmap"), None) == [
-        "ONNX file aaaaaaaaaaaa…, here none"
-    ]
-
-
-def test_keys_that_differ_anywhere_have_other_files():
-    changes = [
-        *({part: "x"} for part in ("version", "compute_capability", "gpu", "driver")),
-        {"onnx_sha256": "b" * 64},
-        {"input_size": (288, 384)},
-        {"outputs": ("maps", "more")},
-        {"precision": "int8"},
-        {"batch": (1, 8, 33)},
-        {"flavour": "tensorrt-rtx"},
-        {"builder": 0},
-    ]
-    digests = {key(**change).digest() for change in [{}, *changes]}
-    assert len(digests) == len(changes) + 1
 
 
 @pytest.mark.parametrize("text", ["", "8", "1:2", "1:2:3:4", "0:1:2", "4:2:8", "1:8:4", "a:b:c"])
-def test_a_batch_is_three_sizes_that_grow(text):
+def test_a_batch_is_three_growing_sizes(text):
     with pytest.raises(EngineError, match="1:8:32"):
         Batch.parse(text)
 
 
-def test_weights_beside_an_onnx_file_are_part_of_it(tmp_path):
-    onnx, weights = tmp_path / "large.onnx", tmp_path / "large.onnx.data"
-    onnx.write_bytes(b"graph")
-    checksums = [onnx_sha256(onnx)]
-    for content in (b"weights", b"others"):
-        weights.write_bytes(content)
-        checksums.append(onnx_sha256(onnx))
-    assert len(set(checksums)) == 3
-
-
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A model, and what builds a plan of it ahead of time, in a cache of its own."""
+    """A model, its ONNX file, and a function that builds its plan ahead of time, in an empty cache."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("onnx")
     from compilable import landmarks, landmarks_onnx
@@ -109,7 +38,7 @@ def tiny(tmp_path, monkeypatch):
     return model, onnx, build
 
 
-def test_what_is_built_is_kept_with_its_record(tiny):
+def test_a_plan_is_kept_with_its_record_and_built_once(tiny):
     model, onnx, build = tiny
     plan, fresh = build()
     assert fresh
@@ -137,7 +66,7 @@ def test_a_damaged_plan_is_refused_and_built_again(tiny):
     assert again.is_intact()
 
 
-def test_a_record_that_cannot_be_read_is_no_plan(tiny):
+def test_an_unreadable_record_is_ignored(tiny):
     _, _, build = tiny
     plan, _ = build()
     plan.path.with_suffix(".json").write_text('{"key": {}}')
@@ -145,12 +74,12 @@ def test_a_record_that_cannot_be_read_is_no_plan(tiny):
     assert build().fresh
 
 
-def test_who_wants_the_same_plan_waits_for_it(tiny):
+def test_a_second_builder_of_the_same_plan_waits_for_it(tiny):
     _, _, build = tiny
     plan, _ = build()
     plan.delete()
     built = []
-    with FileLock(plan.path.with_suffix(".lock")):  # as the process that builds it holds it
+    with FileLock(plan.path.with_suffix(".lock")):  # held by the process that builds it
         waiting = threading.Thread(target=lambda: built.append(build()))
         waiting.start()
         waiting.join(1)
@@ -177,7 +106,7 @@ def test_nothing_is_opened_without_a_gpu(tiny):
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
 def backend(request):
-    """What is installed, where there is a GPU."""
+    """Each installed flavour, on a machine with a GPU."""
     pytest.importorskip(request.param.replace("-", "_"))
     if this_gpu() is None:
         pytest.skip("no CUDA device")
