@@ -37,8 +37,7 @@ from engines.device.devices import open_device, thread_stream
 from engines.device.pool import SurfacePool
 from engines.device.transfers import KeepAlive
 from engines.images.yuv import rgb_matrix
-from engines.kernels import crop as cut
-from engines.kernels import nms as suppress
+from engines.kernels import crop, nms
 from engines.tensorrt.engine import TensorrtEngine
 from engines.tensorrt.flavours import TensorRT
 from operators import REGISTRY
@@ -73,7 +72,7 @@ class Decoded(Source):
             if self._stopped.is_set():
                 return
             image = pool.from_device(
-                planes, matrix, mine, device.legacy_stream_event(), owner=planes, kept=kept
+                planes, matrix, mine, device.legacy_stream_event(), owner=planes, keep_alive=kept
             )
             yield Packet(stream, seq, seq * 33_333_333, time.time_ns(), SIZE, image)
 
@@ -88,7 +87,7 @@ class NoKernel:
         self._persons = persons
 
     def launch(self, grid: tuple[int, ...], block: tuple[int, ...], given: np.ndarray, stream: int) -> None:
-        if given.dtype == suppress.WORK:
+        if given.dtype == nms.PARAMETERS:
             kept, count = int(given["kept"]), int(given["count"])
             ctypes.memset(kept, 0, grid[0] * count)
             for image in range(grid[0]):
@@ -220,7 +219,7 @@ def main() -> int:
     given: argparse.Namespace = made.parse_args()
     torch.set_num_threads(1)
     kernel = NoKernel(given.persons)
-    cut.kernel_for = suppress.kernel_for = lambda *_: kernel  # type: ignore[assignment,misc,return-value]
+    crop.kernel_for = nms.kernel_for = lambda *_: kernel  # type: ignore[assignment,misc,return-value]
     operators.detect.load_engine = operators.pose.load_engine = load  # type: ignore[assignment]
     rows = [measure(streams, given.persons, given.seconds) for streams in given.streams]
     harness.show("the host's part of the GPU path", COLUMNS, [cells(row) for row in rows])

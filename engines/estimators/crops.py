@@ -111,13 +111,13 @@ class Crops:
             first: the crop that its first row takes.
             stream: of that device, which does all this in its order; the host does not wait.
         """
-        from engines.kernels.crop import cut
+        from engines.kernels.crop import write_crops
 
         part = slice(first, first + len(out))
         used, index = np.unique(self.image_index[part], return_inverse=True)
         device = open_device(str(out.device))
         images = [self.images[i].on(device, stream) for i in used]  # type: ignore[union-attr]
-        cut(images, index, self.matrices[part], self.input, out[: len(index)], stream)
+        write_crops(images, index, self.matrices[part], self.input, out[: len(index)], stream)
 
     def _on_device(self, part: slice) -> torch.Tensor:
         import torch

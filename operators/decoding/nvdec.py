@@ -162,12 +162,12 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         EngineError: CUDA refuses, or this FFmpeg has no NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
-    from engines.device.gpus import call
+    from engines.device.cuda_bindings import call
 
     # FFmpeg is to use PyTorch's context, else neither sees the other's memory. PyAV asks it to retain the
     # primary one, but that FFmpeg refuses where it is active with other flags than its own, as after PyTorch
     # (libavutil/hwcontext_cuda.c). So it is told to take the current one, and this makes it current.
-    call("cudaSetDevice", index)
+    call("runtime", "cudaSetDevice", index)
     accel = HWAccel(
         "cuda",
         device=str(index),

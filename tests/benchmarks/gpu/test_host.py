@@ -10,13 +10,12 @@ import host  # noqa: E402
 
 import operators.detect  # noqa: E402
 import operators.pose  # noqa: E402
-from engines.kernels import crop as cut  # noqa: E402
-from engines.kernels import nms as suppress  # noqa: E402
+from engines.kernels import crop, nms  # noqa: E402
 
 
 def test_every_frame_has_its_persons(monkeypatch, tmp_path):
     for module, name in ((operators.detect, "load_engine"), (operators.pose, "load_engine"),
-                         (cut, "kernel_for"), (suppress, "kernel_for")):  # fmt: skip
+                         (crop, "kernel_for"), (nms, "kernel_for")):  # fmt: skip
         monkeypatch.setattr(module, name, getattr(module, name))  # which `main` exchanges
     monkeypatch.setattr(host, "WARM_S", 0.5)
     threads = torch.get_num_threads()

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from device_toys import Race, World  # noqa: E402
 
 from engines.device.devices import open_device, thread_stream  # noqa: E402
-from engines.device.image import DeviceImage, LayoutError, layout_of, plane_shapes, reading  # noqa: E402
+from engines.device.image import DeviceImage, reading  # noqa: E402
+from engines.device.plane_layout import LayoutError, layout_of, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from operators.decoding.frame_images import picture_of  # noqa: E402
 
@@ -144,7 +145,7 @@ def test_a_reader_waits_for_the_event_of_the_image_and_the_next_writer_for_the_r
     assert world.log[:2] == [(str(reader), ready), (str(other), ready)]
     assert {who for who, _ in world.log[2:]} == {str(writer)}
     assert {name.partition("@")[0] for _, name in world.log[2:]} >= {str(reader), str(other)}
-    assert pool.made == 1
+    assert pool.allocated == 1
     assert world.races == []
 
 

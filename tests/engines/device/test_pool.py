@@ -17,7 +17,8 @@ from device_toys import Race, World  # noqa: E402
 
 from engines.device import transfers  # noqa: E402
 from engines.device.devices import open_device, thread_stream  # noqa: E402
-from engines.device.image import LayoutError, PendingReads, plane_shapes  # noqa: E402
+from engines.device.image import PendingReads  # noqa: E402
+from engines.device.plane_layout import LayoutError, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.device.transfers import KeepAlive, StagingBuffers  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
@@ -37,7 +38,7 @@ def cpu():
 def test_a_surface_comes_back_with_its_image(cpu):
     pool = SurfacePool(cpu, 2)
     images = [pool.from_host(picture(i), thread_stream(cpu)) for i in range(2)]
-    assert (pool.held, pool.made) == (2, 2)
+    assert (pool.held, pool.allocated) == (2, 2)
     del images[0]
     assert pool.held == 1
 
@@ -50,9 +51,9 @@ def test_nothing_is_allocated_in_steady_state():
     for seq in range(50):
         recent = [*recent[-1:], pool.from_host(picture(seq % 256), stream)]
         if seq == 10:
-            before = (pool.made, device.allocated, device.page_locked)
-    assert (pool.made, device.allocated, device.page_locked) == before
-    assert pool.made <= 3
+            before = (pool.allocated, device.allocated, device.page_locked)
+    assert (pool.allocated, device.allocated, device.page_locked) == before
+    assert pool.allocated <= 3
     assert device.page_locked <= 4
 
 
@@ -60,7 +61,7 @@ def test_a_pool_that_is_held_says_so(cpu):
     pool = SurfacePool(cpu, 2, wait_s=0.05)
     images = [pool.from_host(picture(i), thread_stream(cpu)) for i in range(2)]
     with pytest.raises(
-        EngineError, match=r"cpu came back for 0.05 s, 2 of 2 are held .* give decode more surfaces"
+        EngineError, match=r"cpu was free for 0.05 s, 2 of 2 are held .* give decode more surfaces"
     ):
         pool.from_host(picture(3), thread_stream(cpu))
     del images
@@ -74,7 +75,7 @@ def test_who_waits_gets_what_another_thread_drops(cpu):
     image = pool.from_host(picture(2), thread_stream(cpu))
     timer.join()
     assert image.rgb[0, 0, 0] == 2
-    assert pool.made == 1
+    assert pool.allocated == 1
 
 
 def test_an_image_that_only_the_garbage_collector_finds_comes_back(cpu):
@@ -90,7 +91,7 @@ def test_another_size_takes_the_place_of_a_free_surface(cpu):
     pool = SurfacePool(cpu, 1)
     for size in ((8, 6), (5, 3), (8, 6)):
         assert pool.from_host(picture(9, size), thread_stream(cpu)).shape == (*size[::-1], 3)
-    assert (pool.made, pool.held) == (3, 0)
+    assert (pool.allocated, pool.held) == (3, 0)
 
 
 def test_a_picture_that_cannot_be_uploaded_costs_no_surface(cpu, monkeypatch):
@@ -192,7 +193,7 @@ def test_ten_bits_are_refused_before_a_surface_is_taken(cpu):
     planes = [torch.zeros(shape, dtype=torch.uint16) for shape in plane_shapes("nv12", SIZE)]
     with pytest.raises(LayoutError, match=r"uint16 .*device: cpu"):
         pool.from_device(planes, None, thread_stream(cpu), cpu.legacy_stream_event(), None, KeepAlive())
-    assert pool.made == 0
+    assert pool.allocated == 0
 
 
 def test_a_pool_that_forgets_the_readers_is_caught(monkeypatch):
@@ -328,7 +329,7 @@ def run_graph(seed: int, *, frames: int = 12, limit: int = 5) -> World:
     )
     world.finish()
     assert wrong.empty(), wrong.get()
-    assert pool.made <= limit
+    assert pool.allocated <= limit
     return world
 
 
@@ -393,7 +394,7 @@ def test_a_surface_is_used_again_once_what_was_given_to_it_before_an_error_has_r
     with image.reading(second) as planes:
         found = device.download(dict(zip("ab", planes, strict=True)), second)
     assert all((array == 2).all() for array in found.values())
-    assert (pool.made, world.races) == (1, [])
+    assert (pool.allocated, world.races) == (1, [])
 
 
 @pytest.mark.gpu
@@ -419,4 +420,4 @@ def test_surfaces_of_a_gpu_under_load():
 
     run_threads([decode, stage])
     assert wrong == []
-    assert pool.made == 3
+    assert pool.allocated == 3

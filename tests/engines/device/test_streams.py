@@ -37,7 +37,7 @@ def test_unknown_devices_are_refused(name):
 
 
 def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(EngineError, match=r"no device cuda:99, .* or take device: cpu"):
+    with pytest.raises(EngineError, match=r"no device cuda:99, .* or set device: cpu"):
         open_device("cuda:99")
 
 

@@ -18,7 +18,7 @@ from engines.estimators.crops import Crops  # noqa: E402
 from engines.images.geometry import roi_matrices  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from engines.kernels import crop as module  # noqa: E402
-from engines.kernels.crop import cut  # noqa: E402
+from engines.kernels.crop import write_crops  # noqa: E402
 from operators.decoding.video import video_shots  # noqa: E402
 from tests.support.cuda_emulator import emulated  # noqa: E402
 
@@ -87,7 +87,7 @@ def crops_by(way, monkeypatch, images, layout, index, matrices, model_input, dty
     """(N, …) float32, made by the kernel on the CPU or a GPU, or by PyTorch on either."""
     device = open_device("cuda:0" if way.startswith("gpu") else "cpu")
     if way != "gpu":
-        kernel = emulated("crop", module.WORK) if way == "emulated" else None
+        kernel = emulated("crop", module.PARAMETERS) if way == "emulated" else None
         monkeypatch.setattr(module, "kernel_for", lambda *_: kernel)
     stream = device.new_stream()
     there = [on_device(image, layout, device, stream) for image in images]
@@ -95,7 +95,7 @@ def crops_by(way, monkeypatch, images, layout, index, matrices, model_input, dty
     memory = torch.full(
         (shape[0] + 2, *shape[1:]), 7, dtype=getattr(torch, dtype), device=device.torch_device
     )
-    cut(there, index, matrices, model_input, memory[1:-1], stream)
+    write_crops(there, index, matrices, model_input, memory[1:-1], stream)
     found = device.download({"": memory}, stream)[""].astype(np.float32)
     monkeypatch.undo()
     assert (found[[0, -1]] == 7).all()  # nothing is written beside them
@@ -203,4 +203,4 @@ def test_memory_that_does_not_fit_is_refused(shape, dtype):
     device = open_device("cpu")
     out = torch.empty(shape, dtype=dtype)
     with pytest.raises(EngineError, match="crops go into"):
-        cut([], np.zeros(1, int), np.zeros((1, 2, 3)), wanted(), out, device.new_stream())
+        write_crops([], np.zeros(1, int), np.zeros((1, 2, 3)), wanted(), out, device.new_stream())

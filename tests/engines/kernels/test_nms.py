@@ -29,7 +29,7 @@ def kept_by(way, monkeypatch, boxes, scores, classes, max_iou):
     """(B, M) bool, by the kernel on the CPU or a GPU."""
     device = open_device("cuda:0" if way == "gpu" else "cpu")
     if way != "gpu":
-        launch = emulated("nms", module.WORK).launch
+        launch = emulated("nms", module.PARAMETERS).launch
         kernel = SimpleNamespace(launch=functools.partial(launch, backwards="backwards" in way))
         monkeypatch.setattr(module, "kernel_for", lambda *_: kernel)
     stream = device.new_stream()

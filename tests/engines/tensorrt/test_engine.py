@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from device_toys import World  # noqa: E402
 from toy_plan import Machine  # noqa: E402
 
-from engines.device.cuda_graphs import Graphs  # noqa: E402
+from engines.device.cuda_graphs import CudaGraphs  # noqa: E402
 from engines.device.devices import thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.tensorrt import engine as tensorrt  # noqa: E402
@@ -134,10 +134,10 @@ class Replays:
 
 
 def with_graphs(monkeypatch, machine):
-    def graphs(name, *, wanted):
-        return Graphs(name, wanted=True, record=functools.partial(Replays, machine))
+    def graphs(name, *, enabled):
+        return CudaGraphs(name, enabled=True, record=functools.partial(Replays, machine))
 
-    monkeypatch.setattr(tensorrt, "Graphs", graphs)
+    monkeypatch.setattr(tensorrt, "CudaGraphs", graphs)
 
 
 def test_each_size_is_recorded_once_and_gives_the_same(tmp_path, monkeypatch):

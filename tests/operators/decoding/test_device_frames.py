@@ -187,7 +187,7 @@ def test_no_more_surfaces_than_the_graph_holds(by, video, pools, request):
     held = []
     for packet in Decode(device="cuda", surfaces=8, loop=3).read("cam", str(video)):
         held = [*held, packet][-3:]
-    assert [pool.made for pool in pools] == [4]  # those held, and the one that is being made
+    assert [pool.allocated for pool in pools] == [4]  # those held, and the one that is being made
     del held, packet
     gc.collect()
     assert pools[0].held == 0
@@ -330,7 +330,7 @@ class TestOnAGpu:
                 decode = Decode(device="cuda", surfaces=8, stride=3, loop=20)
                 for index, packet in enumerate(decode.read(stream, str(path))):
                     assert_same_samples(packet.picture, wanted[index % len(wanted)])
-                    made.setdefault(stream, []).append(max(pool.made for pool in pools))
+                    made.setdefault(stream, []).append(max(pool.allocated for pool in pools))
             except BaseException as error:
                 errors.append(error)
 
