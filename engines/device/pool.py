@@ -32,9 +32,7 @@ class Surface:
         self.memory, self.layout, self.size = memory, layout, size
         self.planes = planes_in(memory, layout, size)
         self.reads = PendingReads()
-        self.written: Event | None = (
-            None  # after the last write, which may still run if nobody has read the frame
-        )
+        self.written: Event | None = None  # after the last write, which may still be running
 
 
 class SurfacePool:

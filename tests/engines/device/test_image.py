@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race, World  # noqa: E402
+from toy_device import Race, World  # noqa: E402
 
 from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage, reading  # noqa: E402

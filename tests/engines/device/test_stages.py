@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race  # noqa: E402
-from device_watch import WatchedWorld  # noqa: E402
+from toy_device import Race  # noqa: E402
+from watched_device import WatchedWorld  # noqa: E402
 
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race, World  # noqa: E402
+from toy_device import Race, World  # noqa: E402
 
 from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402

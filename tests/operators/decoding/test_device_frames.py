@@ -21,9 +21,9 @@ from operators.decoding import device_frames  # noqa: E402
 from operators.estimation.model_options import as_image  # noqa: E402
 from pipeline.errors import ConfigError, SourceError  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
-from tests.support.hardware import Hardware  # noqa: E402
 from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
 from tests.support.small_videos import small_video  # noqa: E402
+from tests.support.toy_nvdec import Hardware  # noqa: E402
 from tests.support.watching import Watching, http_server, send_pictures, until  # noqa: E402
 
 

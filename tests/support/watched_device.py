@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from device_toys import Memory, Race, ToyStream, World
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from toy_device import Memory, Race, ToyStream, World
 
 from tests.support.no_waits import waits
 
