@@ -28,9 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from clip import make_clip
-from isolation import Deadline, Row, aside
+from isolation import Deadline, Row, run_isolated
 from networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, exported, in_half
-from result_files import keep, parser
+from result_files import parser, save_result
 from streams import Load, decoded, measured
 from tables import PACED_P95_MS, TARGET, show
 
@@ -82,7 +82,7 @@ def main() -> int:
         rows, told = measure(setting, deadline, folder)
     show(rows, setting.size)
     more = {"setting": vars(setting) | {"clip": Path(setting.clip).name}, "random": told}
-    keep("bench", rows, given, target=TARGET, paced_p95_ms=PACED_P95_MS, **more)
+    save_result("bench", rows, given, target=TARGET, paced_p95_ms=PACED_P95_MS, **more)
     return 0 if any("fps" in row for row in rows) else 1
 
 
@@ -155,7 +155,7 @@ def prepare(
     """Both models and the fastest backend that runs both; what was built, and why not, are rows."""
     models = []
     for name in (setting.detector, setting.pose):
-        found, why = aside(exported, name, within_s=deadline.left(120))
+        found, why = run_isolated(exported, name, within_s=deadline.left(120))
         if not found:
             return None, f"{name}: {why}"
         models.append(Model(**found[0]))
@@ -163,7 +163,7 @@ def prepare(
     if setting.device != "cpu":
         backend, why = _with_plans(setting, deadline, models, rows)
     if backend == "onnxruntime-cuda":
-        half, why_not = aside(in_half, models[1], folder, within_s=deadline.left(60))
+        half, why_not = run_isolated(in_half, models[1], folder, within_s=deadline.left(60))
         if half:
             models[1] = replace(models[1], path=half[0]["path"])
         why += f"; the pose model in {'FP16' if half else f'FP32, as FP16 failed: {why_not}'}"
@@ -219,7 +219,7 @@ def measure_others(
 ) -> None:
     """The pose model by what else is here: ONNX Runtime, TensorRT for RTX, torch.compile."""
     if setting.device != "cpu" and pose.backend != "onnxruntime-cuda":
-        half, why = aside(in_half, pose, folder, within_s=deadline.left(60))
+        half, why = run_isolated(in_half, pose, folder, within_s=deadline.left(60))
         if half:
             ort = replace(pose, path=half[0]["path"], backend="onnxruntime-cuda")
             measure_pose(rows, ort, setting, deadline, by_onnxruntime)
@@ -242,7 +242,7 @@ def measure_others(
 def run_aside(rows: list[Row], labels: Row, function: Any, *arguments: Any, within_s: float) -> list[Row]:
     """The rows that a function yields, added to all others with these labels; then why there are no more."""
     print(*(str(label) for label in labels.values()), "…", file=sys.stderr, flush=True)
-    found, why = aside(function, *arguments, within_s=within_s)
+    found, why = run_isolated(function, *arguments, within_s=within_s)
     rows += [{**labels, **row} for row in found]
     if why:
         print(f"  {why}", file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ from time import monotonic
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
 from isolation import LEAST_S, Deadline
-from result_files import keep, parser
+from result_files import parser, save_result
 
 from engines.loading.backend_choice import cuda_devices
 
@@ -65,7 +65,7 @@ def main() -> int:
             print(f"  FAILED {outcome.name}: {failure}")
     if not cuda_devices():
         print("  nothing was tested: no CUDA device here")
-    keep("test", [asdict(outcome) for outcome in outcomes], given)
+    save_result("test", [asdict(outcome) for outcome in outcomes], given)
     broken = any(outcome.failed for outcome in outcomes)
     return 1 if broken or not any(outcome.passed for outcome in outcomes) else 0
 

@@ -88,7 +88,7 @@ def build(out: Path, given: argparse.Namespace) -> int:
             failed += 1
             print(f"  left out: {error}", flush=True)
     remove(out, without)
-    for name in split_files.cut(out, given.part_mb * MB):
+    for name in split_files.split(out, given.part_mb * MB):
         print(f"cut {name}")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(list(out.iterdir()))} files, {size / MB:.0f} MB")

@@ -1,136 +1,68 @@
-"""A plan that stands for one of TensorRT where there is no GPU: a module like `tensorrt`, in the host's memory.
+"""A plan for tests without a GPU: a small model in the host's memory, run by `fake_tensorrt`.
 
-Its model takes `x` (B, 2, 3) and gives `double` (B, 2, 3), and `above` (B, n, 3): the rows of x whose first
-number is above 0, by content as many as the item that has most, and zeros. It reads and writes the addresses
-that it was told, and refuses what TensorRT would refuse.
+The model takes `x` (B, 2, 3) and gives `double` (B, 2, 3). If it is `sized`, it also gives `above` (B, n, 3): the rows
+of x whose first number is above 0, padded with rows of zeros; n is the number of rows of the item that has most. It
+reads and writes the addresses that it was given, and refuses what TensorRT would refuse.
 """
 
 from __future__ import annotations
 
-import ctypes
+import math
 from collections.abc import Callable
-from types import SimpleNamespace
-
-import numpy as np
 
 from engines.tensorrt.flavours import TensorRT
+from tests.support.fake_tensorrt import SEVERITY, FakeContext, FakeEngine, FakeTensor, array_at, fake_tensorrt
 
-ONE = (2, 3)
+ITEM = (2, 3)
 
 
 class Machine:
-    """What the model was asked to do, and how many rows its memory is good for."""
+    """Runs the model, has memory for `room` rows, and notes what it was asked to do.
+
+    Args:
+        smallest: the smallest batch of the plan.
+        largest: the largest batch of the plan.
+        sized: whether the model has the output `above`.
+    """
 
     def __init__(self, smallest: int = 1, largest: int = 64, *, sized: bool = False):
-        self.smallest, self.largest, self.sized = smallest, largest, sized
-        self.room = 10**9  # rows for which there is memory
-        self.contexts: list[int] = []  # rows of each that was made
-        self.runs: list[tuple[int, int]] = []  # rows, handle of the stream
-        self.hand_in: Callable[..., None] = at_once
+        self.sized = sized
+        self.room = 10**9
+        self.contexts: list[int] = []  # the batch size of each context that was set up
+        self.runs: list[tuple[int, int]] = []  # batch size, and handle of the stream
+        self.launch: Callable[..., None] = run_at_once
+        self._batches = (smallest, smallest, largest)
 
     def flavour(self) -> TensorRT:
-        """The library whose plan this is."""
-        return TensorRT(_module(self))
+        """TensorRT, with the stand-in as its module."""
+        return TensorRT(fake_tensorrt(self._deserialize))
+
+    def _deserialize(self, logger, plan: bytes) -> FakeEngine | None:
+        if plan != b"plan":
+            logger.log(SEVERITY.ERROR, "bad magic")
+            return None
+        tensors = {"x": FakeTensor(ITEM, is_input=True), "double": FakeTensor(ITEM)}
+        if self.sized:
+            tensors["above"] = FakeTensor((-1, 3))
+        return FakeEngine(tensors, self._batches, lambda engine: Context(engine, self, logger))
 
 
-def at_once(kernel: Callable[..., None], handle: int, reads: list[int], writes: list[int]) -> None:
-    """Give a stream, by its handle, a kernel with the addresses that it reads and writes: here it just runs."""
+def run_at_once(kernel: Callable[..., None], handle: int, reads: list[int], writes: list[int]) -> None:
+    """Launch a kernel on the stream with this handle, given the addresses that it reads and writes: it runs at once."""
     kernel(*reads, *writes)
 
 
-def _array(address: int, shape: tuple[int, ...]) -> np.ndarray:
-    count = int(np.prod(shape))
-    memory = (ctypes.c_float * max(count, 1)).from_address(address)
-    return np.ctypeslib.as_array(memory)[:count].reshape(shape)
-
-
-def _module(machine: Machine) -> SimpleNamespace:
-    class ILogger:
-        def __init__(self):
-            pass
-
-    class IOutputAllocator:
-        def __init__(self):
-            pass
-
-    severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=2, VERBOSE=3)
-
-    class Runtime:
-        def __init__(self, logger):
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, plan):
-            if plan != b"plan":
-                self.logger.log(severity.ERROR, "bad magic")
-                return None
-            return Engine(machine, self.logger)
-
-    return SimpleNamespace(
-        __version__="10.99",
-        ILogger=ILogger,
-        IOutputAllocator=IOutputAllocator,
-        Logger=SimpleNamespace(Severity=severity),
-        Runtime=Runtime,
-        TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
-        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="ours"),
-        nptype=lambda dtype: dtype,
-    )
-
-
-class Engine:
-    def __init__(self, machine, logger):
+class Context(FakeContext):
+    def __init__(self, engine: FakeEngine, machine: Machine, logger):
+        super().__init__(engine)
         self.machine, self.logger = machine, logger
-        self.names = ["x", "double", *(["above"] if machine.sized else [])]
-        self.num_io_tensors = len(self.names)
-
-    def get_tensor_name(self, i):
-        return self.names[i]
-
-    def get_tensor_shape(self, name):
-        same = self.machine.smallest == self.machine.largest
-        return (self.machine.largest if same else -1, *((-1, 3) if name == "above" else ONE))
-
-    def get_tensor_mode(self, name):
-        return "in" if name == "x" else "out"
-
-    def get_tensor_dtype(self, name):
-        return np.float32
-
-    def get_tensor_profile_shape(self, name, profile):
-        return [(rows, *ONE) for rows in (self.machine.smallest, self.machine.smallest, self.machine.largest)]
-
-    def create_execution_context(self, strategy):
-        assert strategy == "ours"
-        return Context(self)
-
-
-class Context:
-    def __init__(self, engine):
-        self.engine, self.machine = engine, engine.machine
-        self.rows, self.addresses, self.memory = 0, {}, 0
 
     def set_input_shape(self, name, shape):
-        self.rows = shape[0]
-        self.machine.contexts.append(self.rows)
-        return self.machine.smallest <= self.rows <= self.machine.largest and shape[1:] == ONE
-
-    def set_tensor_address(self, name, address):
-        self.addresses[name] = address
-        return name in self.engine.names
-
-    def update_device_memory_size_for_shapes(self):
-        return 100 * self.rows
-
-    def set_device_memory(self, address, size):
-        assert address
-        assert size == 100 * self.rows
-        self.memory = address
-
-    def get_tensor_shape(self, name):
-        return (self.rows, *((-1, 3) if name == "above" else ONE))
+        self.machine.contexts.append(shape[0])
+        return super().set_input_shape(name, shape)
 
     def get_max_output_size(self, name):
-        return self.rows * 2 * 3 * 4
+        return self.rows * math.prod(ITEM) * 4
 
     def set_output_allocator(self, name, allocator):
         self.allocator = allocator
@@ -139,24 +71,29 @@ class Context:
     def execute_async_v3(self, handle):
         machine = self.machine
         if self.rows > machine.room:
-            self.engine.logger.log(1, "Error Code 2: OutOfMemory (Requested size was 7 bytes.)")
+            self.logger.log(SEVERITY.ERROR, "Error Code 2: OutOfMemory (Requested size was 7 bytes.)")
             return False
-        assert self.memory
+        assert self.workspace
         machine.runs.append((self.rows, handle))
-        shape = (self.rows, *ONE)
+        shape = (self.rows, *ITEM)
 
         def double(x: int, to: int) -> None:
-            _array(to, shape)[...] = 2 * _array(x, shape)
+            array_at(to, shape)[...] = 2 * array_at(x, shape)
 
-        machine.hand_in(double, handle, [self.addresses["x"]], [self.addresses["double"]])
-        if machine.sized:  # TensorRT waits here, too
-            x = _array(self.addresses["x"], shape)
-            kept = [item[item[:, 0] > 0] for item in x]
-            shape = (self.rows, max(map(len, kept)), 3)
-            address = self.allocator.reallocate_output_async("above", 0, int(np.prod(shape)) * 4, 256, handle)
-            self.allocator.notify_shape("above", shape)
-            above = _array(address, shape)
-            above[...] = 0
-            for rows, to in zip(kept, above, strict=True):
-                to[: len(rows)] = rows
+        machine.launch(double, handle, [self.addresses["x"]], [self.addresses["double"]])
+        if machine.sized:
+            self._write_above(handle)
         return True
+
+    def _write_above(self, handle: int) -> None:
+        """Write the output whose size depends on the content; TensorRT makes the host wait for it, too."""
+        x = array_at(self.addresses["x"], (self.rows, *ITEM))
+        rows_above = [item[item[:, 0] > 0] for item in x]
+        shape = (self.rows, max(map(len, rows_above)), 3)
+        size = math.prod(shape) * 4
+        address = self.allocator.reallocate_output_async("above", 0, size, 256, handle)
+        self.allocator.notify_shape("above", shape)
+        above = array_at(address, shape)
+        above[...] = 0
+        for rows, to in zip(rows_above, above, strict=True):
+            to[: len(rows)] = rows

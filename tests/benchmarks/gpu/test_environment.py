@@ -25,7 +25,7 @@ def wheels(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its environments are laid out otherwise")
 def test_wheels_whole_and_in_parts_are_there_beside_the_packages_below(wheels, tmp_path):
-    split_files.cut(wheels, 200)
+    split_files.split(wheels, 200)
     folder = tmp_path / "venv"
     environment.make(folder, wheels)
     script = "import farmyard, numpy; print(farmyard.ANIMALS)"

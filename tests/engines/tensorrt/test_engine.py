@@ -122,15 +122,15 @@ class Replays:
 
     def __init__(self, machine, enqueue, stream):
         self.machine, self.work, runs = machine, [], list(machine.runs)
-        hand_in, machine.hand_in = machine.hand_in, lambda *work: self.work.append(work)
+        launch, machine.launch = machine.launch, lambda *work: self.work.append(work)
         enqueue()
         self.rows = machine.runs[-1][0]
-        machine.hand_in, machine.runs = hand_in, runs
+        machine.launch, machine.runs = launch, runs
 
     def launch(self, stream):
         self.machine.runs.append((self.rows, stream.handle))
         for kernel, _, reads, writes in self.work:
-            self.machine.hand_in(kernel, stream.handle, reads, writes)
+            self.machine.launch(kernel, stream.handle, reads, writes)
 
 
 def with_graphs(monkeypatch, machine):
@@ -186,12 +186,12 @@ def toy(request, monkeypatch):
     device = world.device("cpu:7")  # its tensors are the CPU's, and it is not
     monkeypatch.setattr(tensorrt, "open_device", lambda name: device)
 
-    def hand_in(kernel, handle, reads, writes):
+    def launch(kernel, handle, reads, writes):
         reads, writes = ([world.handed_out[address].bytes for address in some] for some in (reads, writes))
         stream = next(stream for stream in device.streams if stream.handle == handle)
         stream.launch(lambda *of: kernel(*(one.data_ptr() for one in of)), reads=reads, writes=writes)
 
-    machine.hand_in = hand_in
+    machine.launch = launch
     with_graphs(monkeypatch, machine)
     return world, device, machine
 

@@ -1,4 +1,4 @@
-"""`decode` on a device: the CPU stands in for the GPU, and `tests.support.hardware` for its decoder."""
+"""`decode` on a device: the CPU stands in for the GPU, and `tests.support.toy_nvdec` for its decoder."""
 
 import gc
 import logging

@@ -1,4 +1,4 @@
-"""Which decoder decodes what; NVDEC's part is played by a second decoder of the processor (`tests.support.hardware`)."""
+"""Which decoder decodes what; NVDEC's part is played by a second decoder of the processor (`tests.support.toy_nvdec`)."""
 
 from itertools import islice
 
