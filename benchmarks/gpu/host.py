@@ -99,7 +99,7 @@ class NoKernel:
 
 
 class IdleContext(FakeContext):
-    """Runs nothing: outputs are written once, when their addresses are set, a detector's with the same boxes."""
+    """Runs nothing: outputs are written once, when their addresses are set; detectors get `BOXES`."""
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         tensor = self.engine.tensors[name]

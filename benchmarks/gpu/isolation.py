@@ -31,7 +31,7 @@ def run_isolated(
     """Call a generator function of a module in a fresh process.
 
     Returns:
-        The rows that it has yielded, and why there are no more: "" if it returned, otherwise one line that says
+        The rows that it has yielded, and why there are no more: "" if it returned, otherwise one line:
         that it raised an error, crashed, was not done in time, or was not started for lack of time.
     """
     if within_s < LEAST_S:

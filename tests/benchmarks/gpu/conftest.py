@@ -1,4 +1,4 @@
-"""The benchmark's modules are scripts beside one another, not a package."""
+"""The modules of the benchmark are scripts in one folder, not a package, so the folder goes on the search path."""
 
 import sys
 from pathlib import Path
