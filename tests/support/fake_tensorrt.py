@@ -1,6 +1,7 @@
-"""A stand-in for the Python module `tensorrt` where there is no GPU: the part with which `engines.tensorrt` runs plans.
+"""A stand-in for the module `tensorrt` where there is no GPU: the part that `engines.tensorrt` runs plans with.
 
-Plans lie in the host's memory. A subclass of `FakeContext` with an `execute_async_v3` says what a run computes.
+Plans lie in the host's memory. A subclass of `FakeContext` with an `execute_async_v3` says what a run
+computes.
 """
 
 from __future__ import annotations

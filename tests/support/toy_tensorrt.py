@@ -1,8 +1,8 @@
 """A plan for tests without a GPU: a small model in the host's memory, run by `fake_tensorrt`.
 
-The model takes `x` (B, 2, 3) and gives `double` (B, 2, 3). If it is `sized`, it also gives `above` (B, n, 3): the rows
-of x whose first number is above 0, padded with rows of zeros; n is the number of rows of the item that has most. It
-reads and writes the addresses that it was given, and refuses what TensorRT would refuse.
+The model takes `x` (B, 2, 3) and gives `double` (B, 2, 3). If it is `sized`, it also gives `above` (B, n, 3):
+the rows of x whose first number is above 0, padded with rows of zeros; n is the number of rows of the item
+that has most. It reads and writes the addresses that it was given, and refuses what TensorRT would refuse.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Machine:
 
 
 def run_at_once(kernel: Callable[..., None], handle: int, reads: list[int], writes: list[int]) -> None:
-    """Launch a kernel on the stream with this handle, given the addresses that it reads and writes: it runs at once."""
+    """Launch a kernel on a stream, with the addresses that it reads and writes; here it runs at once."""
     kernel(*reads, *writes)
 
 

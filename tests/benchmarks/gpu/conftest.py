@@ -1,4 +1,4 @@
-"""The modules of the benchmark are scripts in one folder, not a package, so the folder goes on the search path."""
+"""The benchmark's modules are scripts in a folder, not a package: put the folder on the search path."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What all codecs' `reduce` has in common, of tensors: the host never waits, and shapes follow from shapes."""
+"""`reduce` of all codecs on tensors: the host never waits, and shapes depend only on shapes."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from engines.device.arrays import mean  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
 from tests.support.no_waits import NoWaits  # noqa: E402
 
-# A model, its codec, the shapes of two images' outputs, and the rows that are left of each.
+# A model, its codec, the shapes of the outputs for two images, and the rows that `reduce` returns for each.
 POSES = [
     ("rtmpose-m-body8", simcc, {"simcc_x": (2, 17, 384), "simcc_y": (2, 17, 512)}, 17),
     ("hrnet-w32-coco", heatmap, {"heatmaps": (2, 17, 64, 48)}, 17),
@@ -34,7 +34,7 @@ CODECS = pytest.mark.parametrize(
 @CODECS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
-    """On PyTorch's device without memory, where no value can be asked for; constants are copied there once."""
+    """On PyTorch's `meta` device, whose tensors have no values; constants are copied there at the first call."""
     stream = open_device("cpu").new_stream()
     contract = toy_onestage.contract() if name == "toy" else load_contract(name)
     outputs = {
@@ -69,6 +69,6 @@ def test_fixed_shapes_without_waiting(name, codec, shapes, rows, dtype):
         lambda x: x.to("meta"),
     ],
 )
-def test_the_check_sees_what_makes_the_host_wait(wait):
+def test_the_check_finds_operations_for_which_the_host_waits(wait):
     with NoWaits(), pytest.raises(AssertionError, match="aten::"):
         wait(torch.ones(3))

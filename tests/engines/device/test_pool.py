@@ -13,7 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_device import Race, World  # noqa: E402
+from toy_device import Race  # noqa: E402
+from toy_world import World  # noqa: E402
 
 from engines.device import transfers  # noqa: E402
 from engines.device.devices import open_device, thread_stream  # noqa: E402

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_device import World  # noqa: E402
 from toy_tensorrt import Machine  # noqa: E402
+from toy_world import World  # noqa: E402
 
 from engines.device.cuda_graphs import CudaGraphs  # noqa: E402
 from engines.device.devices import thread_stream  # noqa: E402
