@@ -25,18 +25,17 @@ def check_packages() -> None:
             way out.
     """
     for name in PACKAGES:
-        own = HOME / name / "__init__.py"
-        found = _location(name)
-        if not found or found == str(own) or _same_file(found, own):
+        own, found = HOME / name, _location(name)
+        if not found or found.parent == own or _same_folder(found.parent, own):
             continue  # a package that is missing altogether is reported by its own import
-        other = found.removesuffix("__init__.py").rstrip("/\\")
+        other = found.parent if found.stem == "__init__" else found
         raise ImportError(
-            f"posestream needs its own package {name} in {own.parent}, but Python "
+            f"posestream needs its own package {name} in {own}, but Python "
             f"{'has already imported' if name in sys.modules else 'finds'} {other}; rename that, or keep its "
             "folder off Python's search path: python -P or PYTHONSAFEPATH=1 leaves out the folder of the "
             "script and the current one, and PYTHONPATH must not name it",
             name=name,
-            path=found,
+            path=str(found),
         )
 
 
@@ -52,15 +51,17 @@ def main() -> None:
     run_command()
 
 
-def _location(name: str) -> str:
+def _location(name: str) -> Path | None:
     """The file of the package that is imported, or that an import would find; a folder if it has no file."""
     module: Any = sys.modules.get(name)
     if module is not None:
-        return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), repr(module))
+        file, folders = getattr(module, "__file__", None), getattr(module, "__path__", ())
+        return Path(file or next(iter(folders), repr(module)))
     spec = importlib.util.find_spec(name)
-    return "" if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    place = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
+    return Path(place) if place else None
 
 
-def _same_file(one: str, other: Path) -> bool:
-    """Whether both paths lead to one file, for example through a symbolic link."""
-    return Path(one).exists() and other.exists() and other.samefile(one)
+def _same_folder(one: Path, other: Path) -> bool:
+    """Whether both paths lead to one folder, for example through a symbolic link."""
+    return one.exists() and other.exists() and one.samefile(other)

@@ -1,4 +1,4 @@
-"""Work in processes of their own, within a time: what crashes or hangs costs one row, not all."""
+"""Measurements in processes of their own, with a time limit: a crash or a hang costs one row, not all."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-LEAST_S = 5.0  # with less, nothing is begun
-END_S = 10.0
+LEAST_S = 5.0  # with less time left, nothing is started
+EXIT_S = 10.0  # for a process to exit after its last row
 
 Row = dict[str, Any]
 
 
 class Deadline:
-    """The moment at which all has to be done."""
+    """The moment at which all measurements must be done."""
 
     def __init__(self, minutes: float):
         self._end = time.monotonic() + 60 * minutes
 
     def left(self, at_most: float = float("inf")) -> float:
-        """Seconds, from 0 up."""
+        """Seconds until the deadline, 0 or more."""
         return max(0.0, min(self._end - time.monotonic(), at_most))
 
 
-def aside(function: Callable[..., Iterator[Row]], *arguments: Any, within_s: float) -> tuple[list[Row], str]:
-    """The rows that a function of a module yields, in a fresh process, and why there are no more.
+def run_isolated(
+    function: Callable[..., Iterator[Row]], *arguments: Any, within_s: float
+) -> tuple[list[Row], str]:
+    """Call a generator function of a module in a fresh process.
 
-    The second is empty if it came to its end; else it says, in one line, that it raised, crashed, or was not
-    done in time (or that there was too little to begin). The rows until then are there all the same.
+    Returns:
+        The rows that it has yielded, and why there are no more: "" if it returned, otherwise one line:
+        that it raised an error, crashed, was not done in time, or was not started for lack of time.
     """
     if within_s < LEAST_S:
         return [], "left out: the time is up"
@@ -38,30 +41,30 @@ def aside(function: Callable[..., Iterator[Row]], *arguments: Any, within_s: flo
     process = context.Process(target=_work, args=(theirs, function, arguments))
     process.start()
     theirs.close()
-    end, rows, why = time.monotonic() + within_s, [], f"not done in {within_s:.0f} s"
+    end, rows, reason = time.monotonic() + within_s, [], f"not done in {within_s:.0f} s"
     try:
         while ours.poll(max(0.0, end - time.monotonic())):
-            row, why_not, done = ours.recv()
+            row, final_reason, done = ours.recv()
             if done:
-                why = why_not
+                reason = final_reason
                 break
             rows.append(row)
     except EOFError:
-        process.join(END_S)
-        why = f"crashed with exit code {process.exitcode}"
-    if not why.startswith("not done"):
-        process.join(END_S)
+        process.join(EXIT_S)
+        reason = f"crashed with exit code {process.exitcode}"
+    if not reason.startswith("not done"):
+        process.join(EXIT_S)
     if process.is_alive():
         process.kill()
         process.join()
-    return rows, why
+    return rows, reason
 
 
 def _work(answers: Connection, function: Callable[..., Iterator[Row]], arguments: tuple[Any, ...]) -> None:
     try:
         for row in function(*arguments):
             answers.send((row, "", False))
-        why = ""
+        reason = ""
     except Exception as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
-    answers.send((None, why, True))
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+    answers.send((None, reason, True))

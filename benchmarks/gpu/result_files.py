@@ -1,4 +1,4 @@
-"""What the commands for a GPU have in common: their options, and where the result goes."""
+"""Options and result files that the benchmark and the tests on a GPU have in common."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 import harness
 
 RESULTS = Path(harness.__file__).resolve().parent / "results" / "gpu"
-ELSEWHERE = RESULTS.parents[2] / "build"  # what no GPU has given is no result
+WITHOUT_GPU = RESULTS.parents[2] / "build"  # such a result is no measurement of a GPU, so it is not kept
 PACKAGES = ("tensorrt-cu13-bindings", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "triton")
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """The command line of a command that has to end within a time."""
+    """The command line of a command with a time limit."""
     made = harness.parser(doc)
-    made.add_argument("--minutes", type=float, default=7.0, help="for all of it; 7 unless given")
-    made.add_argument("--commit", help="of the checkout, where it came without its .git")
+    made.add_argument("--minutes", type=float, default=7.0, help="time limit for all of it; default 7")
+    made.add_argument("--commit", help="commit of the checkout, if it has no .git")
     return made
 
 
-def keep(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any) -> Path:
-    """Write the result where --json says, or to results/gpu/GPU-KIND.json, and say where that is.
+def save_result(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any) -> Path:
+    """Write the result to --json, or to results/gpu/GPU-KIND.json, and print the path.
 
-    Without a GPU it goes to build/, which is not kept.
+    Without a GPU it goes to build/.
     """
     document = harness.result(rows, versions=_versions(), **more)
     machine = document["machine"]
@@ -35,7 +35,7 @@ def keep(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace
         machine["commit"] = given.commit
     gpu = next(iter(machine.get("gpus", [])), "")
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "no-gpu"
-    path = given.json or (RESULTS if gpu else ELSEWHERE) / f"{name}-{kind}.json"
+    path = given.json or (RESULTS if gpu else WITHOUT_GPU) / f"{name}-{kind}.json"
     harness.write(path, document)
     print(f"  {path}")
     return path

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 
 from engines.codecs.base import DetectionRequest
-from engines.kernels.nms import MOST, suppress
+from engines.kernels.nms import MAX_BOXES, suppress
 
 
 def best(scores: torch.Tensor, min_score: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best of scores (B, cells): scores (B, M) float32 and cells (B, M); M is `MOST` or all cells."""
+    """The best of scores (B, cells): scores (B, M) float32, cells (B, M); M is `MAX_BOXES` or all cells."""
     scores = scores.float()
-    found = scores.where(scores >= min_score, 0).topk(min(MOST, scores.shape[1]), dim=1)
+    found = scores.where(scores >= min_score, 0).topk(min(MAX_BOXES, scores.shape[1]), dim=1)
     return found.values, found.indices
 
 

@@ -1,4 +1,4 @@
-"""The devices of this machine, and the streams that this thread has on them."""
+"""Devices by their names, and the stream that each thread has on each device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engines.errors import EngineError
 
 @functools.cache
 def open_device(name: str) -> Device:
-    """The device that torch calls `name`: cpu, cuda (the first), cuda:1. The same object for the same name.
+    """The device with PyTorch's name: cpu, cuda (the first GPU), cuda:1. One object for each device.
 
     Raises:
         EngineError: PyTorch is not installed, or there is no such device.
@@ -39,10 +39,11 @@ def open_device(name: str) -> Device:
 
 
 def thread_stream(device: Device) -> Stream:
-    """This thread's own stream on a device; made at first use, and then torch's current one of this thread.
+    """This thread's stream on a device, made at the first call; PyTorch's operations of this thread go there.
 
-    A stage's workers are threads, so each has one. The default stream, for which others wait, is never used.
-    A thread's current device stays the first that it has asked for.
+    Each worker of a stage is a thread, so each has its own stream. Nothing uses the default stream, because
+    other streams wait for it. If a thread asks for streams on several devices, the first stays its current
+    device.
     """
     streams = _threads.streams
     if device not in streams:
@@ -53,9 +54,9 @@ def thread_stream(device: Device) -> Stream:
     return streams[device]
 
 
-class _OfThread(threading.local):
+class _ThreadStreams(threading.local):
     def __init__(self) -> None:
         self.streams: dict[Device, Stream] = {}
 
 
-_threads = _OfThread()
+_threads = _ThreadStreams()

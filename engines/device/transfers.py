@@ -1,4 +1,4 @@
-"""Copies between host and device through page-locked memory, and what must stay alive until they have run."""
+"""Copies between host and device through page-locked memory, and owners of memory that is being copied."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from engines.device.streams import Device, Event, Stream
 
-    _Buffer = tuple[torch.Tensor | None, Event | None]  # made when needed; and the last copy from it
+    # A buffer, allocated at its first use, and the event after the last copy from it.
+    _StagingBuffer = tuple[torch.Tensor | None, Event | None]
 
-ALIGNMENT = 256  # bytes; wide reads want it, and CUDA's own allocations have it
+ALIGNMENT = 256  # bytes, as CUDA's own allocations; wide loads need it
 
 
 class DownloadBuffer:
-    """Page-locked memory of one stream, through which results come to the host; it grows to the largest."""
+    """Page-locked memory through which one stream's results come to the host; grows to the largest."""
 
     def __init__(self, device: Device):
         self._device = device
@@ -29,48 +30,55 @@ class DownloadBuffer:
         self._lock = threading.Lock()
 
     def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
-        """Arrays of the caller's own; the host waits for the event behind these copies, and no other."""
-        places, size = {}, 0
+        """Copy tensors to arrays of the caller's own; the host waits for these copies only."""
+        offsets, size = {}, 0
         for name, tensor in tensors.items():
-            places[name] = size
+            offsets[name] = size
             size = align_up(size + tensor.nbytes)
         with self._lock:
-            memory, self._memory = self._room(size), None  # lost if this fails, since copies may still run
-            landed = {}
+            # After an error the buffer is given up: copies into it may still run.
+            memory, self._memory = self._buffer(size), None
+            copies = {}
             for name, tensor in tensors.items():
-                place = memory[places[name] : places[name] + tensor.nbytes]
-                landed[name] = place.view(tensor.dtype).view(tensor.shape)
-                self._device.copy(landed[name], tensor, stream)
+                part = memory[offsets[name] : offsets[name] + tensor.nbytes]
+                copies[name] = part.view(tensor.dtype).view(tensor.shape)
+                self._device.copy(copies[name], tensor, stream)
             stream.record().synchronise()
-            arrays = {name: place.numpy().copy() for name, place in landed.items()}
+            arrays = {name: copy.numpy().copy() for name, copy in copies.items()}
             self._memory = memory
         return arrays
 
-    def _room(self, size: int) -> torch.Tensor:
+    def _buffer(self, size: int) -> torch.Tensor:
         if self._memory is None or len(self._memory) < size:
-            return self._device.pinned(1 << max(size - 1, 0).bit_length())  # seldom grows again
+            return self._device.pinned(1 << max(size - 1, 0).bit_length())  # a power of 2, so it grows seldom
         return self._memory
 
 
 class StagingBuffers:
-    """Page-locked memory through which pictures go to the device: `limit` buffers in turn, of any thread.
+    """Page-locked memory for uploads to the device: `limit` buffers in turn, shared by all threads.
 
-    A buffer is refilled once the copy from it has run; the host waits for that one copy if it must.
+    A buffer is refilled after the copy from it has run; if that is still to come, the host waits for that one
+    copy.
     """
 
     def __init__(self, device: Device, limit: int = 4):
         self._device = device
-        self._buffers: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
+        self._buffers: queue.SimpleQueue[_StagingBuffer] = queue.SimpleQueue()
         for _ in range(limit):
             self._buffers.put((None, None))
 
     def upload(self, fill: Callable[[torch.Tensor], None], to: torch.Tensor, stream: Stream) -> Event:
-        """Let `fill` write bytes (n,) and copy them to `to` (n,) uint8; the event after which they are there.
+        """Let `fill` write bytes (n,) into a buffer, and queue a copy of them to `to`, (n,) uint8.
 
-        The host waits only for a buffer, not for the copy.
+        The host waits for a free buffer if it must, but not for the copy.
+
+        Returns:
+            The event after the copy.
         """
         buffer, copied = self._buffers.get()
-        usable: _Buffer = (None, None)  # if this fails a copy may still run: PyTorch keeps the memory as long
+        # After an error the buffer is dropped, as a copy may still read it; PyTorch keeps its memory until
+        # then.
+        usable: _StagingBuffer = (None, None)
         try:
             if copied is not None:
                 copied.synchronise()
@@ -86,10 +94,10 @@ class StagingBuffers:
 
 
 class KeepAlive:
-    """Objects that must live until the device has passed an event: others' memory that it copies from.
+    """Objects whose memory the device copies from, each kept alive until an event has completed.
 
-    They are let go at later calls. A decoder has few surfaces to give, so with more than `limit` kept the
-    host waits for the oldest.
+    Later calls release them. A decoder has few surfaces, so with more than `limit` objects kept, the host
+    waits for the oldest event.
     """
 
     def __init__(self, limit: int = 4):
@@ -98,20 +106,20 @@ class KeepAlive:
         self._lock = threading.Lock()
 
     def keep(self, owner: Any, until: Event) -> None:
-        """Keep `owner` alive; let go of those whose events have passed."""
-        gone = []  # dropped outside of the lock: what they do then is theirs
+        """Keep `owner` alive until the event, and release the objects whose events have completed."""
+        released = []  # dropped after the lock is released, since their finalisers may run any code
         with self._lock:
             self._kept.append((until, owner))
             while self._kept and (len(self._kept) > self._limit or self._kept[0][0].completed()):
                 event, kept = self._kept.popleft()
                 event.synchronise()
-                gone.append(kept)
+                released.append(kept)
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def close(self) -> None:
-        """Wait for all of them, and let go."""
+        """Wait for all events, and release all objects."""
         with self._lock:
             kept, self._kept = self._kept, deque()
         for event, _ in kept:

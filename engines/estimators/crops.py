@@ -111,13 +111,13 @@ class Crops:
             first: the crop for its first row.
             stream: of the device of `out`; all work is queued on it, and the host does not wait.
         """
-        from engines.kernels.crop import cut
+        from engines.kernels.crop import write_crops
 
         part = slice(first, first + len(out))
         used, index = np.unique(self.image_index[part], return_inverse=True)
         device = open_device(str(out.device))
         images = [self.images[i].on(device, stream) for i in used]  # type: ignore[union-attr]
-        cut(images, index, self.matrices[part], self.input, out[: len(index)], stream)
+        write_crops(images, index, self.matrices[part], self.input, out[: len(index)], stream)
 
     def _on_device(self, part: slice) -> torch.Tensor:
         import torch

@@ -18,7 +18,7 @@ import numpy as np
 from engines.backends.base import Items, TensorSpec, on_devices_like
 from engines.backends.batches import Batches, Outputs, empty_shape, join, stream_behind
 from engines.device.clock import DeviceClock
-from engines.device.cuda_graphs import Graphs
+from engines.device.cuda_graphs import CudaGraphs
 from engines.device.devices import open_device, thread_stream
 from engines.device.streams import Device, Stream
 from engines.errors import EngineError
@@ -69,7 +69,7 @@ class TensorrtEngine:
         self.inputs, self.outputs = specs(flavour.trt, self._engine)
         self._buckets: dict[int, _Bucket] = {}
         on_gpu = self.device != "cpu"
-        self._graphs = Graphs(name or flavour.name, wanted=on_gpu and not flavour.records_itself)
+        self._graphs = CudaGraphs(name or flavour.name, enabled=on_gpu and not flavour.records_itself)
         self._batches = Batches(name or flavour.name, self._shrink, *self._range())
         self._clock: DeviceClock | None = None
 

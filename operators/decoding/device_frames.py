@@ -75,7 +75,7 @@ class DeviceFrames:
                 thread_stream(self._device),
                 self._device.legacy_stream_event(),
                 owner=frame,
-                kept=self._kept,
+                keep_alive=self._kept,
             )
         except EngineError as error:
             raise SourceError(f"{self._stream}: {error}") from None

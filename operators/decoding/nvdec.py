@@ -163,12 +163,12 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         EngineError: CUDA reports an error, or this FFmpeg has no NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
-    from engines.device.gpus import call
+    from engines.device.cuda_bindings import call
 
     # FFmpeg must use PyTorch's CUDA context, else neither sees the other's memory. PyAV asks FFmpeg for the
     # device's primary context, but FFmpeg refuses it if it is active with other flags than FFmpeg's own, as
     # after PyTorch (libavutil/hwcontext_cuda.c). So let FFmpeg use the current context, which this call sets.
-    call("cudaSetDevice", index)
+    call("runtime", "cudaSetDevice", index)
     accel = HWAccel(
         "cuda",
         device=str(index),

@@ -146,8 +146,8 @@ def test_bad_sources_are_refused_in_one_line(tmp_path, capfd, name, make, messag
     assert capfd.readouterr() == ("", "")
 
 
-def test_checking_and_reading_the_header_open_a_file_once_each(videos, monkeypatch):
-    uri, opened, open_file = str(videos["libx264", "mp4"]), [], av.open
+def test_checking_and_reading_the_header_open_a_file_once_each(grey_videos, monkeypatch):
+    uri, opened, open_file = str(grey_videos["libx264", "mp4"]), [], av.open
 
     def open_and_note(file, *arguments, **options):
         opened.append(file)

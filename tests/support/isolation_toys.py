@@ -1,10 +1,10 @@
-"""What goes wrong in processes of their own."""
+"""A function that yields two rows and then returns, raises, crashes or hangs."""
 
 import os
 import time
 
 
-def two_then(what):
+def two_rows_then(what):
     yield {"n": 1}
     yield {"n": 2}
     if what == "raise":

@@ -1,4 +1,4 @@
-"""In which sizes batches run, and what is left of them when memory runs out."""
+"""The sizes in which batches run, and what happens when the device's memory is too small."""
 
 import logging
 
@@ -11,7 +11,7 @@ from engines.errors import EngineError
 
 
 class Engine:
-    """Runs up to `room` items; notes in which buckets."""
+    """Has memory for `room` items, and notes the size of each run."""
 
     def __init__(self, room=10**9, **sizes):
         self.room, self.ran, self.shrunk = room, [], []
@@ -38,7 +38,7 @@ class Engine:
         ({"smallest": 1, "largest": 1}, {1: 1}),
     ],
 )
-def test_a_batch_is_filled_up_to_the_next_size(sizes, buckets):
+def test_a_batch_is_padded_to_the_next_size(sizes, buckets):
     batches = Engine(**sizes).batches
     assert {count: batches.bucket(count) for count in buckets} == buckets
 
@@ -60,7 +60,7 @@ def test_large_batches_run_in_parts(count, largest, ran):
     assert [i for part in parts for i in part["at"]] == list(range(count))
 
 
-def test_out_of_memory_halves_what_failed_and_goes_on(caplog):
+def test_out_of_memory_halves_the_batch_that_failed_and_goes_on(caplog):
     engine = Engine(room=8)
     with caplog.at_level(logging.WARNING, "posestream.engine"):
         parts = engine.run(40)
@@ -75,7 +75,7 @@ def test_out_of_memory_halves_what_failed_and_goes_on(caplog):
     ]
 
 
-def test_memory_that_ran_out_in_the_middle_loses_nothing():
+def test_running_out_of_memory_in_the_middle_loses_no_items():
     engine = Engine(largest=8)
     done = engine.run(8)
     engine.room = 4
@@ -84,15 +84,15 @@ def test_memory_that_ran_out_in_the_middle_loses_nothing():
 
 
 @pytest.mark.parametrize(("smallest", "last"), [(1, 1), (4, 4)])
-def test_a_smallest_batch_that_has_no_room_is_an_error(smallest, last):
+def test_out_of_memory_for_the_smallest_batch_is_an_error(smallest, last):
     engine = Engine(room=0, smallest=smallest, largest=16)
     with pytest.raises(EngineError, match=f"^toy: out of device memory even for a batch of {last} .*; free"):
         engine.run(3)
     assert engine.batches.largest == last
 
 
-def test_what_is_freed_of_larger_batches_serves_the_smallest():
-    """A batch of one fails while the memory of larger ones is kept, and has its chance without."""
+def test_the_smallest_batch_is_tried_again_after_larger_ones_are_freed():
+    """A batch of one fails while larger ones still have memory, and runs after that is freed."""
     engine = Engine()
     engine.batches._shrink = lambda largest: setattr(engine, "room", 1)
     engine.room = 0
@@ -100,7 +100,7 @@ def test_what_is_freed_of_larger_batches_serves_the_smallest():
     assert engine.batches.halved == 1
 
 
-def test_other_errors_are_not_tried_again():
+def test_other_errors_are_not_retried():
     def part(start, stop):
         raise EngineError("the device is gone")
 
@@ -111,7 +111,7 @@ def test_other_errors_are_not_tried_again():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         "CUDA out of memory. Tried to allocate 2.00 GiB.",
         "CUDA error: out of memory",
@@ -120,8 +120,8 @@ def test_other_errors_are_not_tried_again():
         "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 7",
     ],
 )
-def test_how_libraries_say_it(told):
-    assert is_out_of_memory(RuntimeError(told))
+def test_messages_of_libraries_that_mean_out_of_memory(message):
+    assert is_out_of_memory(RuntimeError(message))
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
@@ -130,7 +130,7 @@ def as_tensor(array):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, as_tensor])
-def test_parts_are_joined_in_order_and_filled_up(kind):
+def test_parts_are_joined_in_order_and_padded(kind):
     outputs = {"boxes": TensorSpec((-1, -1, 2), np.dtype(np.float32))}
     parts = [
         {"boxes": kind(np.full((2, 1, 2), 1, np.float32))},

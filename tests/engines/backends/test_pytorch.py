@@ -1,4 +1,4 @@
-"""The PyTorch backend on what the host gives and on what lies on a device; here that is the CPU, too."""
+"""The PyTorch backend with inputs on the host and on a device; here the device is the CPU, too."""
 
 import logging
 
@@ -21,7 +21,7 @@ POSE = contract("heatmap")
 
 
 class Network(torch.nn.Module):
-    """Every fourth pixel of its channels, as heatmaps; with room for so many crops."""
+    """A network whose heatmaps are every fourth pixel of its input; it has memory for `room` crops."""
 
     def __init__(self, room=10**9):
         super().__init__()
@@ -50,13 +50,13 @@ def crops(pictures=PICTURES):
 
 
 def on_device():
-    """The same pictures, in a device's memory."""
+    """The pictures in a device's memory."""
     device = open_device("cpu")
     ready = thread_stream(device).record()
     return [DeviceImage([torch.from_numpy(picture)], None, ready, device) for picture in PICTURES]
 
 
-def test_all_that_an_engine_takes_gives_the_same():
+def test_all_kinds_of_input_give_the_same():
     torch_engine, name = engine(), POSE.input.name
     batch = np.asarray(crops())
     expected = batch[:, np.arange(K) % 3, ::4, ::4]
@@ -74,21 +74,21 @@ def test_all_that_an_engine_takes_gives_the_same():
         )
 
 
-def test_crops_of_a_device_go_straight_into_the_same_memory_each_time(monkeypatch):
+def test_crops_on_a_device_are_always_written_to_the_same_memory(monkeypatch):
     def refused(self, out, first=0):
-        raise AssertionError("through the host")
+        raise AssertionError("the crops went through the host")
 
     torch_engine = engine()
     monkeypatch.setattr(Crops, "write", refused)
     for count in (5, 2, 3, 5, 4):
         torch_engine.run({"in": crops(on_device())[:count]})
     counts, places = zip(*torch_engine._network.ran, strict=True)
-    assert counts == (5, 2, 3, 5, 4)  # PyTorch needs no filling up
+    assert counts == (5, 2, 3, 5, 4)  # PyTorch needs no padding
     assert places[0] == places[3] != places[1]
     assert places[2] == places[4]
 
 
-def test_what_it_gives_is_the_callers():
+def test_a_later_run_does_not_change_earlier_outputs():
     torch_engine = engine()
     first = torch_engine.run({"in": crops(on_device())})["maps"]
     before = first.clone()
@@ -118,7 +118,7 @@ def test_out_of_memory_halves_the_batch_and_the_call_goes_on(kind, caplog):
         torch_engine.run({"in": kind(batch)})
 
 
-def test_engines_without_memory_on_a_device_take_what_lies_there_through_the_host(tmp_path):
+def test_engines_without_device_memory_take_device_inputs_through_the_host(tmp_path):
     onnx = OnnxEngine(save(POSE, tmp_path / "toy.onnx"))
     expected = onnx.run({"in": crops()})["maps"]
     for given in (crops(on_device()), torch.from_numpy(np.asarray(crops()))):
@@ -127,7 +127,7 @@ def test_engines_without_memory_on_a_device_take_what_lies_there_through_the_hos
         np.testing.assert_allclose(found, expected, atol=1.01 / 255)
 
 
-def test_one_item_after_another_as_litert_takes_them():
+def test_items_are_written_one_by_one_for_litert():
     one = np.empty((1, 3, 64, 48), np.float32)
     for given in (crops(on_device()), torch.from_numpy(np.asarray(crops()))):
         for n in (3, 1):

@@ -1,4 +1,4 @@
-"""Keypoints found in a device's memory are those that the host finds: crops, model, read-out and all."""
+"""Keypoints of frames on a device equal those of frames on the host, from crops to read-out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from engines.loading.load import load_engine  # noqa: E402
 
 MATRIX = rgb_matrix("bt709", full_range=False)
-# Centre x, y, width, height, angle: upright, shrunk, turned, enlarged, mirrored, over the edge.
+# Centre x, y, width, height, angle: upright, shrunk, turned, enlarged, mirrored, beyond the edge.
 REGIONS = np.array(
     [
         (210, 160, 150, 200, 0),
@@ -31,7 +31,7 @@ REGIONS = np.array(
 
 
 def picture():
-    """A bright spot in each colour, in planes of YUV, 400x300."""
+    """A picture of 400x300 px as planes of YUV, with a bright spot in each colour."""
     rgb = np.full((300, 400, 3), 20, np.float32)
     y, x = np.mgrid[:300, :400]
     for channel, (cx, cy) in enumerate(((200, 150), (213, 160), (205, 170))):
@@ -44,7 +44,7 @@ def picture():
 
 
 class OnDevice:
-    """The toy as operations of PyTorch, which are told nothing of the host."""
+    """The toy model as operations of PyTorch, which keep all data on the device."""
 
     def __init__(self, contract):
         self.contract = contract
@@ -65,7 +65,7 @@ class OnDevice:
 
 @pytest.mark.parametrize("flip_test", [False, True])
 @pytest.mark.parametrize("where", ["by way of the host", "on the device"])
-def test_keypoints_of_a_device_are_those_of_the_host(where, flip_test, tmp_path):
+def test_keypoints_on_a_device_equal_those_on_the_host(where, flip_test, tmp_path):
     contract = toy_models.contract("heatmap", udp=True)
     engine = load_engine(contract, path=toy_models.save(contract, tmp_path / "toy.onnx"))
     host, device = picture(), open_device("cpu")
@@ -77,12 +77,12 @@ def test_keypoints_of_a_device_are_those_of_the_host(where, flip_test, tmp_path)
     )
     found = model.in_regions([image], index, REGIONS)
     assert np.isfinite(expected.points).all()
-    assert len(np.unique(expected.points[0].round(1), axis=0)) >= 3  # the spots are told apart
+    assert len(np.unique(expected.points[0].round(1), axis=0)) >= 3  # the keypoints differ from one another
     np.testing.assert_allclose(found.points, expected.points, atol=0.1)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1 / 255)
 
 
-def test_as_many_crops_go_at_once_as_the_largest_batch_holds():
+def test_one_call_has_at_most_the_largest_batch():
     contract, device = toy_models.contract("heatmap"), open_device("cpu")
     image = SurfacePool(device, 1).from_host(picture(), thread_stream(device))
     engine = OnDevice(contract)

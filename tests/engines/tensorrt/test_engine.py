@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import World  # noqa: E402
-from toy_plan import Machine  # noqa: E402
+from toy_tensorrt import Machine  # noqa: E402
+from toy_world import World  # noqa: E402
 
-from engines.device.cuda_graphs import Graphs  # noqa: E402
+from engines.device.cuda_graphs import CudaGraphs  # noqa: E402
 from engines.device.devices import thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.tensorrt import engine as tensorrt  # noqa: E402
@@ -122,22 +122,22 @@ class Replays:
 
     def __init__(self, machine, enqueue, stream):
         self.machine, self.work, runs = machine, [], list(machine.runs)
-        hand_in, machine.hand_in = machine.hand_in, lambda *work: self.work.append(work)
+        launch, machine.launch = machine.launch, lambda *work: self.work.append(work)
         enqueue()
         self.rows = machine.runs[-1][0]
-        machine.hand_in, machine.runs = hand_in, runs
+        machine.launch, machine.runs = launch, runs
 
     def launch(self, stream):
         self.machine.runs.append((self.rows, stream.handle))
         for kernel, _, reads, writes in self.work:
-            self.machine.hand_in(kernel, stream.handle, reads, writes)
+            self.machine.launch(kernel, stream.handle, reads, writes)
 
 
 def with_graphs(monkeypatch, machine):
-    def graphs(name, *, wanted):
-        return Graphs(name, wanted=True, record=functools.partial(Replays, machine))
+    def graphs(name, *, enabled):
+        return CudaGraphs(name, enabled=True, record=functools.partial(Replays, machine))
 
-    monkeypatch.setattr(tensorrt, "Graphs", graphs)
+    monkeypatch.setattr(tensorrt, "CudaGraphs", graphs)
 
 
 def test_each_batch_size_is_recorded_once_with_the_same_results(tmp_path, monkeypatch):
@@ -186,12 +186,12 @@ def toy(request, monkeypatch):
     device = world.device("cpu:7")  # its tensors are the CPU's, but its name differs
     monkeypatch.setattr(tensorrt, "open_device", lambda name: device)
 
-    def hand_in(kernel, handle, reads, writes):
+    def launch(kernel, handle, reads, writes):
         reads, writes = ([world.handed_out[address].bytes for address in some] for some in (reads, writes))
         stream = next(stream for stream in device.streams if stream.handle == handle)
         stream.launch(lambda *of: kernel(*(one.data_ptr() for one in of)), reads=reads, writes=writes)
 
-    machine.hand_in = hand_in
+    machine.launch = launch
     with_graphs(monkeypatch, machine)
     return world, device, machine
 

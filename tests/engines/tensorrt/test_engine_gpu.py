@@ -1,4 +1,4 @@
-"""Plans and networks on a real GPU: every way in, every size, graphs, streams, times, and memory that runs out."""
+"""Plans and networks on a real GPU: inputs of all kinds and sizes, graphs, streams, times, and too little memory."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ from engines.tensorrt.network import Batch, Network  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 TF32 = 2e-3
-LARGEST = 24  # no bucket of its own accord
+LARGEST = 24  # no power of 2, so the plan adds a bucket for it
 HOST, ON_DEVICE = np.asarray, lambda batch: torch.from_numpy(batch).to("cuda:0")
 
 
@@ -81,7 +81,7 @@ def test_batches_of_any_size(plan, engine, kind):
         np.testing.assert_allclose(host(found), plan.expected(batch), atol=TF32)
 
 
-def test_replayed_graphs_give_the_same_bits_and_there_is_one_a_size(plan, engine):
+def test_replayed_graphs_give_the_same_bits_and_each_size_has_one(plan, engine):
     sizes = [2, 8, LARGEST]
     runs = [
         [engine.run({"input": ON_DEVICE(images(count, count))})["heatmaps"].clone() for count in sizes]
@@ -110,7 +110,7 @@ def test_crops_of_frames_on_the_gpu(plan, engine):
         np.testing.assert_allclose(host(found), expected, atol=0.02)
 
 
-def test_the_host_waits_for_nothing_that_stays_on_the_gpu(engine):
+def test_the_host_does_not_wait_for_outputs_that_stay_on_the_gpu(engine):
     batch = ON_DEVICE(images(8))
     for _ in range(3):
         engine.run({"input": batch})
@@ -143,10 +143,10 @@ def test_two_engines_in_two_threads_at_once(plan):
     assert (wrong, len(streams)) == ([], 2)
 
 
-def test_the_device_tells_when_it_ran(engine):
+def test_the_times_of_runs_on_the_device(engine):
     engine.time_device()
     for kind in (HOST, ON_DEVICE):
-        for count in (4, 30):  # in one part, and in two
+        for count in (4, 30):  # one part, and two
             batch = kind(images(count))
             engine.run({"input": batch})
             torch.cuda.synchronize()
@@ -161,12 +161,14 @@ def test_the_device_tells_when_it_ran(engine):
     assert engine.device_times() == ()
 
 
-def test_a_plan_for_which_memory_is_too_small_runs_in_smaller_batches(plan):
+def test_a_plan_runs_in_smaller_batches_when_memory_is_too_small(plan):
     opened = plan.open()
     opened.run({"input": images(4)})
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)  # it has what it has
+    torch.cuda.set_per_process_memory_fraction(
+        torch.cuda.memory_reserved() / total
+    )  # no more than it has now
     try:
         batch = images(70)
         np.testing.assert_allclose(opened.run({"input": batch})["heatmaps"], plan.expected(batch), atol=TF32)
@@ -176,20 +178,20 @@ def test_a_plan_for_which_memory_is_too_small_runs_in_smaller_batches(plan):
         opened.close()
 
 
-def test_a_closed_engine_says_so(engine):
+def test_a_closed_engine_is_an_error(engine):
     engine.close()
     with pytest.raises(EngineError, match="was closed"):
         engine.run({"input": images(1)})
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
-def test_an_engine_runs_on_the_gpu_that_is_told(plan, device):
+def test_an_engine_runs_on_the_chosen_gpu(plan, device):
     if torch.cuda.device_count() <= int(device[-1]):
         pytest.skip(f"no {device}")
     if this_gpu(int(device[-1])) != this_gpu():
-        pytest.skip("another kind of GPU, for which this plan is not")
+        pytest.skip("the second GPU is of another kind, and the plan was built for the first")
     opened = plan.open(device)
-    for kind in (HOST, ON_DEVICE):  # which lies on the first
+    for kind in (HOST, ON_DEVICE):  # ON_DEVICE is on the first GPU
         found = opened.run({"input": kind(images(5))})["heatmaps"]
         assert kind is HOST or str(found.device) == device
         np.testing.assert_allclose(host(found), plan.expected(images(5)), atol=TF32)
@@ -197,7 +199,7 @@ def test_an_engine_runs_on_the_gpu_that_is_told(plan, device):
 
 
 class Hungry(torch.nn.Module):
-    """Takes 64 MB for a crop, for a moment."""
+    """A network that needs 64 MB for each crop while it runs."""
 
     def forward(self, batch):
         torch.empty(len(batch) << 26, dtype=torch.uint8, device=batch.device).zero_()
@@ -205,7 +207,7 @@ class Hungry(torch.nn.Module):
 
 
 @pytest.mark.parametrize("kind", [HOST, ON_DEVICE])
-def test_a_network_for_which_memory_is_too_small_runs_in_smaller_batches(kind):
+def test_a_network_runs_in_smaller_batches_when_memory_is_too_small(kind):
     opened = TorchEngine(contract("heatmap"), network=Hungry(), device="cuda:0")
     batch = np.random.default_rng(0).random((64, 3, 64, 48), np.float32)
     given = kind(batch)
@@ -217,4 +219,4 @@ def test_a_network_for_which_memory_is_too_small_runs_in_smaller_batches(kind):
         del filled
         torch.cuda.empty_cache()
     np.testing.assert_array_equal(found, batch[:, np.arange(K) % 3, ::4, ::4])
-    assert opened.halved == 2  # 4 GB and 2 GB are too much, 1 GB is there
+    assert opened.halved == 2  # 4 GB and 2 GB do not fit, 1 GB does

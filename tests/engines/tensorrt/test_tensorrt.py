@@ -7,7 +7,8 @@ import pytest
 
 from engines.backends.base import TensorSpec
 from engines.contracts.contract import Output, load_contract
-from engines.device.gpus import Gpu, call, this_gpu
+from engines.device.cuda_bindings import call
+from engines.device.gpus import Gpu, this_gpu
 from engines.errors import ContractError, EngineError
 from engines.tensorrt.engine import check_arrays
 from engines.tensorrt.flavours import TensorRT, flavour
@@ -40,7 +41,7 @@ def test_an_error_of_cuda_is_raised_with_its_reason():
     if not find_spec("cuda") or this_gpu():
         pytest.skip("there is a GPU, or no CUDA runtime")
     with pytest.raises(EngineError, match=r"^cudaMalloc: .* \(CUDA error \d+\)$"):
-        call("cudaMalloc", 4)
+        call("runtime", "cudaMalloc", 4)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`decode` on a device. The CPU stands in for the GPU, and `tests.support.hardware` for NVDEC."""
+"""`decode` on a device. The CPU stands in for the GPU, and `tests.support.toy_nvdec` for NVDEC."""
 
 import gc
 import logging
@@ -22,10 +22,10 @@ from operators.estimation.model_options import as_image  # noqa: E402
 from pipeline.errors import ConfigError, SourceError  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
 from tests.support.camera_senders import http_server, send_pictures  # noqa: E402
-from tests.support.hardware import Hardware  # noqa: E402
 from tests.support.live_reader import LiveReader, until  # noqa: E402
 from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
 from tests.support.small_videos import small_video  # noqa: E402
+from tests.support.toy_nvdec import Hardware  # noqa: E402
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_pool_makes_no_more_surfaces_than_are_in_use(by, video, pools, request
     held = []
     for packet in Decode(device="cuda", surfaces=8, loop=3).read("cam", str(video)):
         held = [*held, packet][-3:]
-    assert [pool.made for pool in pools] == [4]  # three held, one being made
+    assert [pool.allocated for pool in pools] == [4]  # those held, and the one that is being made
     del held, packet
     gc.collect()
     assert pools[0].held == 0
@@ -333,7 +333,7 @@ class TestOnAGpu:
                 decode = Decode(device="cuda", surfaces=8, stride=3, loop=20)
                 for index, packet in enumerate(decode.read(stream, str(path))):
                     assert_same_samples(packet.picture, wanted[index % len(wanted)])
-                    made.setdefault(stream, []).append(max(pool.made for pool in pools))
+                    made.setdefault(stream, []).append(max(pool.allocated for pool in pools))
             except BaseException as error:
                 errors.append(error)
 

@@ -1,4 +1,4 @@
-"""What NVDEC gives, out of the processor's decoder: frames of the format `cuda`, with planes of NV12 by DLPack."""
+"""A stand-in for NVDEC: frames of the CPU's decoder in NVDEC's form, with planes of NV12 by DLPack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from operators.decoding.nvdec import decoder_like
 
 
 class Plane:
-    """A plane (H, W, …) uint8 with padded rows, as a decoder has it."""
+    """A plane (H, W, …) uint8 with padded rows, as decoders have them."""
 
     def __init__(self, samples: np.ndarray):
         padded = np.zeros((samples.shape[0], samples.shape[1] + 24, *samples.shape[2:]), np.uint8)
@@ -21,13 +21,13 @@ class Plane:
         self._tensor = torch.from_numpy(padded)[:, : samples.shape[1]]
         self.exports = 0
 
-    def __dlpack__(self):  # PyAV's refuses a stream, so none may be asked for
+    def __dlpack__(self):  # without `stream`: PyAV's planes refuse one
         self.exports += 1
         return self._tensor.__dlpack__()
 
 
 class HardwareFrame:
-    """A frame in NVDEC's memory; all else is as in the frame that it was made of."""
+    """A frame with planes as NVDEC's; all other attributes are those of the decoded frame."""
 
     def __init__(self, frame: VideoFrame, sw_format: str = "nv12", size: tuple[int, int] | None = None):
         self._frame = frame
@@ -41,7 +41,14 @@ class HardwareFrame:
 
 
 class Hardware:
-    """A decoder on the GPU. It fails on the packets, by number, that `fails_on` names."""
+    """A decoder like NVDEC.
+
+    Args:
+        context: the decoder that it stands in for.
+        fails_on: the numbers of the packets on which it fails.
+        silent: whether it returns no frames.
+        frames: further arguments for each `HardwareFrame`.
+    """
 
     def __init__(self, context, *, fails_on=(), silent=False, **frames):
         self._context, self._fails_on, self._silent, self._frames = (
@@ -67,7 +74,7 @@ class Hardware:
 
 
 def planes_of(frame: VideoFrame) -> list[np.ndarray]:
-    """The planes of a frame of the processor (H, W) uint8 each."""
+    """The planes of a frame of the CPU's decoder, (H, W) uint8 each."""
     return [
         np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
         for plane in frame.planes

@@ -1,7 +1,8 @@
-"""A toy world in which real stages run, as on the CPU: it sees what PyTorch's own operations do.
+"""Test devices on which real stages run: PyTorch's own operations are checked for races, too.
 
-Everything runs at once. What operations read, write and allocate on the streams that are used is ordered or a
-`Race`, as for the toys' own work, and what would make the host wait is counted.
+All work runs at once, on the CPU. PyTorch's operations belong to the stream that is current; their reads,
+writes and allocations are checked like those of `toy_device`. Operations for which the host would wait on a
+GPU are counted.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from device_toys import Memory, Race, ToyStream, World
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from toy_device import Memory, Race, ToyStream
+from toy_world import World
 
 from tests.support.no_waits import waits
 
@@ -22,33 +24,34 @@ from tests.support.no_waits import waits
 class WatchedWorld(World):
     def __init__(self) -> None:
         super().__init__(eager=1.0)
-        self.waits: Counter[str] = Counter()  # operations of PyTorch for which the host would wait
+        self.waits: Counter[str] = Counter()  # PyTorch's operations for which the host would wait
 
     def watch(self) -> contextlib.AbstractContextManager:
         return Watch(self)
 
     @contextlib.contextmanager
-    def unseen(self):
-        self.threads.unseen = True
+    def unwatched(self):
+        self.threads.unwatched = True
         try:
             yield
         finally:
-            self.threads.unseen = False
+            self.threads.unwatched = False
 
     def place(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-        return lambda: tensor  # it runs at once
+        return lambda: tensor  # work runs at once, so the tensor is still there
 
-    def see(self, operation, args: tuple, kwargs: dict, found: object) -> None:
-        """What an operation of PyTorch reads, writes and makes, on the stream that is used."""
-        if getattr(self.threads, "unseen", False):
+    def check(self, operation, args: tuple, kwargs: dict, found: object) -> None:
+        """Check what an operation reads and writes on the current stream, and note what it allocates."""
+        if getattr(self.threads, "unwatched", False):
             return
         arguments = operation._schema.arguments
         given = [(argument, kwargs.get(argument.name)) for argument in arguments[len(args) :]]
         touched = [
             (memory, "write" if argument.alias_info and argument.alias_info.is_write else "read")
             for argument, value in [*zip(arguments, args, strict=False), *given]
-            if not argument.alias_info or argument.alias_info.is_write  # else it only makes a view
-            for memory in self._known(value)
+            if not argument.alias_info
+            or argument.alias_info.is_write  # otherwise the operation only makes a view
+            for memory in self._memories(value)
         ]
         streams = [stream for stream in self.current().values() if stream]
         with self.lock:
@@ -64,29 +67,29 @@ class WatchedWorld(World):
             if touched and (name := waits(operation, args)):
                 self.waits[name] += 1
             if any(given.alias_info for given in operation._schema.returns):
-                return  # a view: what it is of is known, or the host's
+                return  # a view of memory that is known already, or of the host's
             for tensor in tree_leaves(found):
                 if isinstance(tensor, torch.Tensor):
-                    self._note(tensor, stream)
+                    self._add_memory(tensor, stream)
 
-    def _known(self, value: object) -> list[Memory]:
+    def _memories(self, value: object) -> list[Memory]:
         tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
         found = [
             self.handed_out.get(tensor.untyped_storage().data_ptr()) for tensor in tensors if tensor.numel()
         ]
         return [memory for memory in found if memory]
 
-    def _note(self, tensor: torch.Tensor, stream: ToyStream) -> None:
-        """Memory that an operation has allocated; it may be dropped only if whoever uses it keeps it."""
+    def _add_memory(self, tensor: torch.Tensor, stream: ToyStream) -> None:
+        """Record memory that an operation has allocated, to check at the end that no stream still uses it."""
         address = tensor.untyped_storage().data_ptr()
         if not tensor.numel() or address in self.handed_out:
             return
         memory = self.handed_out[address] = Memory(0, stream)
         memory.access(stream, "write")
-        weakref.finalize(tensor.untyped_storage(), self._forget, address, memory).atexit = False
+        weakref.finalize(tensor.untyped_storage(), self._remove_memory, address, memory).atexit = False
 
-    def _forget(self, address: int, memory: Memory) -> None:
-        """Its stream may have it again at once: work of others on it must be over, or they keep it."""
+    def _remove_memory(self, address: int, memory: Memory) -> None:
+        """Check that other streams are done with dropped memory, or keep it alive: its owner may reuse it."""
         with self.lock:
             del self.handed_out[address]
             uses = {**memory.read, **dict([memory.written] if memory.written else [])}
@@ -96,7 +99,7 @@ class WatchedWorld(World):
 
 
 class Watch(TorchDispatchMode):
-    """Tells a world what PyTorch's operations of this thread do."""
+    """Passes PyTorch's operations of this thread to a world."""
 
     def __init__(self, world: WatchedWorld):
         super().__init__()
@@ -104,5 +107,5 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         found = operation(*args, **(kwargs or {}))
-        self._world.see(operation, args, kwargs or {}, found)
+        self._world.check(operation, args, kwargs or {}, found)
         return found
