@@ -23,7 +23,7 @@ from pipeline.run import Run
 from tools.camera_options import name_cameras, read_credentials
 from tools.fragment_options import keep_making_topics, take_part
 from tools.run import Changes, Fragment, GraphChoice, check_weights, interrupts, parse_changes
-from tools.run_report import Progress, in_one_line, print_summary
+from tools.run_report import Progress, log_summary, print_summary
 from tools.service.attached import Attached
 
 log = logging.getLogger("posestream.attach")
@@ -177,7 +177,7 @@ def _watch(attached: Attached, told: list[int], view: Progress, *, summaries: bo
         view.show_cameras(attached.streams)
         if summaries and time.monotonic() >= summary_at:
             summary_at += SUMMARY_S
-            log.info("%s", in_one_line(attached.streams()))
+            log.info("%s", log_summary(attached.streams()))
         if len(told) > 1 and not attached.run.wait(ABORT_S):
             log.error("%s does not stop; left behind", ", ".join(attached.run.sources()) or "a stage")
             break

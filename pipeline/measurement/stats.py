@@ -85,6 +85,11 @@ class StageStats:
         )
 
     @property
+    def seconds(self) -> float:
+        """The time that this snapshot covers."""
+        return self.run_ns / 1e9
+
+    @property
     def packets_in(self) -> int:
         """Packets that the stage took."""
         return self.work.packets_in

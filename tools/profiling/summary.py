@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats, StageStats
+from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
 from tools.profiling.bounds import Decoded, Lone, bound
 from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.flow import flow_of
@@ -18,6 +18,7 @@ from tools.profiling.recording.log import logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge
+from tools.views import fill
 
 MB = 1e6
 APART = 0.05  # of the frames; less is what lies between the stages
@@ -55,8 +56,8 @@ def write_up(
     fps = stats.fps
     processes = len(logs(folder))
     use = window.use.model_copy(update={"lock_wait_ms": recorded.lock_wait_ms})
-    edges = _edges(stats)
-    stages = [_stage(graph, stage, edges, recorded, seconds) for stage in stats.stages]
+    edges = [fill(Edge, edge) for edge in stats.edges]
+    stages = [_stage(graph, stage, recorded, held_up=_held_up(stage, stats.edges)) for stage in stats.stages]
     engines = _engines(recorded, stages)
     measured = Measured(
         graph=graph,
@@ -73,18 +74,7 @@ def write_up(
     )
     best = None
     if settings.bound and frames and not lone.ended:
-        read = {stream.name: stream.read for stream in stats.streams}
-        best = bound(
-            graph,
-            engines,
-            {(key.stage, key.model): calls.sizes for key, calls in recorded.engines.items()},
-            [Decoded(uri, read.get(name, 0)) for name, uri in sources.items()],
-            live=settings.live,
-            fps=fps,
-            seconds=seconds,
-            cores=machine.cores,
-            lone=lone,
-        )
+        best = _bound(measured, recorded, stats, sources, lone)
     return Profile(
         command=settings.command,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,9 +95,26 @@ def write_up(
         stages=stages,
         engines=engines,
         edges=edges,
-        streams=_streams(stats, seconds),
+        streams=[fill(Stream, stream) for stream in stats.streams],
         notes=[*notes, *_ends_apart(graph, stages), *_beyond(best)],
         stacks=dict(recorded.stacks),
+    )
+
+
+def _bound(
+    measured: Measured, recorded: Recorded, stats: RunStats, sources: Mapping[str, str], lone: Lone
+) -> Bound | None:
+    read = {stream.name: stream.read for stream in stats.streams}
+    return bound(
+        measured.graph,
+        measured.engines,
+        {(key.stage, key.model): calls.sizes for key, calls in recorded.engines.items()},
+        [Decoded(uri, read.get(name, 0)) for name, uri in sources.items()],
+        live=measured.live,
+        fps=measured.fps,
+        seconds=stats.seconds,
+        cores=measured.cores,
+        lone=lone,
     )
 
 
@@ -127,59 +134,40 @@ def _ends_apart(graph: Graph, stages: Sequence[Stage]) -> list[str]:
     return [f"the last stages took different numbers of frames ({each}); those that left all of them count"]
 
 
-def _stage(
-    graph: Graph,
-    stats: StageStats,
-    edges: Sequence[Edge],
-    recorded: Recorded,
-    seconds: float,
-) -> Stage:
-    node, workers = graph.node(stats.name), max(stats.workers, 1)
+def _stage(graph: Graph, stats: StageStats, recorded: Recorded, *, held_up: bool) -> Stage:
+    """One stage: what it counted itself, and what the recorder saw of its calls."""
+    node, seconds = graph.node(stats.name), stats.seconds
+    worker_ms = 1e3 * seconds * max(stats.workers, 1)
+    shares = stats.shares(busy_at_least=_stood_still_ms(recorded, stats.name) / worker_ms, held_up=held_up)
     calls = [calls for key, calls in recorded.engines.items() if key.stage == stats.name]
     packets = stats.packets_in if node.after else stats.packets_out
     device_ms = [one.device_ms for one in calls if one.device_ms is not None]
     copied = [one.copied for one in calls if one.copied is not None]
-    shares = stats.shares(
-        busy_at_least=_standing(recorded, stats.name) / (1e3 * seconds * workers),
-        held_up=_held_up(stats, edges),
-    )
-    return Stage(
-        name=stats.name,
+    return fill(
+        Stage,
+        shares,
+        stats,
         op=node.op,
-        workers=stats.workers,
-        packets_in=stats.packets_in,
-        packets_out=stats.packets_out,
         packets_per_s=packets / seconds,
-        **shares._asdict(),
         cores=stats.cpu,
-        engine=min(sum(one.ms for one in calls) / (1e3 * seconds * workers), shares.busy),
+        engine=min(sum(one.ms for one in calls) / worker_ms, shares.busy),
         gpu_ms=sum(device_ms) / packets if device_ms and packets else None,
-        batches=stats.batches,
-        mean_batch=stats.mean_batch,
-        wait_p50_ms=stats.wait_p50_ms,
-        wait_p95_ms=stats.wait_p95_ms,
-        wait_p99_ms=stats.wait_p99_ms,
-        latency_p50_ms=stats.latency_p50_ms,
-        latency_p95_ms=stats.latency_p95_ms,
-        latency_p99_ms=stats.latency_p99_ms,
         memory_mb=recorded.memory_mb.get(stats.name),
         mb_per_s=recorded.payload.get(stats.name, 0) / MB / seconds,
         copied_mb_per_s=sum(copied) / MB / seconds if copied else None,
-        dropped=stats.dropped,
-        counters=stats.counters,
     )
 
 
-def _held_up(stats: StageStats, edges: Sequence[Edge]) -> bool:
-    """Whether it waited for room all of the time: that, too, only counts when it ends."""
-    before = [edge for edge in edges if edge.consumer == stats.name]
-    behind = [edge for edge in edges if edge.producer == stats.name]
-    waiting = all(edge.in_flight_before and edge.in_flight and not edge.delivered for edge in before)
-    return waiting and not stats.packets_out and any(edge.in_flight for edge in behind)
+def _held_up(stats: StageStats, edges: Sequence[EdgeStats]) -> bool:
+    """Whether the stage waited for room behind it all of the time. A wait is counted only when it ends."""
+    inputs = [edge for edge in edges if edge.consumer == stats.name]
+    outputs = [edge for edge in edges if edge.producer == stats.name]
+    nothing_taken = all(edge.in_flight_before and edge.in_flight and not edge.delivered for edge in inputs)
+    return nothing_taken and not stats.packets_out and any(edge.in_flight for edge in outputs)
 
 
-def _standing(recorded: Recorded, stage: str) -> float:
-    """For how many ms it was seen to stand still in a call."""
+def _stood_still_ms(recorded: Recorded, stage: str) -> float:
+    """How long the sampler saw a stage stand still inside its calls, in ms over all of its workers."""
     return sum(ms for standing, ms in recorded.standing.items() if standing.stage == stage)
 
 
@@ -211,36 +199,4 @@ def _engines(recorded: Recorded, stages: Sequence[Stage]) -> list[Engine]:
             gpu_ms_per_item=None if calls.device_ms is None else calls.device_ms / max(calls.items, 1),
         )
         for key, calls in recorded.engines.items()
-    ]
-
-
-def _edges(stats: RunStats) -> list[Edge]:
-    return [
-        Edge(
-            producer=edge.producer,
-            consumer=edge.consumer,
-            received=edge.received,
-            delivered=edge.delivered,
-            in_flight_before=edge.in_flight_before,
-            in_flight=edge.in_flight,
-            dropped=edge.dropped,
-        )
-        for edge in stats.edges
-    ]
-
-
-def _streams(stats: RunStats, seconds: float) -> list[Stream]:
-    return [
-        Stream(
-            name=stream.name,
-            read=stream.read,
-            finished=stream.finished,
-            dropped=stream.dropped,
-            instances=stream.instances,
-            fps=stream.finished / seconds,
-            age_p50_ms=stream.age_p50_ms,
-            age_p95_ms=stream.age_p95_ms,
-            age_p99_ms=stream.age_p99_ms,
-        )
-        for stream in stats.streams
     ]
