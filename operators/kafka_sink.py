@@ -33,6 +33,7 @@ from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import End, Event, Packet
 
 HELD_MAX = 1000  # packets whose arrival is waited for
+UNDELIVERED = "not delivered in time"
 
 log = logging.getLogger("posestream.kafka_sink")
 
@@ -45,11 +46,13 @@ class KafkaSink(Operator):
     what a killed process had sent and not seen acknowledged comes again, with the same stream, run and seq.
 
     With `wait: delivered`, packets pass on (without their picture) only when the broker has their messages;
-    at most 1000 are waited for.
+    at most 1000 are waited for. A packet whose message is not delivered `flush_s` after the end of its stream
+    is dropped and counted; the message stays in the spool.
     """
 
     sink = True
     per_stream = True
+    drop_reasons = (UNDELIVERED,)
     batch_max = 32
 
     def __init__(
@@ -95,6 +98,7 @@ class KafkaSink(Operator):
             password_file=password_file, ca_file=ca_file, cert_file=cert_file, key_file=key_file,
         )  # fmt: skip
         self.encoding, self.image, self.quality = encoding, image, quality
+        self.holds_packets = wait == "delivered"
         self.wait, self.flush_s, self.client, self.fsync = wait, flush_s, client, fsync
         self.spool_bytes = spool_mb << 20
         self.spool_dir = spool_dir
@@ -167,7 +171,12 @@ class KafkaSink(Operator):
         mine = [index for index, packet in self.held if packet.stream == stream]
         if mine:
             self.publisher.wait_delivered(mine[-1], self.flush_s)
-        return self._arrived()
+        arrived = self._arrived()
+        late = [entry for entry in self.held if entry[1].stream == stream]
+        for entry in late:  # their messages stay in the spool
+            self.drop(entry[1], UNDELIVERED)
+            self.held.remove(entry)
+        return arrived
 
     def close(self) -> None:
         """Publish what is left as long as `flush_s`; the rest stays in the spool for the next run."""

@@ -17,6 +17,11 @@ from pipeline.packet import End, Event, Packet
 Item = Packet | Event | End
 
 HELD_MAX = 1000  # frames of one camera that wait for others; for files that no clock bounds
+# Why frames are dropped.
+NO_PARTNER = "no partner in time"
+CLOCK_WENT_BACK = "the clock went back"
+LATE = "a camera is late"
+LOST = "a camera is lost"
 STEPS = 32  # frames of a camera whose shortest distance says how soon the next one may come
 
 Tolerance = Annotated[float, Field(ge=0, description="from the earliest to the latest frame of a group")]
@@ -52,6 +57,8 @@ class Sync(Operator):
     """
 
     across_streams = True
+    holds_packets = True
+    drop_reasons = (NO_PARTNER, CLOCK_WENT_BACK, LATE, LOST)
     now_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
 
     def __init__(
@@ -145,7 +152,7 @@ class Sync(Operator):
             if group is None:
                 return out
             take = {name: self.cameras[name].take for name in names}
-            out += self._release(take, group, next(iter(overdue.values()), "no partner in time"))
+            out += self._release(take, group, next(iter(overdue.values()), NO_PARTNER))
 
     def _markers(self) -> Iterator[Item]:
         """The events and ends in front of which no frame waits any more."""
@@ -160,9 +167,9 @@ class Sync(Operator):
         """Why a camera's next frame must wait no longer."""
         camera = self.cameras[name]
         if camera.clock_went_back:
-            return "the clock went back"
+            return CLOCK_WENT_BACK
         waited = self.live and now_ns - head.since_ns > self.wait_ns
-        return "a camera is late" if waited or len(camera.waiting) > HELD_MAX else None
+        return LATE if waited or len(camera.waiting) > HELD_MAX else None
 
     def _some_never_seen(self) -> bool:
         if isinstance(self.wanted, int):
@@ -187,7 +194,8 @@ class Sync(Operator):
         whole = self._is_whole(group)
         if not whole and self.incomplete == "drop":
             lost = any(camera.lost for name, camera in self.cameras.items() if name not in group)
-            self.count(f"dropped: {'a camera is lost' if lost else why}", len(packets))
+            for packet in packets:
+                self.drop(packet, LOST if lost else why)
         elif len(packets) == 1:
             self.count("passed alone")
             yield from packets

@@ -35,3 +35,7 @@ class SinkError(PipelineError):
 
 class RunError(PipelineError):
     """A stage failed while the graph was running."""
+
+
+class UnaccountedError(RunError):
+    """A run over files has ended, and stages have swallowed, repeated, invented or reordered packets."""

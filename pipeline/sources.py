@@ -42,7 +42,8 @@ class ForgottenSources:
         """Add an ended source and its streams."""
         work = WorkerMetrics()
         work.add(self.work)
-        work.add(reader.metrics)
+        work.add(reader.snapshot())
+        work.ledger.forget(reader.streams)
         self.work, self.counters = work, self.counters + reader.operator.counters
         self.streams += PastStreams.of(streams)
         self.numbers[reader.stream] = reader.next
@@ -179,7 +180,7 @@ class Sources:
         stage = StageStats.of(
             self._node.name,
             run_ns,
-            [work, *(reader.metrics for reader in readers)],
+            [work, *(reader.snapshot() for reader in readers)],
             [counters, *(reader.operator.counters for reader in readers)],
         )
         return replace(stage, workers=len(readers)), streams, forgotten

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from pipeline.edges.edge import Edge
 from pipeline.edges.inbox import Inbox
 from pipeline.errors import PosestreamError, RunError
-from pipeline.measurement.metrics import forget_losses
 from pipeline.measurement.stats import StageStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Batching, OnError
@@ -17,7 +16,7 @@ from pipeline.operator import Operator, RunInfo
 from pipeline.outlet import Outlet
 from pipeline.packet import Item
 from pipeline.set_aside import SetAsideLog, explains_itself, message_of
-from pipeline.worker import Worker
+from pipeline.worker import Results, Worker
 
 
 class Stage:
@@ -47,8 +46,18 @@ class Stage:
         self._batching = batching
         self._finished, self._failed, self._tracer = finished, failed, tracer
         self._log = SetAsideLog(name)
+        newest: dict[str, int] = {}
         self._workers = [
-            Worker(name, number, operator, on_error=on_error, failed=self._fail, log=self._log, tracer=tracer)
+            Worker(
+                name,
+                number,
+                operator,
+                on_error=on_error,
+                failed=self._fail,
+                log=self._log,
+                newest=newest,
+                tracer=tracer,
+            )
             for number, operator in enumerate(operators)
         ]
         self._running = len(self._workers)
@@ -77,16 +86,16 @@ class Stage:
         return StageStats.of(
             self.name,
             run_ns,
-            [worker.metrics for worker in self._workers],
+            [worker.snapshot() for worker in self._workers],
             [operator.counters for operator in self.operators],
         )
 
     def forget(self, streams: Collection[str]) -> None:
-        """Count what these streams lost among the losses of forgotten streams."""
+        """Keep only the sums of these streams, which have ended."""
         for inbox in self.inboxes:
             inbox.forget(streams)
-        for worker in self._workers:  # their threads go on counting other streams
-            forget_losses(worker.metrics.dropped, streams)
+        for worker in self._workers:
+            worker.book.forget(streams)
 
     def _work(self, worker: Worker) -> None:
         inbox = self.inboxes[worker.number % len(self.inboxes)]
@@ -101,6 +110,7 @@ class Stage:
                 self._outlet.give_up()
         if opened:
             self._close(worker.operator)
+        worker.book.close()
         with self._lock:
             self._running -= 1
             last = self._running == 0
@@ -131,17 +141,20 @@ class Stage:
             done = time.monotonic_ns()
             if self._outlet:
                 self._outlet.send(ticket, results)
-            elif results:
+            else:
                 self._send(results)
             metrics.blocked_ns += time.monotonic_ns() - done
             if tracer:
                 tracer.handed_on(self.name, worker.number, done)
             del taken, batch, results  # else their pictures would stay in memory until the next batch
 
-    def _send(self, items: Sequence[Item]) -> None:
-        for edge in self._edges:
-            edge.put(items)
-        if not self._edges:
+    def _send(self, results: Results) -> None:
+        items = results.items
+        if items:
+            for edge in self._edges:
+                edge.put(items)
+        results.book.settle(items, results.dropped)
+        if items and not self._edges:
             self._finished(items)
 
     def _fail(self, error: Exception, when: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from pipeline.edges.join import merge
+from pipeline.measurement.ledger import Book
 from pipeline.measurement.metrics import WorkerMetrics
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.node import OnError
@@ -16,8 +18,19 @@ from pipeline.set_aside import SetAsideLog, message_of
 Failed = Callable[[Exception, str], None]  # the error, and when it happened: "at a frame 3"
 
 
+class Results(NamedTuple):
+    """What one call gives; `book` is settled once the items are on the edges."""
+
+    items: list[Item]
+    dropped: list[tuple[str, str]]  # (stream, reason) of each packet
+    book: Book
+
+
 class Worker:
-    """One operator at work; only its own thread calls it."""
+    """One operator at work; only its own thread calls it.
+
+    `newest` is shared by the workers of a stage: the number of the last packet that left it, by stream.
+    """
 
     def __init__(
         self,
@@ -28,15 +41,26 @@ class Worker:
         on_error: OnError,
         failed: Failed,
         log: SetAsideLog,
+        newest: dict[str, int],
         tracer: Tracer | None,
     ):
         self.stage, self.number, self.operator = stage, number, operator
         self.metrics = WorkerMetrics()
+        self.book = Book(newest, holds=operator.holds_packets)
+        self._dropped: list[tuple[str, str]] = []  # (stream, reason), in the present call
         self.discarding = False  # the run has failed: drop all packets that still come
         self._on_error, self._failed, self._log, self._tracer = on_error, failed, log, tracer
 
-    def run_batch(self, batch: list[Taken]) -> list[Item]:
+    def snapshot(self) -> WorkerMetrics:
+        """What the worker has done so far; any thread may ask."""
+        done = WorkerMetrics(ledger=self.book.snapshot())
+        done.add(self.metrics)
+        return done
+
+    def run_batch(self, batch: list[Taken]) -> Results:
         """Process the packets of a batch; events and ends keep their places between them."""
+        self.book.take([_stream_of(item) for _, item in batch if not isinstance(item, Event | End)])
+        self._dropped = []
         results: list[Item] = []
         packets: list[Packet] = []
         metrics, tracer = self.metrics, self._tracer
@@ -61,30 +85,27 @@ class Worker:
             metrics.latency.record(now - queued_ns)
         if tracer:
             tracer.left(Span(self.stage, self.number, start, now, cpu_ns, batch, results))
-        return results
+        return Results(results, self._dropped + self._drops_of_operator(), self.book)
 
     def _process(self, packets: list[Packet]) -> Sequence[Item]:
         if not packets:
             return ()
-        metrics = self.metrics
-        metrics.packets_in += len(packets)
         if self.discarding:
-            metrics.dropped.update((packet.stream, "failed") for packet in packets)
+            self._drop(packets, "failed")
             return ()
-        metrics.batches[len(packets)] += 1
+        self.metrics.batches[len(packets)] += 1
         try:
             results = list(self.operator.process(packets))
         except Exception as error:
             return self._after_error(packets, error)
-        metrics.packets_out += _packets(results)
         self._log.note_success(packets)
         return results
 
     def _after_error(self, packets: list[Packet], error: Exception) -> list[Item]:
         """A call has raised: end the run, or find the packet that did it and set only that one aside."""
+        self._forget_drops(packets)
         if len(packets) == 1 or self._on_error == "fail":
-            reason = "error" if self._on_error == "skip" else "failed"
-            self.metrics.dropped.update((packet.stream, reason) for packet in packets)
+            self._drop(packets, "error" if self._on_error == "skip" else "failed")
             if self._on_error == "skip":
                 self._log.note_error(packets[0], error)
             else:
@@ -104,14 +125,13 @@ class Worker:
                 self._after_error([packet], single)
             else:
                 self._log.note_success([packet])
-        self.metrics.packets_out += _packets(results)
         return results
 
     def _merge(self, parts: tuple[Packet, ...]) -> list[Packet]:
         try:
             return [merge(parts)]
         except ValueError as error:
-            self.metrics.dropped[parts[0].stream, "error"] += 1
+            self._drop(parts[:1], "error")
             if self._on_error == "skip":
                 self._log.logger.error("set aside: %s", error)
             else:
@@ -119,6 +139,8 @@ class Worker:
             return []
 
     def _pass_on(self, item: Event | End) -> Sequence[Item]:
+        if isinstance(item, End):
+            self.book.take_end(item.stream)
         try:
             results = list(self.operator.pass_on(item))
         except Exception as error:
@@ -128,9 +150,23 @@ class Worker:
             else:
                 self._log.logger.error("at %s of %s: %s", what, item.stream, message_of(error))
             return [item]
-        self.metrics.packets_out += _packets(results)
         return results
 
+    def _drop(self, packets: Sequence[Packet], reason: str) -> None:
+        self._dropped += [(packet.stream, reason) for packet in packets]
 
-def _packets(items: Sequence[Item]) -> int:
-    return sum(isinstance(item, Packet) for item in items)
+    def _drops_of_operator(self) -> list[tuple[str, str]]:
+        return [(packet.stream, reason) for packet, reason in self.operator.take_dropped()]
+
+    def _forget_drops(self, packets: Sequence[Packet]) -> None:
+        """The call has failed: its packets are retried or set aside, even those that it has dropped."""
+        failed = {(packet.stream, packet.seq) for packet in packets}
+        self._dropped += [
+            (packet.stream, reason)
+            for packet, reason in self.operator.take_dropped()
+            if (packet.stream, packet.seq) not in failed
+        ]
+
+
+def _stream_of(item: Packet | tuple[Packet, ...]) -> str:
+    return item[0].stream if isinstance(item, tuple) else item.stream

@@ -145,8 +145,8 @@ def show_run(running: Running, *, quiet: bool) -> RunStats:
     interrupted = watch(running, Progress(console, shown=not quiet and console.is_terminal))
     if not quiet and running.stats().finished:
         print_summary(running.stats(), console)
-    if running.failure:
-        raise running.failure
+    if error := running.error():
+        raise error
     if interrupted:
         console.print("interrupted; what was read until then is finished and written", highlight=False)
         raise typer.Exit(130)

@@ -141,6 +141,9 @@ def print_summary(stats: RunStats, console: Console) -> None:
     console.print(_stages(stats))
     for place, event, n in _counted(stats):
         console.print(f"{place}: {event}: {n}", markup=False, highlight=False, soft_wrap=True)
+    for fault in stats.faults:
+        line = Text(f"unaccounted for: {fault.found}; {fault.remedy}", style="red")
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _stages(stats: RunStats) -> Table:

@@ -189,6 +189,7 @@ class Hold(Operator):
     """Gives each packet only when the next one has come, the last at the end of its stream."""
 
     per_stream = True
+    holds_packets = True
 
     def __init__(self) -> None:
         self.held: dict[str, Packet] = {}
@@ -206,9 +207,14 @@ class Hold(Operator):
 
 
 class Odd(Operator):
-    """Lets only packets of odd seq pass."""
+    """Gives packets of odd seq, and drops the others."""
+
+    drop_reasons = ("even",)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
+        for p in packets:
+            if p.seq % 2 == 0:
+                self.drop(p, "even")
         return [p for p in packets if p.seq % 2]
 
 

@@ -61,6 +61,9 @@ class RunCollector(Collector):
         yield from _run(stats)
         yield from _stages(stats.stages)
         yield from _edges(stats.edges)
+        faults = {(fault.stage, fault.stream, fault.kind): fault.packets for fault in stats.faults}
+        meaning = "Packets that a stage swallowed, repeated, invented or reordered; should be none."
+        yield _gauge("stage_unaccounted_packets", meaning, ("stage", "stream", "kind"), faults)
         yield from _streams(stats, set(self._run.sources()))
 
 
@@ -85,6 +88,8 @@ def _stages(stages: Sequence[StageStats]) -> Iterator[Metric]:
         counts = {(stage.name,): getattr(stage.work, name) / unit for stage in stages}
         yield _counter(exported, meaning, ("stage",), counts)
     yield _gauge("stage_workers", "Workers of a stage.", ("stage",), of_each(lambda stage: stage.workers))
+    held = of_each(lambda stage: stage.in_flight)
+    yield _gauge("stage_in_flight_packets", "Packets that a stage works on or holds.", ("stage",), held)
     wait, latency = of_each(lambda stage: stage.work.wait), of_each(lambda stage: stage.work.latency)
     yield _durations("stage_wait_seconds", "Time of a packet in the queue.", ("stage",), wait)
     yield _durations(

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.measurement.ledger import Ledger
 from pipeline.measurement.metrics import Histogram, WorkerMetrics
 from pipeline.measurement.stats import EdgeStats, PastStreams, RunStats, StageStats, StreamStats
 
@@ -21,8 +22,21 @@ def histogram(*durations_ms: float) -> Histogram:
     return made
 
 
-def stage(seconds: float = 10, workers: int = 2, **work) -> StageStats:
-    return StageStats("pose", workers, round(seconds * SECOND), WorkerMetrics(**work), Counter())
+def ledger(taken: int = 0, given: int = 0, in_flight: int = 0, dropped: Counter | None = None) -> Ledger:
+    """Of one stream, "yard"."""
+    return Ledger(
+        taken=Counter(yard=taken),
+        given=Counter(yard=given),
+        in_flight=Counter(yard=in_flight),
+        dropped=dropped or Counter(),
+    )
+
+
+def stage(
+    seconds: float = 10, workers: int = 2, packets_in: int = 0, packets_out: int = 0, dropped=None, **work
+) -> StageStats:
+    book = ledger(packets_in, packets_out, dropped=dropped)
+    return StageStats("pose", workers, round(seconds * SECOND), WorkerMetrics(ledger=book, **work), Counter())
 
 
 def stream(name: str = "yard", read: int = 0, finished: int = 0, **more) -> StreamStats:
@@ -79,12 +93,12 @@ def test_values_derived_from_a_stage():
 
 
 def run(seconds: float, *streams: StreamStats, past: PastStreams | None = None, **work) -> RunStats:
-    lost = Counter({(one.name, "full"): one.dropped for one in streams if one.dropped})
+    lost = Counter({("yard", "full"): sum(one.dropped for one in streams)})
     read, finished = sum(one.read for one in streams), sum(one.finished for one in streams)
     return RunStats(
         "id", "toy", round(seconds * SECOND), round(seconds * SECOND / 2),
         stages=[stage(seconds, **work)],
-        edges=[EdgeStats("decode", "pose", read, finished, 0, lost)],
+        edges=[EdgeStats("decode", "pose", ledger(read, finished, dropped=lost))],
         streams=[replace(one, run_ns=round(seconds * SECOND)) for one in streams],
         past=past or PastStreams(),
     )  # fmt: skip
@@ -123,8 +137,8 @@ def test_the_time_between_two_snapshots():
 
 
 def test_what_was_on_an_edge_before_counts_in_its_window():
-    earlier = EdgeStats("a", "b", received=10, delivered=7, in_flight=3, losses=Counter())
-    later = EdgeStats("a", "b", received=15, delivered=13, in_flight=1, losses=Counter({("s", "full"): 1}))
+    earlier = EdgeStats("a", "b", ledger(10, 7, in_flight=3))
+    later = EdgeStats("a", "b", ledger(15, 13, in_flight=1, dropped=Counter({("yard", "full"): 1})))
     window = later.since(earlier)
     assert (window.in_flight_before, window.received, window.delivered, window.in_flight) == (3, 5, 6, 1)
     assert (earlier.closed, later.closed, window.closed) == (True, True, True)
