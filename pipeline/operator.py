@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from pipeline.packet import End, Event, Packet
@@ -56,6 +56,7 @@ class Operator:
     # Keeps packets for later calls (until the frame of another camera has come, for example): they count as
     # in flight until their stream ends. Otherwise every call must give or drop all packets that it takes.
     holds_packets: bool = False
+    _dropped: tuple[tuple[Packet, str], ...] = ()  # in the present call
     batch_max: ClassVar[int] = 1  # most packets a call, unless the graph says otherwise
 
     @classmethod
@@ -118,11 +119,12 @@ class Operator:
                 f"{type(self).__name__} drops {packet.stream} frame {packet.seq} for {reason!r}, which is no "
                 f"declared reason; add it to drop_reasons (now: {declared})"
             )
-        self.__dict__.setdefault("_dropped", []).append((packet, reason))
+        self._dropped = (*self._dropped, (packet, reason))
 
-    def take_dropped(self) -> list[tuple[Packet, str]]:
+    def take_dropped(self) -> Sequence[tuple[Packet, str]]:
         """The packets for which `drop` was called since the last time; for the runtime."""
-        dropped: list[tuple[Packet, str]] = self.__dict__.pop("_dropped", [])
+        if dropped := self._dropped:
+            self._dropped = ()
         return dropped
 
     @property

@@ -78,12 +78,6 @@ class Reader:
         self.events.extend(before.events)
         self.operator.counters.update(before.operator.counters)
 
-    def snapshot(self) -> WorkerMetrics:
-        """What the source has given so far; any thread may ask."""
-        done = WorkerMetrics(ledger=self.book.snapshot())
-        done.add(self.metrics)
-        return done
-
     def start(self, info: RunInfo) -> None:
         """Begin to read."""
         self._thread = threading.Thread(target=self._read, args=(info,), name=self.stream, daemon=True)
@@ -157,7 +151,8 @@ class Reader:
             self.lost = item.kind == "lost"
         else:
             self._open.discard(item.stream)
-        self.book.take([item.stream] if isinstance(item, Packet) else [])
+        items = [item]
+        self.book.begin(0, [(0, item)])  # a source takes what it gives
         for edge in self._edges:
-            edge.put([item])
-        self.book.settle([item], ())
+            edge.put(items)
+        self.book.settle(0, items)

@@ -42,7 +42,8 @@ class ForgottenSources:
         """Add an ended source and its streams."""
         work = WorkerMetrics()
         work.add(self.work)
-        work.add(reader.snapshot())
+        work.add(reader.metrics)
+        work.ledger.add(reader.book.snapshot())
         work.ledger.forget(reader.streams)
         self.work, self.counters = work, self.counters + reader.operator.counters
         self.streams += PastStreams.of(streams)
@@ -180,7 +181,8 @@ class Sources:
         stage = StageStats.of(
             self._node.name,
             run_ns,
-            [work, *(reader.snapshot() for reader in readers)],
+            [work, *(reader.metrics for reader in readers)],
+            [reader.book.snapshot() for reader in readers],
             [counters, *(reader.operator.counters for reader in readers)],
         )
         return replace(stage, workers=len(readers)), streams, forgotten

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from pipeline.edges.join import merge
-from pipeline.measurement.ledger import Book
 from pipeline.measurement.metrics import WorkerMetrics
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.node import OnError
@@ -18,19 +16,11 @@ from pipeline.set_aside import SetAsideLog, message_of
 Failed = Callable[[Exception, str], None]  # the error, and when it happened: "at a frame 3"
 
 
-class Results(NamedTuple):
-    """What one call gives; `book` is settled once the items are on the edges."""
-
-    items: list[Item]
-    dropped: list[tuple[str, str]]  # (stream, reason) of each packet
-    book: Book
+Dropped = list[tuple[str, str]]  # (stream, reason) of each packet
 
 
 class Worker:
-    """One operator at work; only its own thread calls it.
-
-    `newest` is shared by the workers of a stage: the number of the last packet that left it, by stream.
-    """
+    """One operator at work; only its own thread calls it."""
 
     def __init__(
         self,
@@ -41,25 +31,20 @@ class Worker:
         on_error: OnError,
         failed: Failed,
         log: SetAsideLog,
-        newest: dict[str, int],
         tracer: Tracer | None,
     ):
         self.stage, self.number, self.operator = stage, number, operator
         self.metrics = WorkerMetrics()
-        self.book = Book(newest, holds=operator.holds_packets)
-        self._dropped: list[tuple[str, str]] = []  # (stream, reason), in the present call
+        self._dropped: Dropped = []  # in the present call
         self.discarding = False  # the run has failed: drop all packets that still come
         self._on_error, self._failed, self._log, self._tracer = on_error, failed, log, tracer
 
-    def snapshot(self) -> WorkerMetrics:
-        """What the worker has done so far; any thread may ask."""
-        done = WorkerMetrics(ledger=self.book.snapshot())
-        done.add(self.metrics)
-        return done
+    def run_batch(self, batch: list[Taken]) -> tuple[list[Item], Dropped]:
+        """Process the packets of a batch; events and ends keep their places between them.
 
-    def run_batch(self, batch: list[Taken]) -> Results:
-        """Process the packets of a batch; events and ends keep their places between them."""
-        self.book.take([_stream_of(item) for _, item in batch if not isinstance(item, Event | End)])
+        Returns:
+            The results, and what was dropped.
+        """
         self._dropped = []
         results: list[Item] = []
         packets: list[Packet] = []
@@ -85,7 +70,9 @@ class Worker:
             metrics.latency.record(now - queued_ns)
         if tracer:
             tracer.left(Span(self.stage, self.number, start, now, cpu_ns, batch, results))
-        return Results(results, self._dropped + self._drops_of_operator(), self.book)
+        if dropped := self.operator.take_dropped():
+            self._dropped += [(packet.stream, reason) for packet, reason in dropped]
+        return results, self._dropped
 
     def _process(self, packets: list[Packet]) -> Sequence[Item]:
         if not packets:
@@ -139,8 +126,6 @@ class Worker:
             return []
 
     def _pass_on(self, item: Event | End) -> Sequence[Item]:
-        if isinstance(item, End):
-            self.book.take_end(item.stream)
         try:
             results = list(self.operator.pass_on(item))
         except Exception as error:
@@ -155,9 +140,6 @@ class Worker:
     def _drop(self, packets: Sequence[Packet], reason: str) -> None:
         self._dropped += [(packet.stream, reason) for packet in packets]
 
-    def _drops_of_operator(self) -> list[tuple[str, str]]:
-        return [(packet.stream, reason) for packet, reason in self.operator.take_dropped()]
-
     def _forget_drops(self, packets: Sequence[Packet]) -> None:
         """The call has failed: its packets are retried or set aside, even those that it has dropped."""
         failed = {(packet.stream, packet.seq) for packet in packets}
@@ -166,7 +148,3 @@ class Worker:
             for packet, reason in self.operator.take_dropped()
             if (packet.stream, packet.seq) not in failed
         ]
-
-
-def _stream_of(item: Packet | tuple[Packet, ...]) -> str:
-    return item[0].stream if isinstance(item, tuple) else item.stream

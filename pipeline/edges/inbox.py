@@ -27,6 +27,8 @@ class Inbox:
         self._batch_grows = threading.Condition(self._lock)  # the worker that fills a batch waits here
         self._not_full = threading.Condition(self._lock)  # producers wait here
         several = len(self.lanes) > 1
+        for lane in self.lanes:
+            lane.joined = several
         self._joiner = Joiner(len(self.lanes), join_max, self.lanes[0].max_age_ns) if several else None
         self._joined: deque[Taken] = deque()
         self._aborted = False
@@ -103,7 +105,6 @@ class Inbox:
             before = lane.packets
             batch: list[Taken] = []
             while len(batch) < most and (queued := lane.pop()) is not None:
-                lane.deliver(queued[1])
                 batch.append(queued)
             # Wake no more producers than there is space for: each wake-up costs a thread switch.
             self._not_full.notify(before - lane.packets)

@@ -37,8 +37,8 @@ class Lane:
     """
 
     __slots__ = (
-        "capacity", "closed", "dropped", "forgotten", "max_age_ns", "others", "packets", "policy", "queues",
-        "turns",
+        "capacity", "closed", "dropped", "forgotten", "joined", "max_age_ns", "others", "packets", "policy",
+        "queues", "turns",
     )  # fmt: skip
 
     def __init__(self, capacity: int, policy: Policy, max_age_ns: int | None = None):
@@ -52,6 +52,7 @@ class Lane:
         self.dropped: Losses = Counter()
         self.forgotten = Ledger()  # the sums of forgotten streams
         self.closed = False
+        self.joined = False  # packets wait for their partners after this lane; the inbox sets it
 
     @property
     def full(self) -> bool:
@@ -102,6 +103,8 @@ class Lane:
             queue.packets -= 1
             self.packets -= 1
             if self.max_age_ns is None or time.time_ns() - item.entered_ns <= self.max_age_ns:
+                if not self.joined:
+                    queue.delivered += 1
                 return queued
             self.dropped[stream, "stale"] += 1
         return None
@@ -118,10 +121,9 @@ class Lane:
         self.turns = deque(stream for stream in self.turns if self.queues[stream].items)
         self.packets = 0
 
-    def deliver(self, item: Item) -> None:
-        """Count a packet that a worker has taken, alone or as a part of a join."""
-        if isinstance(item, Packet):
-            self.queues[item.stream].delivered += 1
+    def deliver(self, packet: Packet) -> None:
+        """Count a packet that a worker has taken as a part of a join."""
+        self.queues[packet.stream].delivered += 1
 
     def forget(self, streams: Collection[str]) -> None:
         """Keep only the sums of these streams, which have ended."""

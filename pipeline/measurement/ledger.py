@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
-from pipeline.packet import End, Item, Packet
+from pipeline.packet import End, Event, Item, Packet, Taken
 
 T = TypeVar("T")
 
@@ -91,99 +91,126 @@ class Ledger:
 FIELDS = tuple(one.name for one in fields(Ledger))
 
 
-class Book:
-    """Keeps the ledger of one worker, or of one source. Its thread writes; any thread may take a snapshot.
+@dataclass(slots=True)
+class _Account:
+    """One stream in a book."""
 
-    A call takes packets, and is settled when its results are on the edges; in between, its packets are in
-    flight. With `holds` the operator may keep packets for later calls: they are in flight until the end of
-    their stream has left the operator. `newest` holds the number of the last packet of each stream; the
-    workers of a stage share it.
+    taken: int = 0
+    given: int = 0
+    newest: int = -1  # seq of the last packet given
+    before_ends: deque[int] = field(
+        default_factory=deque
+    )  # packets taken before each end still in the operator
+    before_end: int = 0  # packets taken before the last end that has left it
+
+
+class Book:
+    """Keeps the ledger of the workers of one inbox, or of one source; any thread may take a snapshot.
+
+    A call is opened with the items that it takes, and settled when its results are on the edges; in between,
+    its packets are in flight. With `holds` the operator may keep packets for later calls: they are in flight
+    until the end of their stream has left the operator.
+
+    Calls are settled one after the other, at least those of the same stream.
     """
 
-    def __init__(self, newest: dict[str, int] | None = None, *, holds: bool = False):
-        self._ledger = Ledger()
-        self._newest = {} if newest is None else newest
-        self._lock = threading.Lock()
-        self._calls: deque[Sequence[str]] = (
-            deque()
-        )  # the streams of the packets of each call, not yet settled
+    def __init__(self, *, holds: bool = False):
         self._holds = holds
-        self._ends: dict[str, deque[int]] = {}  # packets taken before each end that is still in the operator
-        self._over: Counter[str] = Counter()  # packets taken before the last end that has left it
+        self._lock = threading.Lock()
+        self._accounts: dict[str, _Account] = {}
+        self._calls: dict[int, Sequence[Taken]] = {}  # ticket: what the call has taken
+        self._dropped: Losses = Counter()
+        self._repeated: Counter[str] = Counter()
+        self._reordered: Counter[str] = Counter()
+        self._forgotten = Ledger()
         self._closed = False
 
-    def take(self, streams: Sequence[str]) -> None:
-        """A call begins; it takes packets of these streams."""
-        with self._lock:
-            taken = self._ledger.taken
-            for stream in streams:
-                taken[stream] += 1
-            self._calls.append(streams)
+    def begin(self, ticket: int, batch: Sequence[Taken]) -> None:
+        """A call with this number begins; it has taken these items."""
+        self._calls[ticket] = batch
 
-    def take_end(self, stream: str) -> None:
-        """The end of a stream is about to enter the operator."""
-        if self._holds:
-            with self._lock:
-                self._ends.setdefault(stream, deque()).append(self._ledger.taken[stream])
-
-    def settle(self, items: Iterable[Item], dropped: Iterable[tuple[str, str]]) -> None:
-        """The results of the oldest call are on the edges; `dropped` has its (stream, reason)."""
-        newest = self._newest
+    def settle(self, ticket: int, items: Sequence[Item], dropped: Sequence[tuple[str, str]] = ()) -> None:
+        """The results of a call are on the edges; `dropped` has (stream, reason) of each dropped packet."""
+        accounts = self._accounts
         with self._lock:
-            self._calls.popleft()
-            given = self._ledger.given
-            for item in items:
-                stream = item.stream
+            for _, item in self._calls.pop(ticket):
                 if isinstance(item, Packet):
-                    given[stream] += 1
-                    seq = item.seq
-                    if seq <= newest.get(stream, -1):
-                        self._note_disorder(stream, seq)
-                    newest[stream] = seq
+                    stream = item.stream
+                elif isinstance(item, tuple):
+                    stream = item[0].stream
+                else:
+                    if isinstance(item, End):
+                        account = self._account(item.stream)
+                        account.before_ends.append(account.taken)
+                    continue
+                account = accounts.get(stream) or self._account(stream)
+                account.taken += 1
+            for item in items:
+                account = accounts.get(item.stream) or self._account(item.stream)
+                if isinstance(item, Packet):
+                    account.given += 1
+                    if item.seq <= account.newest:
+                        self._note_disorder(item, account)
+                    account.newest = item.seq
                 elif isinstance(item, End):
-                    newest.pop(stream, None)
-                    self._note_end(stream)
+                    account.newest = -1
+                    if account.before_ends:
+                        account.before_end = account.before_ends.popleft()
                 elif item.resets:
-                    newest.pop(stream, None)
+                    account.newest = -1
             for loss in dropped:
-                self._ledger.dropped[loss] += 1
+                self._dropped[loss] += 1
 
     def close(self) -> None:
-        """The operator is closed: it holds nothing any more."""
+        """The operators are closed: they hold nothing any more."""
         self._closed = True
 
     def forget(self, streams: Collection[str]) -> None:
-        """Move the figures of these ended streams to the stream ""."""
+        """Keep only the sums of these streams, which have ended."""
         with self._lock:
-            self._ledger.forget(streams)
             for stream in streams:
-                self._over[""] += self._over.pop(stream, 0)
+                if account := self._accounts.pop(stream, None):
+                    self._forgotten.taken[""] += account.taken
+                    self._forgotten.given[""] += account.given
+            self._forgotten.dropped.update(self._dropped)
+            self._forgotten.repeated.update(self._repeated)
+            self._forgotten.reordered.update(self._reordered)
+            self._forgotten.forget(streams)
+            for counter in (self._dropped, self._repeated, self._reordered):
+                counter.clear()
 
     def snapshot(self) -> Ledger:
         """The ledger at this moment."""
         with self._lock:
-            now = Ledger()
-            now.add(self._ledger)
-            calls = Counter(stream for streams in self._calls for stream in streams)
-            if self._holds and not self._closed:
-                balance = now.balance()
-                for stream, packets in balance.items():
-                    held = min(packets, now.taken[stream] - self._over[stream])
-                    if held > 0:
-                        now.in_flight[stream] = held
-            else:
-                now.in_flight = calls
-            return now
+            return self._count()
 
-    def _note_disorder(self, stream: str, seq: int) -> None:
-        kind = self._ledger.repeated if seq == self._newest[stream] else self._ledger.reordered
-        kind[stream] += 1
+    def _count(self) -> Ledger:
+        now = Ledger()
+        now.add(self._forgotten)
+        for stream, account in self._accounts.items():
+            now.taken[stream] += account.taken
+            now.given[stream] += account.given
+        now.dropped.update(self._dropped)
+        now.repeated.update(self._repeated)
+        now.reordered.update(self._reordered)
+        for batch in list(self._calls.values()):  # in one step: workers open calls meanwhile
+            for _, item in batch:
+                if not isinstance(item, Event | End):
+                    stream = item[0].stream if isinstance(item, tuple) else item.stream
+                    now.taken[stream] += 1
+                    now.in_flight[stream] += 1
+        if self._holds and not self._closed:
+            for stream, missing in now.balance().items():
+                if holder := self._accounts.get(stream):
+                    now.in_flight[stream] += max(min(missing, holder.taken - holder.before_end), 0)
+        return now
 
-    def _note_end(self, stream: str) -> None:
-        if before := self._ends.get(stream):
-            self._over[stream] = before.popleft()
-            if not before:
-                del self._ends[stream]
+    def _account(self, stream: str) -> _Account:
+        return self._accounts.setdefault(stream, _Account())
+
+    def _note_disorder(self, packet: Packet, account: _Account) -> None:
+        kind = self._repeated if packet.seq == account.newest else self._reordered
+        kind[packet.stream] += 1
 
 
 def _difference(now: Counter[T], earlier: Counter[T]) -> Counter[T]:

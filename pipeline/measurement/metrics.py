@@ -82,9 +82,9 @@ def _counted(meaning: str) -> Any:
 
 @dataclass(slots=True, eq=False)
 class WorkerMetrics:
-    """What one worker of a stage did; only its thread writes here.
+    """What one worker of a stage did; only its thread writes here, except for the ledger.
 
-    While the worker runs, its `Book` keeps the ledger; a snapshot of it stands here.
+    While a stage runs, its books keep the ledger; a snapshot has their sum here.
     """
 
     busy_ns: int = _counted("Time at work, computing or waiting, over all workers.")

@@ -61,10 +61,18 @@ class StageStats:
 
     @classmethod
     def of(
-        cls, name: str, run_ns: int, workers: Sequence[WorkerMetrics], counters: Iterable[Counter[str]]
+        cls,
+        name: str,
+        run_ns: int,
+        workers: Sequence[WorkerMetrics],
+        ledgers: Iterable[Ledger],
+        counters: Iterable[Counter[str]],
     ) -> StageStats:
         """Take the snapshot of a stage while its workers go on."""
-        return cls(name, len(workers), run_ns, _total_work(workers), _total(counters))
+        work = _total_work(workers)
+        for ledger in ledgers:
+            work.ledger.add(ledger)
+        return cls(name, len(workers), run_ns, work, _total(counters))
 
     @classmethod
     def total(cls, parts: Sequence[StageStats]) -> StageStats:
