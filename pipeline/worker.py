@@ -54,14 +54,14 @@ class Worker:
         start, cpu_start = time.monotonic_ns(), time.thread_time_ns()
         for queued_ns, item in batch:
             metrics.wait.record(start - queued_ns)
-            if isinstance(item, Event | End):
-                results += self._process(packets)
-                results += self._pass_on(item)
-                packets = []
+            if isinstance(item, Packet):
+                packets.append(item)
             elif isinstance(item, tuple):
                 packets += self._merge(item)
             else:
-                packets.append(item)
+                results += self._process(packets)
+                results += self._pass_on(item)
+                packets = []
         results += self._process(packets)
         now, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_start
         metrics.busy_ns += now - start

@@ -23,7 +23,6 @@ class _StreamQueue:
     """What one stream has in a lane, and the stream's part of the ledger."""
 
     items: deque[Queued] = field(default_factory=deque)
-    packets: int = 0  # in `items`; events and ends need no capacity
     received: int = 0
     delivered: int = 0
 
@@ -64,7 +63,7 @@ class Lane:
         if self.policy == "block":
             return self.full
         queue = self.queues.get(stream)
-        return queue is not None and queue.packets >= self.capacity
+        return queue is not None and self._packets_in(queue) >= self.capacity
 
     def append(self, now: int, item: Item) -> None:
         """Queue an item; a full lane that does not block drops a packet, never an event or an end."""
@@ -74,19 +73,24 @@ class Lane:
             queue = self.queues[stream] = _StreamQueue()
         if isinstance(item, Packet):
             queue.received += 1
-            if self.policy != "block" and queue.packets >= self.capacity:
+            if self.policy != "block" and self._packets_in(queue) >= self.capacity:
                 self.dropped[stream, "full"] += 1
                 if self.policy == "drop_newest":
                     return
                 _drop_oldest(queue.items)
             else:
-                queue.packets += 1
                 self.packets += 1
         else:
             self.others += 1
         if not queue.items and stream not in self.turns:
             self.turns.append(stream)
         queue.items.append((now, item))
+
+    def _packets_in(self, queue: _StreamQueue) -> int:
+        """The packets that one stream has in the queue; events and ends need no capacity."""
+        if not self.others:
+            return len(queue.items)
+        return sum(isinstance(item, Packet) for _, item in queue.items)
 
     def pop(self) -> Queued | None:
         """Take the oldest item of the stream whose turn it is, dropping packets that are too old."""
@@ -100,7 +104,6 @@ class Lane:
             if not isinstance(item, Packet):
                 self.others -= 1
                 return queued
-            queue.packets -= 1
             self.packets -= 1
             if self.max_age_ns is None or time.time_ns() - item.entered_ns <= self.max_age_ns:
                 if not self.joined:
@@ -113,11 +116,10 @@ class Lane:
         """Drop all queued packets for this reason."""
         for stream, queue in self.queues.items():
             kept = [queued for queued in queue.items if not isinstance(queued[1], Packet)]
-            if queue.packets:
-                self.dropped[stream, reason] += queue.packets
+            if packets := len(queue.items) - len(kept):
+                self.dropped[stream, reason] += packets
             queue.items.clear()
             queue.items.extend(kept)
-            queue.packets = 0
         self.turns = deque(stream for stream in self.turns if self.queues[stream].items)
         self.packets = 0
 
@@ -143,8 +145,8 @@ class Lane:
         for stream, queue in self.queues.items():
             ledger.taken[stream] += queue.received
             ledger.given[stream] += queue.delivered
-            if queue.packets:
-                ledger.in_flight[stream] = queue.packets
+            if packets := self._packets_in(queue):
+                ledger.in_flight[stream] = packets
         ledger.dropped.update(self.dropped)
         return ledger
 

@@ -104,6 +104,9 @@ class _Account:
     before_end: int = 0  # packets taken before the last end that has left it
 
 
+NOBODY = _Account()
+
+
 class Book:
     """Keeps the ledger of the workers of one inbox, or of one source; any thread may take a snapshot.
 
@@ -131,33 +134,28 @@ class Book:
 
     def settle(self, ticket: int, items: Sequence[Item], dropped: Sequence[tuple[str, str]] = ()) -> None:
         """The results of a call are on the edges; `dropped` has (stream, reason) of each dropped packet."""
-        accounts = self._accounts
         with self._lock:
-            for _, item in self._calls.pop(ticket):
-                if isinstance(item, Packet):
+            account, stream = NOBODY, None
+            for _, taken in self._calls.pop(ticket):
+                item = taken[0] if isinstance(taken, tuple) else taken
+                if item.stream is not stream:  # most calls are of one stream
                     stream = item.stream
-                elif isinstance(item, tuple):
-                    stream = item[0].stream
-                else:
-                    if isinstance(item, End):
-                        account = self._account(item.stream)
-                        account.before_ends.append(account.taken)
-                    continue
-                account = accounts.get(stream) or self._account(stream)
-                account.taken += 1
+                    account = self._account(stream)
+                if isinstance(item, Packet):
+                    account.taken += 1
+                elif isinstance(item, End):
+                    account.before_ends.append(account.taken)
             for item in items:
-                account = accounts.get(item.stream) or self._account(item.stream)
+                if item.stream is not stream:
+                    stream = item.stream
+                    account = self._account(stream)
                 if isinstance(item, Packet):
                     account.given += 1
                     if item.seq <= account.newest:
                         self._note_disorder(item, account)
                     account.newest = item.seq
-                elif isinstance(item, End):
-                    account.newest = -1
-                    if account.before_ends:
-                        account.before_end = account.before_ends.popleft()
-                elif item.resets:
-                    account.newest = -1
+                else:
+                    self._note_other(item, account)
             for loss in dropped:
                 self._dropped[loss] += 1
 
@@ -206,7 +204,18 @@ class Book:
         return now
 
     def _account(self, stream: str) -> _Account:
-        return self._accounts.setdefault(stream, _Account())
+        account = self._accounts.get(stream)
+        if account is None:
+            account = self._accounts[stream] = _Account()
+        return account
+
+    def _note_other(self, item: Event | End, account: _Account) -> None:
+        if isinstance(item, End):
+            account.newest = -1
+            if account.before_ends:
+                account.before_end = account.before_ends.popleft()
+        elif item.resets:  # the numbers of the stream may begin anew
+            account.newest = -1
 
     def _note_disorder(self, packet: Packet, account: _Account) -> None:
         kind = self._repeated if packet.seq == account.newest else self._reordered
