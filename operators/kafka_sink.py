@@ -34,6 +34,7 @@ from pipeline.operator import Operator, Ports, RunInfo
 from pipeline.packet import End, Event, Packet
 
 UNDELIVERED_MAX = 1000  # packets that may wait for their delivery
+UNDELIVERED = "not delivered in time"
 
 log = logging.getLogger("posestream.kafka_sink")
 
@@ -46,11 +47,13 @@ class KafkaSink(Operator):
     kill, messages that were sent but not yet acknowledged are sent again, with the same stream, run and seq.
 
     With `wait: delivered`, packets pass on (without their picture) only once the broker has their messages.
-    At most 1000 packets may wait for that; then `process` waits, `flush_s` at most.
+    At most 1000 packets may wait for that; then `process` waits, `flush_s` at most. A packet whose message is
+    not delivered `flush_s` after its stream ended is dropped and counted; the message stays in the spool.
     """
 
     sink = True
     per_stream = True
+    drop_reasons = (UNDELIVERED,)
     batch_max = 32
 
     def __init__(
@@ -106,6 +109,7 @@ class KafkaSink(Operator):
             password_file=password_file, ca_file=ca_file, cert_file=cert_file, key_file=key_file,
         )  # fmt: skip
         self.encoding, self.image, self.quality = encoding, image, quality
+        self.holds_packets = wait == "delivered"
         self.wait, self.flush_s, self.client, self.fsync = wait, flush_s, client, fsync
         self.spool_bytes = spool_mb << 20
         self.spool_dir = spool_dir
@@ -182,7 +186,12 @@ class KafkaSink(Operator):
         indices = [index for index, packet in self.undelivered if packet.stream == stream]
         if indices:
             self.publisher.wait_delivered(indices[-1], self.flush_s)
-        return self._take_delivered()
+        delivered = self._take_delivered()
+        late = [entry for entry in self.undelivered if entry[1].stream == stream]
+        for entry in late:  # their messages stay in the spool
+            self.drop(entry[1], UNDELIVERED)
+            self.undelivered.remove(entry)
+        return delivered
 
     def close(self) -> None:
         """Keep publishing for `flush_s` at most; the rest stays in the spool for the next run."""

@@ -56,6 +56,8 @@ class Sync(Operator):
     """
 
     across_streams = True
+    holds_packets = True
+    drop_reasons = (NO_PARTNER, CLOCK_WENT_BACK, LATE, LOST)
     now_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
 
     def __init__(
@@ -191,7 +193,8 @@ class Sync(Operator):
         complete = self._is_complete(group)
         if not complete and self.incomplete == "drop":
             lost = any(camera.lost for name, camera in self.cameras.items() if name not in group)
-            self.count(f"dropped: {LOST if lost else why}", len(packets))
+            for packet in packets:
+                self.drop(packet, LOST if lost else why)
         elif len(packets) == 1:
             self.count("passed alone")
             yield from packets

@@ -39,6 +39,10 @@ class RunError(PipelineError):
     """A stage failed while the graph was running."""
 
 
+class UnaccountedError(RunError):
+    """A run over files has ended, and stages have swallowed, repeated, invented or reordered packets."""
+
+
 def nearest(name: str, names: list[str]) -> str:
     """A hint for a message: the name most similar to `name`, or else the whole list."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

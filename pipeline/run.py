@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline.edges.pace import Pace
 from pipeline.finished import Finished
 from pipeline.graph import Graph
-from pipeline.measurement.metrics import by_stream
+from pipeline.measurement.ledger import by_stream
 from pipeline.measurement.stats import EdgeStats, RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
@@ -174,7 +174,7 @@ class Run(Running):
             run_ns=run_ns,
             cpu_ns=now.cpu_ns - started.cpu_ns,
             stages=[reading, *(stage.stats(run_ns) for stage in self._stages)],
-            edges=[EdgeStats(edge.producer, edge.consumer, *edge.counts()) for edge in self._edges],
+            edges=[EdgeStats(edge.producer, edge.consumer, edge.ledger()) for edge in self._edges],
             past=forgotten,
         )
         lost = by_stream(stats.losses)

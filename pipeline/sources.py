@@ -43,6 +43,8 @@ class ForgottenSources:
         work = WorkerMetrics()
         work.add(self.work)
         work.add(reader.metrics)
+        work.ledger.add(reader.book.snapshot())
+        work.ledger.forget(reader.streams)
         self.work, self.counters = work, self.counters + reader.operator.counters
         self.streams += PastStreams.of(streams)
         self.numbers[reader.stream] = reader.next
@@ -180,6 +182,7 @@ class Sources:
             self._node.name,
             run_ns,
             [work, *(reader.metrics for reader in readers)],
+            [reader.book.snapshot() for reader in readers],
             [counters, *(reader.operator.counters for reader in readers)],
         )
         return replace(stage, workers=len(readers)), streams, forgotten

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pipeline.edges.edge import Edge
 from pipeline.edges.inbox import Inbox
 from pipeline.errors import PosestreamError, RunError
-from pipeline.measurement.metrics import forget_losses
+from pipeline.measurement.ledger import Book
 from pipeline.measurement.stats import StageStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Batching, OnError
@@ -17,7 +17,9 @@ from pipeline.operator import Operator, RunInfo
 from pipeline.outlet import Outlet
 from pipeline.packet import Item
 from pipeline.set_aside import SetAsideLog, explains_itself, message_of
-from pipeline.worker import Worker
+from pipeline.worker import Dropped, Worker
+
+Results = tuple[Book, Sequence[Item], Dropped]  # of one call, and the book in which it is settled
 
 
 class Stage:
@@ -48,12 +50,21 @@ class Stage:
         self._finished, self._failed, self._tracer = finished, failed, tracer
         self._log = SetAsideLog(name)
         self._workers = [
-            Worker(name, number, operator, on_error=on_error, failed=self._fail, log=self._log, tracer=tracer)
+            Worker(
+                name,
+                number,
+                operator,
+                on_error=on_error,
+                failed=self._fail,
+                log=self._log,
+                tracer=tracer,
+            )
             for number, operator in enumerate(operators)
         ]
         self._running = len(self._workers)
         self._lock = threading.Lock()
         self.opened = threading.Barrier(len(self._workers) + 1)
+        self._books = [Book(holds=operators[0].holds_packets) for _ in self.inboxes]
         shared = len(self.inboxes) < len(self._workers)
         self._outlet = Outlet(self._send, ahead=4 * len(self._workers)) if shared else None
         self.threads = [
@@ -78,25 +89,25 @@ class Stage:
             self.name,
             run_ns,
             [worker.metrics for worker in self._workers],
+            [book.snapshot() for book in self._books],
             [operator.counters for operator in self.operators],
         )
 
     def forget(self, streams: Collection[str]) -> None:
-        """Count what these streams lost among the losses of forgotten streams."""
+        """Keep only the sums of these streams, which have ended."""
         for inbox in self.inboxes:
             inbox.forget(streams)
-        for worker in self._workers:  # their threads go on counting other streams
-            forget_losses(worker.metrics.dropped, streams)
+        for book in self._books:
+            book.forget(streams)
 
     def _work(self, worker: Worker) -> None:
-        inbox = self.inboxes[worker.number % len(self.inboxes)]
         opened = self._open(worker.operator)
         self.opened.wait()
         try:
-            self._process_all(inbox, worker)
+            self._process_all(worker)
         except Exception as error:  # an error in the runtime itself must end the run, not block it
             self._fail(error, "inside the runtime")
-            inbox.abort()
+            self._place_of(worker)[0].abort()
             if self._outlet:
                 self._outlet.give_up()
         if opened:
@@ -105,8 +116,14 @@ class Stage:
             self._running -= 1
             last = self._running == 0
         if last:
+            for book in self._books:
+                book.close()
             for edge in self._edges:
                 edge.close()
+
+    def _place_of(self, worker: Worker) -> tuple[Inbox, Book]:
+        index = worker.number % len(self.inboxes)
+        return self.inboxes[index], self._books[index]
 
     def _open(self, operator: Operator) -> bool:
         try:
@@ -122,26 +139,31 @@ class Stage:
         except Exception as error:
             self._fail(error, "while it was being closed")
 
-    def _process_all(self, inbox: Inbox, worker: Worker) -> None:
+    def _process_all(self, worker: Worker) -> None:
+        inbox, book = self._place_of(worker)
         wait_s = self._batching.wait_ms / 1e3
         metrics, tracer = worker.metrics, self._tracer
         while (taken := inbox.take(self._batching.max, wait_s)) is not None:
             ticket, batch = taken
-            results = worker.run_batch(batch)
+            book.begin(ticket, batch)
+            items, dropped = worker.run_batch(batch)
             done = time.monotonic_ns()
             if self._outlet:
-                self._outlet.send(ticket, results)
-            elif results:
-                self._send(results)
+                self._outlet.send(ticket, (book, items, dropped))
+            else:
+                self._send(ticket, (book, items, dropped))
             metrics.blocked_ns += time.monotonic_ns() - done
             if tracer:
                 tracer.handed_on(self.name, worker.number, done)
-            del taken, batch, results  # else their pictures would stay in memory until the next batch
+            del taken, batch, items  # else their pictures would stay in memory until the next batch
 
-    def _send(self, items: Sequence[Item]) -> None:
-        for edge in self._edges:
-            edge.put(items)
-        if not self._edges:
+    def _send(self, ticket: int, results: Results) -> None:
+        book, items, dropped = results
+        if items:
+            for edge in self._edges:
+                edge.put(items)
+        book.settle(ticket, items, dropped)
+        if items and not self._edges:
             self._finished(items)
 
     def _fail(self, error: Exception, when: str) -> None:

@@ -16,6 +16,9 @@ from pipeline.set_aside import SetAsideLog, message_of
 Failed = Callable[[Exception, str], None]  # the error, and when it happened: "at a frame 3"
 
 
+Dropped = list[tuple[str, str]]  # (stream, reason) of each packet
+
+
 class Worker:
     """One operator at work; only its own thread calls it."""
 
@@ -32,11 +35,17 @@ class Worker:
     ):
         self.stage, self.number, self.operator = stage, number, operator
         self.metrics = WorkerMetrics()
+        self._dropped: Dropped = []  # in the present call
         self.discarding = False  # the run has failed: drop all packets that still come
         self._on_error, self._failed, self._log, self._tracer = on_error, failed, log, tracer
 
-    def run_batch(self, batch: list[Taken]) -> list[Item]:
-        """Process the packets of a batch; events and ends keep their places between them."""
+    def run_batch(self, batch: list[Taken]) -> tuple[list[Item], Dropped]:
+        """Process the packets of a batch; events and ends keep their places between them.
+
+        Returns:
+            The results, and what was dropped.
+        """
+        self._dropped = []
         results: list[Item] = []
         packets: list[Packet] = []
         metrics, tracer = self.metrics, self._tracer
@@ -45,14 +54,14 @@ class Worker:
         start, cpu_start = time.monotonic_ns(), time.thread_time_ns()
         for queued_ns, item in batch:
             metrics.wait.record(start - queued_ns)
-            if isinstance(item, Event | End):
-                results += self._process(packets)
-                results += self._pass_on(item)
-                packets = []
+            if isinstance(item, Packet):
+                packets.append(item)
             elif isinstance(item, tuple):
                 packets += self._merge(item)
             else:
-                packets.append(item)
+                results += self._process(packets)
+                results += self._pass_on(item)
+                packets = []
         results += self._process(packets)
         now, cpu_ns = time.monotonic_ns(), time.thread_time_ns() - cpu_start
         metrics.busy_ns += now - start
@@ -61,30 +70,29 @@ class Worker:
             metrics.latency.record(now - queued_ns)
         if tracer:
             tracer.left(Span(self.stage, self.number, start, now, cpu_ns, batch, results))
-        return results
+        if dropped := self.operator.take_dropped():
+            self._dropped += [(packet.stream, reason) for packet, reason in dropped]
+        return results, self._dropped
 
     def _process(self, packets: list[Packet]) -> Sequence[Item]:
         if not packets:
             return ()
-        metrics = self.metrics
-        metrics.packets_in += len(packets)
         if self.discarding:
-            metrics.dropped.update((packet.stream, "failed") for packet in packets)
+            self._drop(packets, "failed")
             return ()
-        metrics.batches[len(packets)] += 1
+        self.metrics.batches[len(packets)] += 1
         try:
             results = list(self.operator.process(packets))
         except Exception as error:
             return self._after_error(packets, error)
-        metrics.packets_out += _packets(results)
         self._log.note_success(packets)
         return results
 
     def _after_error(self, packets: list[Packet], error: Exception) -> list[Item]:
         """A call has raised: end the run, or find the packet that did it and set only that one aside."""
+        self._forget_drops(packets)
         if len(packets) == 1 or self._on_error == "fail":
-            reason = "error" if self._on_error == "skip" else "failed"
-            self.metrics.dropped.update((packet.stream, reason) for packet in packets)
+            self._drop(packets, "error" if self._on_error == "skip" else "failed")
             if self._on_error == "skip":
                 self._log.note_error(packets[0], error)
             else:
@@ -104,14 +112,13 @@ class Worker:
                 self._after_error([packet], single)
             else:
                 self._log.note_success([packet])
-        self.metrics.packets_out += _packets(results)
         return results
 
     def _merge(self, parts: tuple[Packet, ...]) -> list[Packet]:
         try:
             return [merge(parts)]
         except ValueError as error:
-            self.metrics.dropped[parts[0].stream, "error"] += 1
+            self._drop(parts[:1], "error")
             if self._on_error == "skip":
                 self._log.logger.error("set aside: %s", error)
             else:
@@ -128,9 +135,16 @@ class Worker:
             else:
                 self._log.logger.error("at %s of %s: %s", what, item.stream, message_of(error))
             return [item]
-        self.metrics.packets_out += _packets(results)
         return results
 
+    def _drop(self, packets: Sequence[Packet], reason: str) -> None:
+        self._dropped += [(packet.stream, reason) for packet in packets]
 
-def _packets(items: Sequence[Item]) -> int:
-    return sum(isinstance(item, Packet) for item in items)
+    def _forget_drops(self, packets: Sequence[Packet]) -> None:
+        """The call has failed: its packets are retried or set aside, even those that it has dropped."""
+        failed = {(packet.stream, packet.seq) for packet in packets}
+        self._dropped += [
+            (packet.stream, reason)
+            for packet, reason in self.operator.take_dropped()
+            if (packet.stream, packet.seq) not in failed
+        ]

@@ -64,8 +64,8 @@ def show_run(running: Running, *, quiet: bool) -> RunStats:
         progress.show(running.stats)
     if not quiet and running.stats().finished:
         print_summary(running.stats(), console)
-    if running.failure:
-        raise running.failure
+    if error := running.error():
+        raise error
     if signals:
         console.print(INTERRUPTED, highlight=False)
         raise typer.Exit(130)

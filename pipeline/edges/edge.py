@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from pipeline.edges.inbox import Inbox
 from pipeline.edges.lane import Lane
-from pipeline.measurement.metrics import Losses
+from pipeline.measurement.ledger import Ledger
 from pipeline.packet import End, Item
 
 
@@ -67,12 +67,9 @@ class Edge:
         for inbox, lane in self._lanes:
             inbox.close(lane)
 
-    def counts(self) -> tuple[int, int, int, Losses]:
-        """(received, delivered, in flight, dropped) over all lanes."""
-        received = delivered = in_flight = 0
-        dropped: Losses = Counter()
+    def ledger(self) -> Ledger:
+        """What the producer put on this edge and what became of it, until a worker took it."""
+        ledger = Ledger()
         for inbox, lane in self._lanes:
-            r, d, f, losses = inbox.counts(inbox.lanes.index(lane))
-            received, delivered, in_flight = received + r, delivered + d, in_flight + f
-            dropped.update(losses)
-        return received, delivered, in_flight, dropped
+            ledger.add(inbox.ledger(lane))
+        return ledger

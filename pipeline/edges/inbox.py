@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 
 from pipeline.edges.join import Joiner
 from pipeline.edges.lane import Lane
-from pipeline.measurement.metrics import Losses, forget_losses
-from pipeline.packet import Item, Packet, Taken
+from pipeline.measurement.ledger import Ledger
+from pipeline.packet import Item, Taken
 
 
 class Inbox:
@@ -27,6 +27,8 @@ class Inbox:
         self._batch_grows = threading.Condition(self._lock)  # the worker that fills a batch waits here
         self._not_full = threading.Condition(self._lock)  # producers wait here
         several = len(self.lanes) > 1
+        for lane in self.lanes:
+            lane.joined = several
         self._joiner = Joiner(len(self.lanes), join_max, self.lanes[0].max_age_ns) if several else None
         self._joined: deque[Taken] = deque()
         self._aborted = False
@@ -104,13 +106,16 @@ class Inbox:
             batch: list[Taken] = []
             while len(batch) < most and (queued := lane.pop()) is not None:
                 batch.append(queued)
-            lane.delivered += sum(isinstance(item, Packet) for _, item in batch)
             # Wake no more producers than there is space for: each wake-up costs a thread switch.
             self._not_full.notify(before - lane.packets)
         else:
             if not self._joined:
                 self._join(self._joiner)
             batch = [self._joined.popleft() for _ in range(min(most, len(self._joined)))]
+            for _, parts in batch:
+                if isinstance(parts, tuple):
+                    for lane, part in zip(self.lanes, parts, strict=True):
+                        lane.deliver(part)
         return batch
 
     def _join(self, joiner: Joiner) -> None:
@@ -120,8 +125,7 @@ class Inbox:
                 queued_ns, item = queued
                 if (complete := joiner.add(index, item)) is not None:
                     self._joined.append((queued_ns, complete))
-        for lane, matched, unmatched in zip(self.lanes, *joiner.take_counts(), strict=True):
-            lane.delivered += matched
+        for lane, unmatched in zip(self.lanes, joiner.take_unmatched(), strict=True):
             for stream, packets in unmatched.items():
                 lane.dropped[stream, "unmatched"] += packets
         self._not_full.notify_all()
@@ -152,14 +156,19 @@ class Inbox:
                 condition.notify_all()
 
     def forget(self, streams: Collection[str]) -> None:
-        """Count what these streams lost among the losses of forgotten streams."""
+        """Keep only the sums of these streams, which have ended."""
         with self._lock:
             for lane in self.lanes:
-                forget_losses(lane.dropped, streams)
+                lane.forget(streams)
 
-    def counts(self, lane_index: int) -> tuple[int, int, int, Losses]:
-        """(received, delivered, in flight, dropped) of a lane, all at the same moment."""
+    def ledger(self, lane: Lane) -> Ledger:
+        """What came into this lane and what became of it, until a worker took it."""
         with self._lock:
-            lane = self.lanes[lane_index]
-            pending = self._joiner.pending(lane_index) if self._joiner else 0
-            return lane.received, lane.delivered, lane.packets + pending, lane.dropped.copy()
+            ledger = lane.ledger()
+            if self._joiner:
+                index = self.lanes.index(lane)
+                ledger.in_flight.update(self._joiner.waiting(index))
+                ledger.in_flight.update(
+                    parts[index].stream for _, parts in self._joined if isinstance(parts, tuple)
+                )
+            return ledger

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from typing import Any
 
-# (stream, reason): packets. The stream is "" for the streams that a run has forgotten.
-Losses = Counter[tuple[str, str]]
+from pipeline.measurement.ledger import Ledger
 
 _SUB_BITS = 3  # eight buckets an octave: percentiles are right to within 6 %
 _BUCKETS = 64 << _SUB_BITS
@@ -76,35 +75,6 @@ def _bucket(ns: int) -> int:
     return (shift << _SUB_BITS) + (ns >> shift)
 
 
-def by_reason(losses: Losses) -> dict[str, int]:
-    """Add up the losses of all streams: reason to packets."""
-    reasons: Counter[str] = Counter()
-    for (_, reason), packets in losses.items():
-        reasons[reason] += packets
-    return {reason: packets for reason, packets in reasons.items() if packets}
-
-
-def by_stream(losses: Losses) -> Counter[str]:
-    """Add up the losses of all reasons: stream to packets."""
-    streams: Counter[str] = Counter()
-    for (stream, _), packets in losses.items():
-        streams[stream] += packets
-    return streams
-
-
-def forget_losses(losses: Losses, streams: Collection[str]) -> None:
-    """Move the losses of these streams to the stream "", which stands for all forgotten streams."""
-    for stream, reason in [key for key in losses.copy() if key[0] in streams]:
-        losses["", reason] += losses.pop((stream, reason))
-
-
-def losses_since(now: Losses, earlier: Losses) -> Losses:
-    """Return what was lost after `earlier`; negative for a stream that was forgotten in between."""
-    lost = now.copy()
-    lost.subtract(earlier)
-    return Counter({key: packets for key, packets in lost.items() if packets})
-
-
 def _counted(meaning: str) -> Any:
     """Declare a plain counter. Nanoseconds end in `_ns`. Prometheus exports it with this help text."""
     return field(default=0, metadata={"meaning": meaning})
@@ -112,40 +82,56 @@ def _counted(meaning: str) -> Any:
 
 @dataclass(slots=True, eq=False)
 class WorkerMetrics:
-    """What one worker of a stage did; only its thread writes here."""
+    """What one worker of a stage did; only its thread writes here, except for the ledger.
 
-    packets_in: int = _counted("Packets that a stage took.")
-    packets_out: int = _counted("Packets that a stage gave.")
+    While a stage runs, its books keep the ledger; a snapshot has their sum here.
+    """
+
     busy_ns: int = _counted("Time at work, computing or waiting, over all workers.")
     cpu_ns: int = _counted("Processor time of the workers' own threads; engines may have more threads.")
     blocked_ns: int = _counted("Time until the results were on the next edges, over all workers.")
     batches: Counter[int] = field(default_factory=Counter)  # batch size: calls
-    dropped: Losses = field(default_factory=Counter)
+    ledger: Ledger = field(default_factory=Ledger)
     wait: Histogram = field(default_factory=Histogram)  # in the queue
     latency: Histogram = field(default_factory=Histogram)  # in the queue and at work
 
     def add(self, other: WorkerMetrics) -> None:
         """Add what another worker did; its thread may go on writing."""
-        for name in COUNTERS:
+        for name in TIMES:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         # `Counter.copy` is one step for other threads; iterating would fail when the worker adds a key.
         self.batches.update(other.batches.copy())
-        self.dropped.update(other.dropped.copy())
+        self.ledger.add(other.ledger)
         self.wait.merge(other.wait)
         self.latency.merge(other.latency)
 
     def since(self, earlier: WorkerMetrics) -> WorkerMetrics:
         """Return what was done after `earlier`, an earlier copy."""
         return WorkerMetrics(
-            **{name: getattr(self, name) - getattr(earlier, name) for name in COUNTERS},
+            **{name: getattr(self, name) - getattr(earlier, name) for name in TIMES},
             batches=self.batches - earlier.batches,
-            dropped=losses_since(self.dropped, earlier.dropped),
+            ledger=self.ledger.since(earlier.ledger),
             wait=self.wait.since(earlier.wait),
             latency=self.latency.since(earlier.latency),
         )
 
+    @property
+    def packets_in(self) -> int:
+        """Packets that the worker took."""
+        return self.ledger.taken.total()
 
+    @property
+    def packets_out(self) -> int:
+        """Packets that the worker gave."""
+        return self.ledger.given.total()
+
+
+TIMES: dict[str, str] = {
+    one.name: one.metadata["meaning"] for one in fields(WorkerMetrics) if "meaning" in one.metadata
+}
 # Every plain counter of `WorkerMetrics`: its name and what it means.
 COUNTERS: dict[str, str] = {
-    one.name: one.metadata["meaning"] for one in fields(WorkerMetrics) if "meaning" in one.metadata
+    "packets_in": "Packets that a stage took.",
+    "packets_out": "Packets that a stage gave.",
+    **TIMES,
 }

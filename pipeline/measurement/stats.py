@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.measurement.metrics import Histogram, Losses, WorkerMetrics, by_reason, losses_since
+from pipeline.measurement.faults import Fault, faults_of
+from pipeline.measurement.ledger import Ledger, Losses, by_reason
+from pipeline.measurement.metrics import Histogram, WorkerMetrics
 
 T = TypeVar("T")
 
@@ -59,10 +61,18 @@ class StageStats:
 
     @classmethod
     def of(
-        cls, name: str, run_ns: int, workers: Sequence[WorkerMetrics], counters: Iterable[Counter[str]]
+        cls,
+        name: str,
+        run_ns: int,
+        workers: Sequence[WorkerMetrics],
+        ledgers: Iterable[Ledger],
+        counters: Iterable[Counter[str]],
     ) -> StageStats:
         """Take the snapshot of a stage while its workers go on."""
-        return cls(name, len(workers), run_ns, _total_work(workers), _total(counters))
+        work = _total_work(workers)
+        for ledger in ledgers:
+            work.ledger.add(ledger)
+        return cls(name, len(workers), run_ns, work, _total(counters))
 
     @classmethod
     def total(cls, parts: Sequence[StageStats]) -> StageStats:
@@ -149,8 +159,13 @@ class StageStats:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Packets that the stage set aside, by reason."""
-        return by_reason(self.work.dropped)
+        """Packets that the stage dropped or set aside, by reason."""
+        return by_reason(self.work.ledger.dropped)
+
+    @property
+    def in_flight(self) -> int:
+        """Packets that the stage has taken, and is working on or holds."""
+        return self.work.ledger.in_flight.total()
 
 
 @dataclass(frozen=True)
@@ -159,34 +174,39 @@ class EdgeStats:
 
     producer: str
     consumer: str
-    received: int
-    delivered: int
-    in_flight: int
-    losses: Losses
-    in_flight_before: int = 0  # when the time that this snapshot covers began
+    ledger: Ledger
 
     @classmethod
     def total(cls, parts: Sequence[EdgeStats]) -> EdgeStats:
         """Add up the same edge of several processes."""
-        return cls(
-            parts[0].producer,
-            parts[0].consumer,
-            sum(part.received for part in parts),
-            sum(part.delivered for part in parts),
-            sum(part.in_flight for part in parts),
-            _total(part.losses for part in parts),
-            sum(part.in_flight_before for part in parts),
-        )
+        total = Ledger()
+        for part in parts:
+            total.add(part.ledger)
+        return cls(parts[0].producer, parts[0].consumer, total)
 
     def since(self, earlier: EdgeStats) -> EdgeStats:
         """Return what passed after `earlier`."""
-        return replace(
-            self,
-            received=self.received - earlier.received,
-            delivered=self.delivered - earlier.delivered,
-            losses=losses_since(self.losses, earlier.losses),
-            in_flight_before=earlier.in_flight,
-        )
+        return replace(self, ledger=self.ledger.since(earlier.ledger))
+
+    @property
+    def received(self) -> int:
+        """Packets that the producer put on the edge."""
+        return self.ledger.taken.total()
+
+    @property
+    def delivered(self) -> int:
+        """Packets that the consumer took off the edge."""
+        return self.ledger.given.total()
+
+    @property
+    def in_flight(self) -> int:
+        """Packets that wait on the edge, or for their partners behind it."""
+        return self.ledger.in_flight.total()
+
+    @property
+    def in_flight_before(self) -> int:
+        """`in_flight` when the time that this snapshot covers began."""
+        return self.ledger.in_flight_before.total()
 
     @property
     def name(self) -> str:
@@ -196,13 +216,12 @@ class EdgeStats:
     @property
     def dropped(self) -> dict[str, int]:
         """Packets lost on the edge, by reason."""
-        return by_reason(self.losses)
+        return by_reason(self.ledger.dropped)
 
     @property
     def closed(self) -> bool:
         """Whether the sum comes out even."""
-        given = self.in_flight_before + self.received
-        return given == self.delivered + self.losses.total() + self.in_flight
+        return not self.ledger.balance()
 
 
 @dataclass(frozen=True)
@@ -362,7 +381,7 @@ class RunStats:
     @property
     def losses(self) -> Losses:
         """What was lost anywhere."""
-        return _total([edge.losses for edge in self.edges] + [stage.work.dropped for stage in self.stages])
+        return _total([place.dropped for place in self._ledgers.values()])
 
     @property
     def dropped(self) -> int:
@@ -371,8 +390,22 @@ class RunStats:
 
     def dropped_at(self, stage: str) -> dict[str, int]:
         """Packets lost in the queues of a stage and set aside by it, by reason."""
-        lost = [edge.losses for edge in self.edges if edge.consumer == stage]
-        return by_reason(_total(lost + [one.work.dropped for one in self.stages if one.name == stage]))
+        places = {stage, *(edge.name for edge in self.edges if edge.consumer == stage)}
+        return by_reason(_total(one.dropped for name, one in self._ledgers.items() if name in places))
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Packets that a stage has not accounted for, by stage and stream."""
+        producers: dict[str, list[str]] = {}
+        for edge in self.edges:
+            producers.setdefault(edge.consumer, []).append(edge.producer)
+        return faults_of(self._ledgers, producers)
+
+    @property
+    def _ledgers(self) -> dict[str, Ledger]:
+        """The ledgers of all stages and edges, by name."""
+        stages = {stage.name: stage.work.ledger for stage in self.stages}
+        return stages | {edge.name: edge.ledger for edge in self.edges}
 
 
 def _rate(packets: int, run_ns: int) -> float:

@@ -102,7 +102,7 @@ class SplitRun(Running):
         cores: int | None = None,
         tracer: Tracer | None = None,
     ):
-        super().__init__(graph, RunInfo.new(graph.name))
+        super().__init__(graph, RunInfo.new(graph.name)._replace(live=live))
         if not live:
             check_sources(graph.source, sources.values())
         own_cores = max(1, (cores or os.cpu_count() or 1) // processes)

@@ -64,7 +64,7 @@ class Starter:
         return task
 
     def obey(self, run: Run, read: threading.Event) -> None:
-        """Carry out its commands; end this process when the starter has ended: nobody wants the results."""
+        """Carry out its commands; end this process once the starter has ended: nobody wants the results."""
         for command in received(self._pipe):
             match command:
                 case "read":

@@ -123,7 +123,7 @@ def test_streams_take_turns_and_lose_only_their_own_packets(policy, given):
         for seq in seqs:
             lane.append(0, toys.packet(stream, seq))
     assert popped(lane) == given
-    assert lane.received == 10 == len(given) + lane.dropped.total()
+    assert lane.ledger().taken.total() == 10 == len(given) + lane.dropped.total()
     assert lane.packets == 0
 
 

@@ -22,6 +22,9 @@ def seqs(stream: str) -> list[int]:
 def assert_accounts_close(stats: RunStats) -> None:
     for edge in stats.edges:
         assert edge.received == edge.delivered + sum(edge.dropped.values()) + edge.in_flight, edge
+    for stage in stats.stages:
+        assert stage.packets_in == stage.packets_out + sum(stage.dropped.values()) + stage.in_flight, stage
+    assert not stats.faults
 
 
 @settings(max_examples=40, deadline=None)

@@ -143,17 +143,26 @@ class Stream(Part):
     age_p99_ms: float
 
 
+class Unaccounted(Part):
+    """Packets of one stream that a stage has swallowed, repeated, invented or reordered."""
+
+    stage: str  # or an edge
+    stream: str
+    kind: Literal["swallowed", "repeated", "invented", "reordered"]
+    packets: int
+
+
 class Flow(Part):
     """All packets of the whole run, warm-up and draining included, on the way to the last stage that finished
-    fewest: read = finished + dropped + in_flight + left_out.
+    fewest: read = finished + dropped + in_flight. Any other packets are `unaccounted`, on whatever way.
     """
 
     read: int
     finished: int
     dropped: dict[str, int]  # reason: packets
-    in_flight: int  # counted on the edges, not calculated
-    left_out: int = 0  # by stages that give fewer packets than they take, as joins of cameras do
-    closed: bool  # whether it comes out even
+    in_flight: int  # counted on the edges and in the stages, not calculated
+    unaccounted: list[Unaccounted] = []
+    closed: bool  # whether it comes out even, and nothing is unaccounted for
 
 
 class Alone(Part):

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
 from pipeline.node import Node
-from tools.profiling.document import Flow
+from tools.profiling.document import Flow, Unaccounted
 
 
 def flow_of(graph: Graph, stats: RunStats) -> Flow:
@@ -24,31 +24,30 @@ def flow_of(graph: Graph, stats: RunStats) -> Flow:
     read = stats.read
     finished = stages[end.name].packets_out
     dropped: Counter[str] = Counter()
-    in_flight = left_out = 0
+    in_flight = 0
     for node in _way(graph, end):
-        stage, edge = stages[node.name], edges[f"{node.after[0]} → {node.name}"]
-        dropped.update(stage.dropped)
-        dropped.update(edge.dropped)
-        in_flight += edge.in_flight
-        # Of several inputs, what could not be merged was lost before it came in.
-        taken = stage.packets_in if len(node.after) == 1 else edge.delivered
-        left_out += taken - stage.packets_out - sum(stage.dropped.values())
-    even = read == finished + dropped.total() + in_flight + left_out and all(
-        edge.closed for edge in stats.edges
-    )
+        places: list[StageStats | EdgeStats] = [stages[node.name]]
+        if node.after:
+            places.append(edges[f"{node.after[0]} → {node.name}"])
+        for place in places:
+            dropped.update(place.dropped)
+            in_flight += place.in_flight
+    faults = [Unaccounted(**fault._asdict()) for fault in stats.faults]
+    even = read == finished + dropped.total() + in_flight and all(edge.closed for edge in stats.edges)
     return Flow(
         read=read,
         finished=finished,
         dropped=dict(dropped),
         in_flight=in_flight,
-        left_out=left_out,
-        closed=even and (len(ends) > 1 or stats.finished == finished),
+        unaccounted=faults,
+        closed=even and not faults and (len(ends) > 1 or stats.finished == finished),
     )
 
 
 def _way(graph: Graph, end: Node) -> Iterator[Node]:
-    """From a last stage back to the source, without it."""
+    """From a last stage back to the source."""
     node = end
     while node.after:
         yield node
         node = graph.node(node.after[0])
+    yield node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pipeline.measurement.faults import Fault
 from tools.profiling.document import Profile, Stage
 
 STATES = {
@@ -83,10 +84,10 @@ def closed_sum(profile: Profile) -> str:
     """The flow as a sum, and whether it comes out even."""
     flow = profile.flow
     said = f"{flow.finished:,} finished + {dropped(profile):,} dropped + {flow.in_flight:,} in flight"
-    said += f" + {flow.left_out:,} left out" if flow.left_out else ""
     if flow.closed:
         return f"{flow.read:,} read = {said}"
-    return f"{flow.read:,} read ≠ {said}: packets are unaccounted for"
+    faults = [Fault(one.stage, one.stream, one.kind, one.packets).found for one in flow.unaccounted]
+    return f"{flow.read:,} read ≠ {said}: packets are unaccounted for" + "".join(f"; {one}" for one in faults)
 
 
 def measured(profile: Profile) -> str:

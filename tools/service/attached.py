@@ -1,4 +1,4 @@
-"""The sources of a live run: attached, detached, and what each did in the last seconds."""
+"""The sources of a live run: attach them, detach them, and see what each did in the last seconds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tools.options.cameras import Credentials
 from tools.service.attached_stages import DIGITS, RunNow, run_now
 from tools.views import fill
 
-WINDOW_S = 10  # rates and ages are those of so many seconds
-REMOVAL_S = 5  # a source is given so long to end before its removal is said to be under way
+WINDOW_S = 10  # how long "the last seconds" are: rates and ages are computed over them
+REMOVAL_S = 5  # how long `remove` waits for a source to end before it reports that the removal goes on
 
 State = Literal["waiting", "running", "lost", "ended"]
 
@@ -32,32 +32,32 @@ class UnknownError(ConfigError):
 
 
 class NotOpenError(ConfigError):
-    """The run's operators are still being opened, or it is stopping."""
+    """The run's operators are still being opened, or the run is stopping."""
 
 
 @dataclass(frozen=True)
 class StreamNow:
-    """A stream at this moment; rates, ages and instances are those of the last seconds."""
+    """A stream at this moment; `fps`, ages and `instances` are those of the last seconds."""
 
     name: str
-    source: str  # its name where it carries several streams; else the stream's
-    uri: str | None  # without credentials; None once its source is not read any more
+    source: str  # the source that gives it; other than `name` only where a source carries several streams
+    uri: str | None  # without credentials; None once its source is no longer read
     state: State
     fps: float
     age_p50_ms: float
     age_p99_ms: float
-    instances: float  # a frame
+    instances: float  # per frame
     read: int
     finished: int
     dropped: int
-    dropped_now: int  # of the last seconds
+    dropped_now: int  # in the last seconds
     counters: dict[str, int]  # what the source itself counted
     lost_since_ns: int | None = None  # UNIX time
     reason: str | None = None  # why it is lost
 
 
 class Attached:
-    """What is attached to a live run; any thread may ask."""
+    """The sources that are attached to a live run; may be called from any thread."""
 
     def __init__(self, run: Run, credentials: Credentials | None = None):
         self.run = run
@@ -68,18 +68,18 @@ class Attached:
         self._samples: deque[RunStats] = deque()  # of the last seconds, the oldest first
 
     def start(self) -> None:
-        """Open the operators and begin to read; only now sources can be added."""
+        """Open the operators and begin to read; sources can be added from now on."""
         self.run.start()
         self._open = self.run.failure is None
-        self.sample()  # else the first figures would be those of an arbitrarily short time
+        self.sample()  # so that the first rates cover the time since this moment
 
     def add(self, name: str, uri: str) -> None:
         """Attach a source.
 
         Raises:
-            NotOpenError: not now.
+            NotOpenError: the operators are being opened, or the run is stopping.
             TakenError: a source of this name is attached.
-            SourceError: this can never be read.
+            SourceError: the URI can never be read.
         """
         try:
             resolved = resolve_uri(uri, self._credentials.get(name))
@@ -93,7 +93,7 @@ class Attached:
             self.run.add_source(name, resolved)
 
     def remove(self, name: str) -> bool:
-        """Detach a source, finishing what was read of it; False if it is still about to end.
+        """Detach a source and finish the frames that were read; False if it has not ended within REMOVAL_S.
 
         Raises:
             UnknownError: no source of this name is attached.
@@ -112,7 +112,7 @@ class Attached:
         return True
 
     def problems(self) -> list[str]:
-        """Why the run does not work, or not yet; none of a single source's troubles is such a reason."""
+        """Why the run does not work, or not yet. Problems of single sources are not among them."""
         if self.run.failure:
             return [f"the run has failed: {self.run.failure}"]
         if not self._open:
@@ -128,7 +128,7 @@ class Attached:
                 self._samples.popleft()
 
     def streams(self) -> list[StreamNow]:
-        """All streams that have been attached in this run, those that have ended included."""
+        """All streams that were attached in this run, ended ones included."""
         now, window = self._now_and_lately()
         uris = self.run.sources()
         outages = {event.stream: event for event in self.run.events() if event.kind == "lost"}
@@ -157,7 +157,7 @@ class Attached:
         return now, now.since(before) if before else now
 
     def events(self, stream: str | None = None) -> list[Event]:
-        """What happened lately, to one stream or to all, the oldest first."""
+        """The last events of one stream or of all, the oldest first."""
         return [event for event in self.run.events() if stream in (None, event.stream)]
 
 

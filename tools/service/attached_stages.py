@@ -18,6 +18,15 @@ DIGITS = 3  # of rates, shares and durations in JSON
 
 
 @dataclass(frozen=True)
+class Unaccounted:
+    """Packets of one stream that a stage swallowed, repeated, invented or reordered since the run began."""
+
+    stream: str
+    kind: str
+    packets: int
+
+
+@dataclass(frozen=True)
 class StageNow:
     """A stage; rates, shares, batches and durations are those of the last seconds."""
 
@@ -38,9 +47,11 @@ class StageNow:
     latency_p99_ms: float
     waiting: int  # packets in the queue
     capacity: int | None  # of the queue, where it is known
+    in_flight: int  # packets that it has taken, and is working on or holds
     dropped: dict[str, int]  # reason: packets lost in the queue or set aside, since the run began
     dropped_now: dict[str, int]  # … in the last seconds
     counters: dict[str, int]  # what the operator itself counted, since the run began
+    unaccounted: list[Unaccounted]  # empty as long as it accounts for every packet
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,11 @@ def _stage(
         dropped=now.dropped_at(node.name),
         dropped_now=window.dropped_at(node.name),
         counters=whole.counters,
+        unaccounted=[
+            Unaccounted(fault.stream, fault.kind, fault.packets)
+            for fault in now.faults
+            if fault.stage == node.name
+        ],
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from profile_example import ODD_NAME, profile, swept
 from rich.console import Console
 
-from tools.profiling.document import Profile
+from tools.profiling.document import Profile, Unaccounted
 from tools.profiling.table import lost_at, print_profile, print_sweep
 
 
@@ -57,7 +57,13 @@ def test_losses_stand_at_the_stage_they_were_lost_before():
     ("changes", "said"),
     [
         ({}, "4,212 read = 4,003 finished + 203 dropped + 6 in flight"),
-        ({"left_out": 40}, "6 in flight + 40 left out"),
+        (
+            {
+                "unaccounted": [Unaccounted(stage="pose", stream="a", kind="swallowed", packets=40)],
+                "closed": False,
+            },
+            "packets are unaccounted for; pose took 40 packets of a that it neither gave on nor dropped",
+        ),
         (
             {"closed": False},
             "4,212 read ≠ 4,003 finished + 203 dropped + 6 in flight: packets are unaccounted",

@@ -60,6 +60,11 @@ def test_a_scrape_says_what_the_run_says(ended, accept):
     assert found["posestream_edge_depth_packets", "slow", "two"] == 0
     assert found["posestream_stage_packets_in_total", "slow"] == stats.finished
     assert found["posestream_stage_busy_seconds_total", "slow"] >= 0.015 * stats.finished
+    assert (
+        found["posestream_stage_cpu_seconds_total", "slow"]
+        < found["posestream_stage_busy_seconds_total", "slow"]
+    )
+    assert found["posestream_stage_blocked_seconds_total", "two"] > 0
     assert found["posestream_stage_batch_packets_sum", "slow"] == stats.finished
     assert found["posestream_run_info", "toy", stats.run_id] == 1
     assert found["process_resident_memory_bytes",] > 1e6

@@ -118,7 +118,7 @@ def test_a_stage_that_does_not_come_back_is_told(monkeypatch):
 def test_scarce_processors_are_told():
     with serving({"yard": "20"}) as (url, attached):
         until(lambda: attached.stages().fps > 0)
-        run = Client(url).look().run
+        run = Client(url).ask().run
     assert pace(replace(run, cores=1.95, processors=2, load=9.0))[1].endswith(
         " % of the time, and 1.9 of 2 cores are busy with this run"
     )
@@ -133,7 +133,7 @@ def test_a_run_without_frames_is_shown():
         until(lambda: attached.stages().window_s > 0.1)
         shown = once(url)
     assert "0.0 fps · 0 of 0 streams" in shown
-    assert "no frames come" in shown
+    assert "no frames come in" in shown
     assert "no stream is attached; POST /streams attaches one" in shown
 
 
@@ -152,13 +152,13 @@ def test_the_worst_streams_are_shown_where_there_is_no_room_for_all(tmp_path):
         until(lambda: all(stream.state == "running" for stream in attached.streams()))
         unplugged.touch()
         until(lambda: any(stream.state == "lost" for stream in attached.streams()))
-        seen = Client(url).look()
+        answer = Client(url).ask()
         everything = once(url)
         unplugged.unlink()
     console = Console(width=80, color_system=None)
     for height in (8, 14, 24):
         with console.capture() as capture:
-            console.print(Picture(seen, url, height=height))
+            console.print(Picture(answer, url, height=height))
         lines = capture.get().splitlines()
         named = [line for line in lines if re.match(r"camera \d\d|gate|\[red\]yard", line)]
         assert len(lines) <= max(height, 13)
@@ -179,7 +179,7 @@ def test_the_token_is_given_and_never_shown():
     with serving({"yard": "20"}, token="hush hush") as (url, _):
         assert "yard" in once(url, POSESTREAM_TOKEN="hush hush")
         assert "yard" in once(url, "--token", "hush hush")
-        assert "a token is asked for; set POSESTREAM_TOKEN" in refusal(url)
+        assert "a token is required; set POSESTREAM_TOKEN" in refusal(url)
         for wrong in ("silence", "silence\n", "sílence"):
             said = refusal(url, POSESTREAM_TOKEN=wrong)
             assert "token" in said
@@ -204,7 +204,7 @@ def test_the_token_goes_nowhere_else(monkeypatch):
     try:
         url = f"http://127.0.0.1:{other.server_port}"
         assert refusal(url, POSESTREAM_TOKEN="secret") == (
-            f"{url}: it sends on to http://***@127.0.0.1:{other.server_port}/there; give that address"
+            f"{url}: it redirects to http://***@127.0.0.1:{other.server_port}/there; give that address"
         )
         monkeypatch.setenv("http_proxy", url)
         with serving({"yard": "20"}, token="secret") as (there, _):
@@ -218,11 +218,14 @@ def test_the_token_goes_nowhere_else(monkeypatch):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("127.0.0.1:1", "http://127.0.0.1:1: nobody listens there; is it running? `posestream attach` tells"),
+        (
+            "127.0.0.1:1",
+            "http://127.0.0.1:1: nothing listens there; is it running? `posestream attach` prints",
+        ),
         ("http://no.such.invalid:8787", "cannot be reached"),
-        ("ftp://127.0.0.1:8787", "is no address of a control API; expected http://HOST:PORT"),
-        ("127.0.0.1:none", "is no address of a control API"),
-        ("127.0.0.1:87\n87", "is no address of a control API"),
+        ("ftp://127.0.0.1:8787", "is not the address of a control API; expected http://HOST:PORT"),
+        ("127.0.0.1:none", "is not the address of a control API"),
+        ("127.0.0.1:87\n87", "is not the address of a control API"),
         ("http://me:hush@127.0.0.1:1", "http://***@127.0.0.1:1: expected http://HOST:PORT"),
         ("me:hu?sh@127.0.0.1:1", "http://***@127.0.0.1:1: expected"),
         ("127.0.0.1:1/?hush", "http://127.0.0.1:1/: expected"),
@@ -237,12 +240,12 @@ def test_what_cannot_be_reached_is_told_in_one_line(url, says):
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (b"HTTP/1.0 404 Not Found\r\n\r\n", "no posestream, or not of this version"),
-        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "no posestream, or not of this version"),
-        (b'HTTP/1.0 200 OK\r\n\r\n{"stages": []}', "no posestream, or not of this version"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", "not posestream, or not this version of it"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "not posestream, or not this version of it"),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"stages": []}', "not posestream, or not this version of it"),
         (b"HTTP/1.0 500 \x1b[2Jbroken\r\n\r\n", "it answers 500 \N{REPLACEMENT CHARACTER}[2Jbroken"),
-        (b"SSH-2.0-OpenSSH\r\n", "speaks no HTTP"),
-        (b"", "it hung up"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not speak HTTP"),
+        (b"", "it closed the connection"),
     ],
 )
 def test_what_is_no_run_is_told_in_one_line(answer, says):
@@ -348,7 +351,7 @@ def test_a_run_that_is_away_is_waited_for():
         opened = Terminal(url, "--interval", "0.2")
         opened.until(rf"run {first.run.info.id}.*yard +running")
     try:
-        opened.until(r"seen \d+ s ago, trying again; nobody listens there")
+        opened.until(r"as of \d+ s ago, trying again; nothing listens there")
         with serving({"barn": "20"}, at=url.removeprefix("http://")) as (_, second):
             opened.until(rf"run {second.run.info.id}.*barn +running")
             opened.press("q")
