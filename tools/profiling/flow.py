@@ -1,4 +1,4 @@
-"""The closed sum: what became of every packet that was read."""
+"""The closed sum: where every packet that was read has gone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tools.profiling.document import Flow
 
 
 def flow_of(graph: Graph, stats: RunStats) -> Flow:
-    """Of a whole run, from its beginning, on one way through the graph.
+    """Add up a whole run along one path through the graph.
 
-    It is the way to the last stage that finished fewest packets; where a stage joins several inputs, the
-    first of them. Each edge is also looked at by itself, those beside the way as well.
+    The path leads to the last stage that finished the fewest packets; where a stage joins several inputs, it
+    follows the first. The sum of every edge, on the path or not, is checked, too.
     """
     stages = {stage.name: stage for stage in stats.stages}
     edges = {edge.name: edge for edge in stats.edges}
@@ -25,12 +25,12 @@ def flow_of(graph: Graph, stats: RunStats) -> Flow:
     finished = stages[end.name].packets_out
     dropped: Counter[str] = Counter()
     in_flight = left_out = 0
-    for node in _way(graph, end):
+    for node in _path(graph, end):
         stage, edge = stages[node.name], edges[f"{node.after[0]} → {node.name}"]
         dropped.update(stage.dropped)
         dropped.update(edge.dropped)
         in_flight += edge.in_flight
-        # Of several inputs, what could not be merged was lost before it came in.
+        # At a join, packets that cannot be merged are dropped before they count as `packets_in`.
         taken = stage.packets_in if len(node.after) == 1 else edge.delivered
         left_out += taken - stage.packets_out - sum(stage.dropped.values())
     even = read == finished + dropped.total() + in_flight + left_out and all(
@@ -46,8 +46,8 @@ def flow_of(graph: Graph, stats: RunStats) -> Flow:
     )
 
 
-def _way(graph: Graph, end: Node) -> Iterator[Node]:
-    """From a last stage back to the source, without it."""
+def _path(graph: Graph, end: Node) -> Iterator[Node]:
+    """Walk from a last stage back to the source, without the source."""
     node = end
     while node.after:
         yield node
