@@ -80,7 +80,7 @@ def compare(baseline: Profile, now: Profile, tolerance: float) -> Comparison:
     if baseline.live != now.live:
         kinds = ["live sources" if profile.live else "files" for profile in (baseline, now)]
         raise ConfigError(
-            f"the baseline is a profile of {kinds[0]}, this one of {kinds[1]}: they are read at different rates; "
+            f"the baseline is a profile of {kinds[0]}, this one of {kinds[1]}: their rates differ; "
             "compare profiles of the same sources"
         )
     rows = [*_run_rows(baseline, now, tolerance), *_stage_rows(baseline, now, tolerance)]
