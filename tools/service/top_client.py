@@ -55,7 +55,8 @@ class Client:
         self.url = _checked(url)
         if token and not (token.isascii() and token.isprintable()):
             raise ConfigError(
-                f"the token ({TOKEN_VARIABLE}, --token) holds a line break or another character that cannot be sent"
+                f"the token ({TOKEN_VARIABLE}, --token) holds a line break or another character that "
+                "cannot be sent"
             )
         self._token = token
         self._run, self._streams = TypeAdapter(RunNow), TypeAdapter(dict[str, list[StreamNow]])
