@@ -1,1 +1,1 @@
-"""`posestream evaluate`: poses against annotated images."""
+"""`posestream evaluate`: measure poses against annotated images."""

@@ -15,7 +15,7 @@ from tools.options.cameras import name_cameras, read_credentials
         ("yard: {username: me, password: 1234}", "quote numbers"),
         ("yard: {user: hush}", "yard: expected {username"),
         ("- hush", "expected NAME: {username"),
-        ("yard: {username: hush", "logins.yaml:1: no YAML"),
+        ("yard: {username: hush", "logins.yaml:1: not valid YAML"),
     ],
 )
 def test_a_file_of_credentials_is_refused_without_showing_it(tmp_path, text, says):
