@@ -192,17 +192,6 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_exit_code_1(tmp_path, c
     assert "Traceback" not in done.stderr
 
 
-def test_graph_commands():
-    assert "human-lite" in posestream("graph", "list").stdout
-    shown = posestream("graph", "show", "human-lite").stdout
-    places = [shown.index(f"\n  {name}") for name in ("decode", "detect", "track", "pose")]
-    assert places == sorted(places)
-    assert "track --> pose" in posestream("graph", "show", "human-lite", "--mermaid").stdout
-    assert posestream("graph", "validate", "human-lite").returncode == 0
-    schema = json.loads(posestream("graph", "schema").stdout)
-    assert "pose" in {n["title"] for n in schema["properties"]["graph"]["additionalProperties"]["anyOf"]}
-
-
 def test_help_and_version():
     assert "posestream run walk.mp4 --video" in posestream("run", "--help").stdout
     assert posestream("version").stdout.startswith("posestream ")
