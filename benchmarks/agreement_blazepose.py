@@ -1,10 +1,10 @@
-"""How far our BlazePose is from the original, MediaPipe's, on the same frames of a single person.
+"""How far our BlazePose is from the original, MediaPipe, on the same frames of a single person.
 
     python benchmarks/agreement_blazepose.py [CLIP ...] [--every 5]
 
-The original is installed on first use in an environment of its own, in the user's cache. Both get the same
-decoded frames; ours goes through the operators detect, track and pose. Distances are in percent of the
-person's height, the extent in y of the original's 33 landmarks in that frame.
+The original is installed on first use, in an environment of its own in the cache folder. Both get the same
+decoded frames; ours are processed by the operators detect, track and pose. Distances are in percent of the
+person's height, which is the extent in y of the original's 33 landmarks in that frame.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Packet
 
 PEER_PROGRAM = PROGRAMS / "mediapipe_frames.py"
-# The original counts 33.333 ms a frame, whatever the clip says, and its filter depends on it.
+# The original assumes 33.333 ms a frame for any clip, and its filter depends on that time.
 PEER_FRAME_NS = 33_333_000
 COLUMNS = (
     "clip", "frames", "found: ours", "original", "both",
@@ -42,7 +42,7 @@ COLUMNS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("clips", nargs="*", type=Path, help="the sample clip unless given")
+    parser.add_argument("clips", nargs="*", type=Path, help="default: the sample clip")
     parser.add_argument("--every", type=int, default=5, help="detect on every n-th frame")
     arguments = parser.parse_args()
     python = mediapipe_python()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def run_both(clip: Path, every: int, python: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Landmarks (F, 33, 3) x px, y px, visibility, and world (F, 33, 3) m, of ours and of the original."""
+    """Landmarks (F, 33, 3) x px, y px, visibility, and world (F, 33, 3) m, by ours and by the original."""
     frames = Decode().read("clip", str(clip))
     first = next(frames)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,17 +63,17 @@ def run_both(clip: Path, every: int, python: Path) -> tuple[dict[str, np.ndarray
         peer = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert peer.stdin is not None
         with peer.stdin:
-            ours = run_ours(_teed(itertools.chain([first], frames), peer.stdin), every)
+            ours = run_ours(_copied_to(itertools.chain([first], frames), peer.stdin), every)
         if peer.wait():
             raise SystemExit(
-                f"{clip}: the original ended with code {peer.returncode}; run {PEER_PROGRAM.name}"
+                f"{clip}: the original failed with exit code {peer.returncode}; run {PEER_PROGRAM.name}"
             )
         with np.load(out) as found:
             return ours, {name: found[name] for name in ("landmarks", "world")}
 
 
-def _teed(frames: Iterator[Packet], pipe: IO[bytes]) -> Iterator[Packet]:
-    """The packets by the original's clock, their pixels also written to its pipe."""
+def _copied_to(frames: Iterator[Packet], pipe: IO[bytes]) -> Iterator[Packet]:
+    """The packets with the original's times; their pixels are also written to its pipe."""
     for packet in frames:
         assert packet.image is not None
         pipe.write(packet.image.tobytes())
@@ -81,7 +81,7 @@ def _teed(frames: Iterator[Packet], pipe: IO[bytes]) -> Iterator[Packet]:
 
 
 def run_ours(frames: Iterator[Packet], every: int) -> dict[str, np.ndarray]:
-    """The first pose of each frame, as `run_both` gives it."""
+    """The first pose of each frame, as `run_both` returns it."""
     operators = [
         Detect("blazepose-detector", every=every),
         Track(),
@@ -107,7 +107,7 @@ def run_ours(frames: Iterator[Packet], every: int) -> dict[str, np.ndarray]:
 
 
 def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> list[str]:
-    """The cells of a row, without the clip's name; distances where both have found a person."""
+    """The cells of a row after the clip's name; distances in frames in which both found a person."""
     found = [np.isfinite(one["landmarks"]).all(axis=(1, 2)) for one in (ours, original)]  # (F,)
     both = found[0] & found[1]
     counts = [str(n) for n in (len(both), found[0].sum(), found[1].sum(), both.sum())]
@@ -116,12 +116,12 @@ def compare(ours: dict[str, np.ndarray], original: dict[str, np.ndarray]) -> lis
     a, b = ours["landmarks"][both], original["landmarks"][both]
     height = np.ptp(b[..., 1], axis=1)[:, None]
     distance = 100 * np.linalg.norm((a - b)[..., :2], axis=-1) / height
-    deep_mm = 1000 * np.linalg.norm(ours["world"][both] - original["world"][both], axis=-1)
+    distance_3d_mm = 1000 * np.linalg.norm(ours["world"][both] - original["world"][both], axis=-1)
     return [
         *counts,
         f"{np.median(distance):.2f}",
         f"{np.percentile(distance, 95):.2f}",
-        f"{np.median(deep_mm):.1f}",
+        f"{np.median(distance_3d_mm):.1f}",
         f"{np.median(np.abs(a - b)[..., 2]):.4f}",
     ]
 

@@ -1,17 +1,18 @@
-"""Scaling over cameras: what 1 to 64 of them get of one machine, and what each costs.
+"""Scaling over cameras: how many frames 1 to 64 cameras get from one machine, and what each camera costs.
 
     python benchmarks/cameras.py [--cameras 1,2,4,8,16,32,64] [--camera-fps 15] [--fps RATE] [--height 360]
                                  [--graph human-lite] [--warmup 5] [--seconds 20] [--json FILE]
 
-A camera is a file that is played at its own pace, as `posestream attach` would: a sample clip to and fro,
-encoded anew at --camera-fps frames/s with --height px on its shorter side. --fps thins it out behind the
-decoder (`decode.fps`). Each number of cameras runs in a fresh process; they begin one behind the other
-within the time of a frame, as real ones do. Results go to JSONL files, frames older than 2 s to nobody.
+A camera is a file that plays at its own pace, as in `posestream attach`: a sample clip, played forwards and
+backwards, encoded again at --camera-fps frames/s with --height px on its shorter side. --fps drops frames
+behind the decoder (`decode.fps`). Each number of cameras runs in a new process; the cameras start one after
+the other within the time of a frame, as real ones do. Results go to JSONL files; frames older than 2 s are
+dropped.
 
-`decode ms` is processor time of the decoding threads a frame that was read, `work ms` all other processor
-time a frame that was published; neither should grow with the number of cameras, so both are also told as a
-multiple of the first row. Exit code 1 if read = published + dropped does not hold for each camera at the
-end, or if 64 cameras of at most one frame a second take 1,500 MB or more.
+`decode ms` is processor time of the decoding threads for each frame read, `work ms` all other processor time
+for each frame published. Neither should grow with the number of cameras, so both are also given as a multiple
+of the first row. Exit code 1 if read = published + dropped does not hold for each camera at the end, or if 64
+cameras of at most one frame a second take 1,500 MB or more.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from pipeline.run import Run
 
 MB = 1e6
 MAX_AGE_S = 2.0
-MEMORY_MB = 1500.0  # 64 cameras of one frame a second
+MEMORY_MB = 1500.0  # limit for 64 cameras of one frame a second
 COLUMNS = (
     "cameras", "published/s", "published", "age p50 ms", "p99 ms", "MB", "MB a camera", "decode ms",
     "× first", "work ms", "× first", "cores", "threads", "dropped",
@@ -48,7 +49,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What all points have in common."""
+    """What is the same for all numbers of cameras."""
 
     clip: Path
     camera_fps: int
@@ -60,46 +61,46 @@ class Setting:
 
 @dataclass(frozen=True)
 class Point:
-    """A number of cameras, in the time of measuring."""
+    """The figures for a number of cameras, in the measured time."""
 
     cameras: int
     published_fps: float
-    published: float  # share of the frames of which it is known what became of them
-    dropped: dict[str, float]  # reason: likewise
+    published: float  # share of the frames that were published or dropped
+    dropped: dict[str, float]  # by reason, as a share of the same frames
     age_p50_ms: float
     age_p99_ms: float
-    memory_mb: float  # resident, most
-    memory_a_camera_mb: float  # above what the process took before it read anything
-    cpu_ms_read: float  # processor time of the process a frame that was read …
-    cpu_ms_published: float  # … and a frame that was published
-    decode_ms: float  # of the decoding threads, a frame that was read
-    work_ms: float  # all other, a frame that was published
+    memory_mb: float  # resident, highest value
+    memory_a_camera_mb: float  # without the memory of the process before it read anything
+    cpu_ms_read: float  # processor time of the process for each frame read …
+    cpu_ms_published: float  # … and for each frame published
+    decode_ms: float  # processor time of the decoding threads for each frame read
+    work_ms: float  # all other processor time for each frame published
     cores: float
     threads: int
-    open_books: list[str]  # cameras whose frames do not add up at the end
+    open_books: list[str]  # cameras for which read = finished + dropped does not hold at the end
 
 
 def main() -> int:
     parser = harness.parser(__doc__ or "")
-    parser.add_argument("--cameras", default="1,2,4,8,16,32,64", help="1,2,4,8,16,32,64 unless given")
-    parser.add_argument("--camera-fps", type=int, default=15, help="15 unless given")
-    parser.add_argument("--fps", type=float, help="thin out to so many frames/s; all unless given")
-    parser.add_argument("--height", type=int, default=360, help="of the shorter side, px; 360 unless given")
-    parser.add_argument("--graph", default="human-lite", help="human-lite unless given")
-    parser.add_argument("--warmup", type=float, default=5.0, help="seconds; 5 unless given")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured of each; 20 unless given")
+    parser.add_argument("--cameras", default="1,2,4,8,16,32,64", help="default: 1,2,4,8,16,32,64")
+    parser.add_argument("--camera-fps", type=int, default=15, help="default: 15")
+    parser.add_argument("--fps", type=float, help="drop frames down to this many frames/s; default: all")
+    parser.add_argument("--height", type=int, default=360, help="shorter side in px; default: 360")
+    parser.add_argument("--graph", default="human-lite", help="default: human-lite")
+    parser.add_argument("--warmup", type=float, default=5.0, help="in seconds; default: 5")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds to measure; default: 20")
     given = parser.parse_args()
     clip = make_clip(given.height, given.camera_fps)
     setting = Setting(clip, given.camera_fps, given.graph, given.fps, given.warmup, given.seconds)
     points: list[Point] = []
     for cameras in (int(number) for number in given.cameras.split(",")):
-        # A new process each: memory that an earlier one has left behind would count, too.
+        # A new process each time, because memory left over from the last one would count.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             points.append(process.submit(measure, cameras, setting).result())
         print(f"{cameras} cameras: {points[-1].published_fps:.1f} frames/s", file=sys.stderr, flush=True)
     rate = given.fps or given.camera_fps
     harness.show(
-        f"{given.graph}, cameras of {given.camera_fps} frames/s, {rate:g} taken, {given.height} px",
+        f"{given.graph}, cameras of {given.camera_fps} frames/s, {rate:g} used, {given.height} px",
         COLUMNS,
         [cells(point, points[0]) for point in points],
     )
@@ -112,7 +113,7 @@ def main() -> int:
 
 
 def make_clip(height: int, fps: int) -> Path:
-    """A sample clip at so many frames/s, so many px high, to and fro for 20 s or 60 frames; it is kept."""
+    """A sample clip of this height and rate, forwards and backwards for 20 s or 60 frames; cached."""
     path = cache_home() / "benchmarks" / f"camera-{height}px-{fps}fps.mp4"
     if path.exists():
         return path
@@ -144,7 +145,7 @@ def make_clip(height: int, fps: int) -> Path:
 
 
 def measure(cameras: int, setting: Setting) -> Point:
-    """Run so many cameras in this process."""
+    """Run this many cameras in this process."""
     process = psutil.Process()
     changes: dict[str, object] = {"decode.loop": 0} | ({"decode.fps": setting.fps} if setting.fps else {})
     with tempfile.TemporaryDirectory() as folder:
@@ -170,7 +171,7 @@ def measure(cameras: int, setting: Setting) -> Point:
 def point(
     cameras: int, window: RunStats, stats: RunStats, memory_mb: float, each_mb: float, threads: int
 ) -> Point:
-    """The figures of a window of a run, which has ended meanwhile."""
+    """The figures of a window of a run; `stats` are those of the run's end."""
     read = max(sum(stream.read for stream in window.streams), 1)
     published = max(window.finished, 1)
     dropped: Counter[str] = Counter()
@@ -197,8 +198,8 @@ def point(
     )
 
 
-def cells(point: Point, one: Point) -> list[str]:
-    """For the table."""
+def cells(point: Point, first: Point) -> list[str]:
+    """The row of the table."""
     dropped = ", ".join(f"{reason} {share:.0%}" for reason, share in sorted(point.dropped.items()))
     return [
         str(point.cameras),
@@ -209,9 +210,9 @@ def cells(point: Point, one: Point) -> list[str]:
         f"{point.memory_mb:.0f}",
         f"{point.memory_a_camera_mb:.1f}",
         f"{point.decode_ms:.2f}",
-        f"{point.decode_ms / max(one.decode_ms, 1e-9):.2f}",
+        f"{point.decode_ms / max(first.decode_ms, 1e-9):.2f}",
         f"{point.work_ms:.1f}",
-        f"{point.work_ms / max(one.work_ms, 1e-9):.2f}",
+        f"{point.work_ms / max(first.work_ms, 1e-9):.2f}",
         f"{point.cores:.2f}",
         str(point.threads),
         dropped or "none",
@@ -219,7 +220,7 @@ def cells(point: Point, one: Point) -> list[str]:
 
 
 def judge(points: list[Point], rate: float) -> dict[str, bool]:
-    """What has to hold, and whether it does."""
+    """The targets, and whether each is met."""
     books = [f"{name} of {point.cameras}" for point in points for name in point.open_books]
     targets = {"read = published + dropped for each camera": not books}
     most = max(points, key=lambda point: point.cameras)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: measuring in turn, tables, and JSON that tells where it was measured."""
+"""What the benchmarks share: measuring in turn, tables, and JSON with the machine and all versions."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ T = TypeVar("T")
 
 
 def parser(doc: str, repeat: int | None = None) -> argparse.ArgumentParser:
-    """The command line of a benchmark, with `--json`, and with `--repeat` where it measures in turn."""
+    """The command line of a benchmark: with `--json`, and, if it measures in turn, with `--repeat`."""
     summary, _, more = doc.partition("\n")
     made = argparse.ArgumentParser(
         description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
     if repeat:
-        made.add_argument("--repeat", type=int, default=repeat, help=f"rounds; {repeat} unless given")
+        made.add_argument("--repeat", type=int, default=repeat, help=f"rounds; default: {repeat}")
     return made
 
 
 def result(
     rows: Sequence[Mapping[str, Any]], *, versions: Mapping[str, str] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The document of a benchmark: the command on top, the time, the machine, `more`, and the rows.
+    """The document of a benchmark: the command, the time, the machine, `more`, and the rows.
 
     Args:
-        rows: what was measured, one a line of the table; anything that JSON can hold.
-        versions: of the peers, as the machine's own know nothing of them.
-        more: what holds for all rows.
+        rows: the measurements, one for each line of the table; anything that JSON can hold.
+        versions: versions of the peers, which have environments of their own.
+        more: fields that hold for all rows.
     """
     machine = this_machine().model_dump(exclude_none=True)
     machine["versions"] |= versions or {}
@@ -52,21 +52,21 @@ def result(
 
 
 def write(path: Path | None, document: Mapping[str, Any]) -> None:
-    """Keep a document as JSON; without a path, nothing."""
+    """Write a document as JSON, if there is a path."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def command() -> str:
-    """What was typed; of files elsewhere only the names, since where they lie is nobody's business."""
-    words = [_inside(word) for word in sys.argv[1:]]
+    """The command as it was typed; of files elsewhere only the names, to keep paths private."""
+    words = [_without_folders(word) for word in sys.argv[1:]]
     program, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
     name = program.relative_to(here).as_posix() if program.is_relative_to(here) else program.name
     return shlex.join(["python", f"benchmarks/{name}", *words])
 
 
-def _inside(word: str) -> str:
+def _without_folders(word: str) -> str:
     path = Path(word)
     return path.name if path.is_absolute() or ".." in path.parts else word
 
@@ -83,7 +83,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 @dataclass(frozen=True)
 class Spread:
-    """Some figures: their median, and the lowest and highest of them."""
+    """The median, the lowest and the highest of some figures."""
 
     median: float
     low: float
@@ -93,19 +93,19 @@ class Spread:
     def of(cls, figures: Sequence[float]) -> Self:
         return cls(statistics.median(figures), min(figures), max(figures))
 
-    def told(self, form: str = "{:.3g}", scale: float = 1.0) -> str:
-        """The median, and in brackets the two others where they differ from it."""
+    def written(self, form: str = "{:.3g}", scale: float = 1.0) -> str:
+        """The median, and, if they differ, the lowest and the highest in brackets."""
         median, low, high = (form.format(scale * value) for value in (self.median, self.low, self.high))
         return median if low == high else f"{median} ({low} to {high})"
 
     def __str__(self) -> str:
-        return self.told()
+        return self.written()
 
 
 def in_turn(cases: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Measure all cases once, then all again: a slow moment of the machine meets them alike.
+    """Measure all cases once, then all again, so that a slow moment of the machine affects all of them.
 
-    Every second round goes backwards, so that none always comes right behind the same other.
+    Every second round goes backwards, so that a case does not always follow the same other case.
     """
     found: dict[str, list[T]] = {name: [] for name in cases}
     for number in range(rounds):
@@ -115,7 +115,7 @@ def in_turn(cases: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours over theirs, round by round; the median of those, not of either side's figures."""
+    """Ours divided by theirs in each round, and the median of these ratios."""
     return Spread.of([one / other for one, other in zip(ours, theirs, strict=True)])
 
 

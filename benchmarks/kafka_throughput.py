@@ -1,15 +1,15 @@
-"""What `kafka_sink` and `kafka_source` move, beside bare loops of the client libraries with the same bytes.
+"""Messages/s of `kafka_sink` and `kafka_source`, beside bare loops of the client libraries on the same bytes.
 
     python benchmarks/kafka_throughput.py [--messages 5000] [--people 1 20] [--repeat 5]
 
 The bare loop sends messages that were made beforehand, with the same settings (acks=all, idempotent, linger,
-batches), and is through when the last is acknowledged. `kafka_sink` gets packets: it makes the messages,
-writes them to its spool on disk and publishes them from there. All begin connected and warm, and take turns.
-The broker is the one that POSESTREAM_TEST_KAFKA names, else one that is started for it. Target: 90 % of the
-bare loop of kafka-python, by the library that `client: auto` takes here.
+batches), and ends when the last one is acknowledged. `kafka_sink` gets packets: it makes the messages, writes
+them to its spool on disk and publishes them from there. All are connected and warm before they are measured,
+and are measured in turn. The broker is the one that POSESTREAM_TEST_KAFKA names; without it, one is started.
+Target: 90 % of the bare loop of kafka-python, with the library that `client: auto` chooses here.
 
-Where it ends is told by `client`: kafka-python is Python, so its loop, its network thread and the sink's own
-threads share one interpreter lock; confluent-kafka works outside of it.
+The limit depends on `client`: kafka-python is written in Python, so its loop, its network thread and the
+sink's own threads share one interpreter lock; confluent-kafka works without the lock.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HOW = Publishing("")
 
 
 def packets(n: int, people: int) -> list[Packet]:
-    """Frames of one camera with so many people, as a graph with tracks and 2D poses gives them."""
+    """Frames of one camera with this many people, as from a graph with tracks and 2D poses."""
     random = np.random.default_rng(0)
     found = [
         Instances(
@@ -69,10 +69,10 @@ def packets(n: int, people: int) -> list[Packet]:
 
 
 class Cost(NamedTuple):
-    """Of one run through all messages."""
+    """The time of one run through all messages."""
 
     wall_s: float
-    cpu_s: float  # of this process; the broker is another
+    cpu_s: float  # processor time of this process, without the broker
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def bare_consumer(brokers: str, topic: str, n: int, into: list[Cost]) -> None:
 
 
 def first_batch(consumer: Any) -> list[Any]:
-    """One message, waited for: then all is connected."""
+    """Wait for the first message: after it everything is connected."""
     while True:
         for batch in consumer.poll(500, max_records=1).values():
             return batch
@@ -157,7 +157,7 @@ def through_source(brokers: str, topic: str, n: int, into: list[Cost]) -> None:
     given = (item for item in items if isinstance(item, Packet))
     next(given)
     with timed(into):
-        for _ in range(n - 2):  # the first frame is there twice
+        for _ in range(n - 2):  # the first frame was sent twice, once to warm up
             source.finished(next(given))
     source.stop()
     for _ in items:
@@ -167,7 +167,7 @@ def through_source(brokers: str, topic: str, n: int, into: list[Cost]) -> None:
 
 @contextmanager
 def broker() -> Iterator[str]:
-    """The address of a broker."""
+    """The address of a broker; without POSESTREAM_TEST_KAFKA one runs inside this context."""
     if given := os.environ.get("POSESTREAM_TEST_KAFKA"):
         yield given
         return
@@ -176,11 +176,11 @@ def broker() -> Iterator[str]:
 
 
 def measure(brokers: str, people: int, n: int, repeat: int) -> dict[str, float]:
-    """Print a table; the share of the bare loop that each way of publishing reaches."""
+    """Print a table; return the speed of each way as a share of the bare loop."""
     frames = packets(n, people)
     messages = [encode(frame, RUN.id) for frame in frames]
     size = statistics.mean(len(message.value) for message in messages)
-    n += 1  # the one that warms up
+    n += 1  # one message warms up
     send: dict[str, Callable[[str, list[Cost]], None]] = {
         "bare kafka-python": lambda topic, into: bare_kafka_python(brokers, topic, messages, into),
         "kafka_sink, kafka-python": lambda topic, into: through_sink(
@@ -202,7 +202,7 @@ def measure(brokers: str, people: int, n: int, repeat: int) -> dict[str, float]:
             topic = f"bench-{uuid.uuid4().hex[:8]}"
             create_topic(brokers, topic, partitions=1)
             case(topic, costs[name])
-        for name, case in read.items():  # of what the last has published
+        for name, case in read.items():  # read what the last case published
             case(topic, costs[name])
     print(f"\n{people} people a frame, {size:.0f} bytes a message, {n - 1} messages, median of {repeat} runs")
     print(f"{'':30}{'messages/s':>12}{'MB/s':>8}{'µs of processor':>17}{'of the bare loop':>18}")
@@ -232,7 +232,7 @@ def main() -> None:
     print(f"\ntarget: {TARGET:.0%} of a bare kafka-python loop; kafka_sink reaches at least")
     for client in dict.fromkeys([default, "kafka-python"]):
         worst = min(found[f"kafka_sink, {client}"] for found in reached)
-        print(f"  {worst:.0%} with client: {client}{' (what auto takes here)' if client == default else ''}")
+        print(f"  {worst:.0%} with client: {client}{' (auto takes it here)' if client == default else ''}")
     sys.exit(min(found[f"kafka_sink, {default}"] for found in reached) < TARGET)
 
 

@@ -1,4 +1,4 @@
-"""Memory over a long run: the sample clip played over and over; growth after the first 1,000 frames.
+"""Memory over a long run: repeat the sample clip, and measure the growth after the first 1,000 frames.
 
     python benchmarks/memory.py [--frames 10000] [--json FILE] [CLIP]
 
@@ -27,8 +27,8 @@ def resident_mb() -> float:
 
 def main() -> int:
     parser = harness.parser(__doc__ or "")
-    parser.add_argument("clip", nargs="?", type=Path, help="the sample clip unless given")
-    parser.add_argument("--frames", type=int, default=10_000, help="10,000 unless given")
+    parser.add_argument("clip", nargs="?", type=Path, help="default: the sample clip")
+    parser.add_argument("--frames", type=int, default=10_000, help="default: 10,000")
     given = parser.parse_args()
     clip = given.clip or harness.sample_clip()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
-"""Model bounds: items a second of each model with nothing around it, by backend, threads and size of batch.
+"""Items/s of each model alone, by backend, threads and batch size.
 
     python benchmarks/models.py [MODEL …] [--threads 1,2] [--batch 1,4,16] [--backend NAME …] [--seconds 2]
                                 [--json FILE]
 
-All models whose weights are on this machine, unless some are named (or given as .onnx files that posestream
-exported); all backends that are installed and run their files. It measures as `posestream engine bench`
-does, each line in a fresh process, since memory that another has left behind would count, too. No pipeline
-can be faster than these figures; other tables quote them.
+Without MODEL it takes all models whose weights are on this machine; MODEL is a name, or an .onnx file that
+posestream exported. It takes all backends that are installed and run the model's file. It measures as
+`posestream engine bench` does, each line in a new process, because memory left over from the last one would
+count. No pipeline can be faster than these figures; other tables quote them.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Case(NamedTuple):
 
 def main() -> None:
     parser = harness.parser(__doc__ or "")
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="all that are here unless given")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: all on this machine")
     parser.add_argument("--threads", type=numbers, default=sorted({1, os.cpu_count() or 1}),
-                        help="1 and all cores unless given")  # fmt: skip
-    parser.add_argument("--batch", type=numbers, default=[1, 4, 16], help="1,4,16 unless given")
-    parser.add_argument("--backend", choices=BACKENDS[1:], action="append", help="this one; may be repeated")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each line; 2 unless given")
+                        help="default: 1 and all cores")  # fmt: skip
+    parser.add_argument("--batch", type=numbers, default=[1, 4, 16], help="default: 1,4,16")
+    parser.add_argument("--backend", choices=BACKENDS[1:], action="append", help="only this one; repeatable")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each line; default: 2")
     given = parser.parse_args()
     models = given.models or [name for name in available_models() if is_cached(load_contract(name).asset)]
     if not models:
-        sys.exit("no model is on this machine: posestream models pull MODEL")
+        sys.exit("no model is on this machine; fetch one: posestream models pull MODEL")
     cases = [
         Case(model, backend, threads, batch, given.seconds)
         for model in models
@@ -73,19 +73,19 @@ def main() -> None:
 
 
 def numbers(text: str) -> list[int]:
-    """1,4,16."""
+    """The numbers of a list like 1,4,16."""
     found = [int(word) for word in text.split(",")]
     if min(found) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 1 up, as in 1,4,16")
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers of at least 1, as in 1,4,16")
     return found
 
 
 def backends(model: str) -> Iterator[str]:
-    """What is installed here and runs the model's file, fastest first; PyTorch for a checkpoint."""
+    """The installed backends that run the model's file, fastest first; PyTorch for a checkpoint."""
     contract, path = find_model(model)
     try:
         yield from (choice.backend for choice in engine_choices(contract, path))
-    except EngineError as error:  # a checkpoint that was not exported, say
+    except EngineError as error:  # for instance a checkpoint that was not exported
         print(error, file=sys.stderr)
     if path is None and find_spec("torch"):
         try:
@@ -96,7 +96,7 @@ def backends(model: str) -> Iterator[str]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """A row of the document, from a process of its own."""
+    """A row of the document; runs in a process of its own."""
     contract, path = find_model(case.model)
     row: dict[str, Any] = {
         "model": contract.name, "task": contract.task, "input": "x".join(map(str, contract.input.size)),
@@ -117,7 +117,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """For the table."""
+    """The row of the table."""
     first = [str(row[name]) for name in ("model", "input", "backend", "threads", "batch")]
     if "failed" in row:
         return [*first, row["failed"], "", "", "", ""]

@@ -1,21 +1,21 @@
-"""Frames/s on video files: ours, those of the peers, and the bound of this machine.
+"""Frames/s on video files: posestream, its peers, and the bound of this machine.
 
     python benchmarks/peers.py [CLIP …] [--only mediapipe|rtmlib|ultralytics] [--streams 1,2,4,8] [--repeat 3]
                                [--loops 2] [--pose RTMPOSE-M.onnx] [--yolo YOLO-POSE.pt] [--json FILE]
 
-All sides of a contest run the same weights on the same clips, decode them, and draw nothing; ours also
-tracks, counts only persons that it follows, and writes JSONL. Loading is left out for all. A number of
-streams is so many clips, each played --loops times; with fewer clips they repeat. Ours plays them all at
-once, as `posestream run` does; how each peer works is said below its table. The sides are measured in turn,
---repeat times: figures are medians, with the lowest and the highest, and "posestream is" is the median of
-each round's ratio.
+All sides of a contest run the same weights on the same clips, decode them, and draw nothing. posestream
+also tracks, counts only persons that it tracks, and writes JSONL. The time for loading does not count. N
+streams are N clips, each played --loops times; if there are fewer clips, they are repeated. posestream plays
+them all at once, as `posestream run` does; the lines below a table say how each peer works. The sides are
+measured in turn, --repeat times. Figures are medians, with the lowest and the highest value; "posestream is"
+is the median of the ratios of all rounds.
 
-The bound is what the cores could do if they did nothing but decode and run the models, measured alone on one
+The bound is the frames/s of cores that do nothing but decode and run the models, measured alone on one
 thread: cores / (decode + the models' times, each as often as a frame needs it).
 
 The peers are installed on first use, in environments of their own in the cache folder (ultralytics with
-PyTorch takes 6 GB). Weights that are not given are drawn at random, and take as long as any; drawing those of
-RTMPose-m needs PyTorch here, too.
+PyTorch takes 6 GB). Weights that are not given are random, which does not change the speed; making those of
+RTMPose-m needs PyTorch in this environment as well.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from engines.errors import EngineError
 from pipeline.errors import PipelineError
 
 COLUMNS = ("", "frames/s", "cores busy", "persons a frame", "posestream is", "target")
-Make = Callable[[Sequence[Path]], Contest]  # for the clips of all streams
+Make = Callable[[Sequence[Path]], Contest]  # makes a contest for the clips of all streams
 
 
 def main() -> None:
     parser = harness.parser(__doc__ or "", repeat=3)
-    parser.add_argument("clips", nargs="*", type=existing, help="the sample clips unless given")
-    parser.add_argument("--only", choices=PEERS, action="append", help="this peer; repeat for several")
-    parser.add_argument("--streams", type=streams, default=[1, 2, 4, 8], help="1,2,4,8 unless given")
-    parser.add_argument("--loops", type=int, default=2, help="how often a clip is played; 2 unless given")
+    parser.add_argument("clips", nargs="*", type=existing, help="default: the sample clips")
+    parser.add_argument("--only", choices=PEERS, action="append", help="only this peer; repeatable")
+    parser.add_argument("--streams", type=streams, default=[1, 2, 4, 8], help="default: 1,2,4,8")
+    parser.add_argument("--loops", type=int, default=2, help="how often a clip is played; default: 2")
     parser.add_argument("--pose", type=existing, metavar="FILE.onnx", help="RTMPose-m, for rtmlib")
     parser.add_argument("--yolo", type=existing, metavar="FILE.pt", help="a YOLO pose model, for ultralytics")
     arguments = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def run(clips: Sequence[Path], arguments: argparse.Namespace, folder: Path) -> None:
-    """All contests, one behind the other; what only they need goes to `folder`."""
+    """Run all contests one after the other; temporary files go to `folder`."""
     rows: list[dict[str, Any]] = []
     versions: dict[str, str] = {}
     for name in arguments.only or PEERS:
@@ -72,21 +72,21 @@ def run(clips: Sequence[Path], arguments: argparse.Namespace, folder: Path) -> N
             show(contest, number, arguments.repeat, measured)
             rows += measured
             document = harness.result(rows, versions=versions, clips=[clip.name for clip in clips])
-            harness.write(arguments.json, document)  # after each, as all of them take long
+            harness.write(arguments.json, document)  # after each contest, because all together take long
 
 
 def existing(text: str) -> Path:
-    """A file."""
+    """The path of a file that exists."""
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"{text}: no such file")
-    return Path(text).resolve()  # peers run in folders of their own
+    return Path(text).resolve()  # absolute, because peers run in other folders
 
 
 def streams(text: str) -> list[int]:
-    """1,2,4,8."""
+    """The numbers of a list like 1,2,4,8."""
     numbers = [int(word) for word in text.split(",")]
     if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected numbers of streams from 1 up, as in 1,2,4,8")
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers of at least 1, as in 1,2,4,8")
     return numbers
 
 
@@ -116,7 +116,7 @@ def against_ultralytics(
 
 
 def named(peer: str, versions: dict[str, str]) -> dict[str, str]:
-    """A peer's own version under its name; of what it runs with, under both."""
+    """A peer's version under its own name; versions of its libraries under the names of both."""
     return {
         package if package == peer else f"{peer}'s {package}": version
         for package, version in versions.items()
@@ -127,7 +127,7 @@ PEERS = {"mediapipe": against_mediapipe, "rtmlib": against_rtmlib, "ultralytics"
 
 
 def measure(contest: Contest, streams: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each side, and one for the bound."""
+    """Measure in turn; a row for each side, and one for the bound."""
     cases: dict[str, Callable[[], Any]] = {side.name: side.run for side in contest.sides if side.run}
     found = harness.in_turn({**cases, BOUND: contest.alone}, rounds)
     rows = []
@@ -143,26 +143,26 @@ def measure(contest: Contest, streams: int, rounds: int) -> list[dict[str, Any]]
         [Figures(fps, CORES, one.persons) for (fps, _), one in zip(bounds, ours, strict=True)], ours
     )
     parts = {part.name: round(part.ms_per_frame, 2) for part in bounds[-1][1]}
-    told = " + ".join(f"{name} {ms:.1f}" for name, ms in parts.items())
+    terms = " + ".join(f"{name} {ms:.1f}" for name, ms in parts.items())
     rows.append(
         {"peer": contest.name, "streams": streams, "side": BOUND, **row, "target": contest.bound_target,
-         "setting": f"{CORES} cores / ({told} ms)", "parts_ms": parts}
+         "setting": f"{CORES} cores / ({terms} ms)", "parts_ms": parts}
     )  # fmt: skip
     return rows
 
 
 def _figures(runs: Sequence[Figures], ours: Sequence[Figures]) -> dict[str, Any]:
-    """Medians and spreads of a side, and what ours is of it, round by round."""
+    """Medians and spreads of a side, and the ratio of ours to it."""
     fps, cores, persons = (Spread.of(values) for values in zip(*runs, strict=True))
     ratio = harness.ratios([one.fps for one in ours], [one.fps for one in runs])
     return {"fps": asdict(fps), "cores": cores.median, "persons": persons.median, "ours_is": asdict(ratio)}
 
 
 def show(contest: Contest, streams: int, rounds: int, rows: Sequence[dict[str, Any]]) -> None:
-    """The table of a contest, and below it how each side worked."""
+    """Print the table of a contest, and below it how each side worked."""
     title = f"{contest.name}, {streams} stream{'s' * (streams > 1)}, medians of {rounds} (lowest to highest)"
     harness.show(title, COLUMNS, [[row["side"], *_cells(row)] for row in rows])
-    for line in [*contest.said, *(f"{row['side']}: {row['setting']}" for row in rows)]:
+    for line in [*contest.notes, *(f"{row['side']}: {row['setting']}" for row in rows)]:
         print(f"  {line}")
     print(flush=True)
 
@@ -172,7 +172,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return ["not run", "", "", "", ""]
     of_bound = row["side"] == BOUND
     form, scale = ("{:.0f} %", 100) if of_bound else ("{:.2f} x", 1)
-    ratio = "" if row["side"] == OURS else Spread(**row["ours_is"]).told(form, scale)
+    ratio = "" if row["side"] == OURS else Spread(**row["ours_is"]).written(form, scale)
     target = form.format(scale * row["target"]) if row["target"] else ""
     return [str(Spread(**row["fps"])), f"{row['cores']:.2f}", f"{row['persons']:.2f}", ratio, target]
 

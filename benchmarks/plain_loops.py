@@ -1,10 +1,11 @@
-"""What the runtime leaves on the table: the same operators in plain loops, a process a core, nothing else.
+"""What the runtime costs beside plain loops over the same operators, with a process a core and nothing else.
 
     python benchmarks/plain_loops.py [--graph human-lite] [--streams 1,4] [--json FILE] [CLIP …]
 
-A loop decodes a frame, gives it to each operator in turn, and takes the next: no threads, no edges, no
-results in files. The clips are shared out to as many processes as ours takes; models are loaded before the
-clock starts. With one stream a single loop runs, once with models on one thread and once on all cores.
+A loop decodes a frame, gives it to each operator in turn, and takes the next one: no threads, no edges, no
+result files. The clips are divided among as many processes as posestream uses; models are loaded before the
+clock starts. With one stream there is one loop, measured with models on one thread and with models on all
+cores.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ Options = Mapping[str, Any]
 
 
 def ours(graph: str, options: Options, clips: Sequence[Path], processes: int) -> float:
-    """Frames/s as `posestream run` reaches them."""
+    """Frames/s of `posestream run`."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = with_sinks(load_graph(graph, dict(options)), {"jsonl_sink": {"dir": folder}})
+        with_files = with_sinks(load_graph(graph, dict(options)), {"jsonl_sink": {"dir": folder}})
         sources = {f"clip{i}": str(clip) for i, clip in enumerate(clips)}
-        return run_graph(whole, sources, processes=processes).fps
+        return run_graph(with_files, sources, processes=processes).fps
 
 
 def loops(graph: str, options: Options, clips: Sequence[Path], processes: int, threads: int) -> float:
-    """Frames/s of plain loops in so many processes."""
+    """Frames/s of plain loops in this many processes."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
     ends, workers = [], []
@@ -62,7 +63,7 @@ def loops(graph: str, options: Options, clips: Sequence[Path], processes: int, t
 def loop(
     graph: str, options: Options, clips: Sequence[Path], threads: int, barrier: Barrier, end: Connection
 ) -> None:
-    """One process: its clips one after the other."""
+    """Process the clips of one process, one after the other."""
     nodes = load_graph(graph, dict(options)).nodes
     run = RunInfo.new(graph)._replace(cores=threads)
     source, *operators = (node.make() for node in nodes)
@@ -81,13 +82,13 @@ def loop(
 
 def main() -> int:
     parser = harness.parser(__doc__ or "", repeat=4)
-    parser.add_argument("clips", nargs="*", type=Path, help="the sample clips unless given")
-    parser.add_argument("--graph", default="human-lite", help="without a fork; human-lite unless given")
+    parser.add_argument("clips", nargs="*", type=Path, help="default: the sample clips")
+    parser.add_argument("--graph", default="human-lite", help="a graph without forks; default: human-lite")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NODE.OPTION=VALUE", help="as posestream run"
+        "--set", action="append", default=[], metavar="NODE.OPTION=VALUE", help="as in posestream run"
     )
-    parser.add_argument("--streams", default="1,4", help="1,4 unless given")
-    parser.add_argument("--loops", type=int, default=3, help="how often each clip is played; 3 unless given")
+    parser.add_argument("--streams", default="1,4", help="default: 1,4")
+    parser.add_argument("--loops", type=int, default=3, help="how often each clip is played; default: 3")
     given = parser.parse_args()
     clips = given.clips or harness.sample_clips()
     options = {"decode.loop": given.loops, **parse_changes(given.set)}
@@ -101,15 +102,15 @@ def main() -> int:
             cases[name] = partial(loops, given.graph, options, played, processes, threads)
         found = harness.in_turn(cases, given.repeat)
         first = found["posestream"]
-        told = [(name, harness.Spread.of(fps), harness.ratios(first, fps)) for name, fps in found.items()]
+        sides = [(name, harness.Spread.of(fps), harness.ratios(first, fps)) for name, fps in found.items()]
         harness.show(
             f"{given.graph}, {streams} streams, medians of {given.repeat}",
             ("", "frames/s", "posestream is"),
-            [(name, str(fps), f"{ratio.told('{:.2f}')} x") for name, fps, ratio in told],
+            [(name, str(fps), f"{ratio.written('{:.2f}')} x") for name, fps, ratio in sides],
         )
         rows += [
             {"streams": streams, "side": name, "fps": vars(fps), "ours_is": vars(ratio)}
-            for name, fps, ratio in told
+            for name, fps, ratio in sides
         ]
     harness.write(given.json, harness.result(rows, graph=given.graph, clips=[clip.name for clip in clips]))
     return 0

@@ -1,17 +1,17 @@
-"""What profiling itself costs: one run in which recording is switched off, on, and on with the trace.
+"""What profiling costs: one run in which recording is off, on, and on with the trace, in turn.
 
     python benchmarks/profiling_cost.py [CLIP …] [--streams 1,4] [--blocks 60] [--segment 1.5] [--runs 6]
                                         [--graph human-lite] [--json FILE]
 
-The run plays the clips over and over, in one process, with the recorder of `posestream profile`. Each block
-has a segment of each kind, in an order that changes from block to block; its segments are compared with
-each other alone, so that what drifts (the machine's clock, the scene) meets all alike. Told are the medians
-over the blocks and their 95 % confidence intervals (bootstrap) of what is added to the time a frame takes
-(one over frames/s) and to the processor time a frame takes. Recording is all that `profile` does while it
-measures: calls, engines, stacks of threads, use of the machine.
+The run repeats the clips in one process, with the recorder of `posestream profile`. Each block has a segment
+of each kind, in an order that changes from block to block. Segments are compared only within their block, so
+that drift (of the machine's clock, of the scene) affects all kinds alike. The table shows what recording adds
+to the time of a frame (one over frames/s) and to its processor time: medians over the blocks, with 95 %
+confidence intervals (bootstrap). Recording is everything that `profile` does while it measures: calls,
+engines, stacks of threads, use of the machine.
 
-Beside it, --runs short runs in turn, with a recorder that is switched off and without any: what it costs to
-be there. What a run counts of itself at all times is part of both; benchmarks/runtime.py measures that.
+In addition, --runs pairs of short runs, one with a recorder that is off and one without a recorder, show what
+its presence costs. The counters that every run has are part of both; benchmarks/runtime.py measures them.
 
 Exit code 1 if recording adds more than 2 % to the time a frame takes, or more than 5 % with the trace.
 """
@@ -49,10 +49,10 @@ COLUMNS = ("", "streams", "time a frame", "95 %", "CPU a frame", "95 %", "pairs"
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a run."""
+    """A part of a run."""
 
     fps: float
-    cpu_ms: float  # of the process, a frame
+    cpu_ms: float  # processor time of the process for a frame
 
     @classmethod
     def of(cls, window: RunStats) -> Segment:
@@ -62,7 +62,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Cost:
-    """A share of what there is without it: the median of the pairs, and where that lies for 95 %."""
+    """What recording adds, as a share of the value without it: median over the pairs, 95 % interval."""
 
     median: float
     low: float
@@ -70,25 +70,25 @@ class Cost:
 
     @classmethod
     def of(cls, ratios: Sequence[float]) -> Cost:
-        """Of ratios to what there is without it."""
+        """The cost from ratios of values with recording to values without."""
         costs = np.array(ratios) - 1
         drawn = np.random.default_rng(0).choice(costs, (2000, len(costs)))
         low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
         return cls(float(np.median(costs)), float(low), float(high))
 
     def cells(self) -> list[str]:
-        """For a table."""
+        """The median and the interval, for the table."""
         return [f"{self.median:+.1%}", f"{self.low:+.1%} to {self.high:+.1%}"]
 
 
 def main() -> int:
     parser = harness.parser(__doc__ or "")
-    parser.add_argument("clips", nargs="*", type=Path, help="the sample clip unless given")
-    parser.add_argument("--streams", default="1,4", help="1,4 unless given")
-    parser.add_argument("--blocks", type=int, default=60, help="60 unless given")
-    parser.add_argument("--segment", type=float, default=1.5, help="seconds; 1.5 unless given")
-    parser.add_argument("--runs", type=int, default=6, help="pairs of runs with and without; 6 unless given")
-    parser.add_argument("--graph", default="human-lite", help="human-lite unless given")
+    parser.add_argument("clips", nargs="*", type=Path, help="default: the sample clip")
+    parser.add_argument("--streams", default="1,4", help="default: 1,4")
+    parser.add_argument("--blocks", type=int, default=60, help="default: 60")
+    parser.add_argument("--segment", type=float, default=1.5, help="in seconds; default: 1.5")
+    parser.add_argument("--runs", type=int, default=6, help="pairs of runs; default: 6")
+    parser.add_argument("--graph", default="human-lite", help="default: human-lite")
     given = parser.parse_args()
     clips = given.clips or [harness.sample_clip()]
     rows: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def main() -> int:
         sources = {f"s{number}": str(clip) for number, clip in enumerate(islice(cycle(clips), streams))}
         blocks = switched(given.graph, sources, given.blocks, given.segment)
         rows += [row(kind, streams, [(b[kind], b[OFF]) for b in blocks]) for kind in (ON, TRACED)]
-        pairs = apart(given.graph, sources, given.runs, 4 * given.segment)
+        pairs = in_pairs(given.graph, sources, given.runs, 4 * given.segment)
         rows.append(row("a recorder that is off", streams, pairs))
     harness.show(f"{given.graph}: what profiling costs", COLUMNS, [cells(found) for found in rows])
     harness.write(given.json, harness.result(rows, segment_s=given.segment))
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def switched(graph: str, sources: dict[str, str], blocks: int, segment_s: float) -> list[dict[str, Segment]]:
-    """One run with so many blocks; of each its segments, by kind."""
+    """One run with this many blocks; the segments of each block by kind."""
     orders = cycle(itertools.permutations(KINDS))
     found: list[dict[str, Segment]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def switched(graph: str, sources: dict[str, str], blocks: int, segment_s: float)
 
 
 def segment(run: Run, recorder: Recorder, kind: str, seconds: float) -> Segment:
-    """Let the run go on for a while, with the recorder switched like this."""
+    """Let the run go on for a while, with a recorder of this kind."""
     recorder.active, recorder.trace = kind != OFF, kind == TRACED
     use = UseSampler(lambda: run.stats().finished, load_nvml()) if recorder.active else None
     run.wait(SETTLE_S)
@@ -132,8 +132,8 @@ def segment(run: Run, recorder: Recorder, kind: str, seconds: float) -> Segment:
     return Segment.of(window)
 
 
-def apart(graph: str, sources: dict[str, str], pairs: int, seconds: float) -> list[tuple[Segment, Segment]]:
-    """Runs with a recorder that is switched off, each beside one without."""
+def in_pairs(graph: str, sources: dict[str, str], n: int, seconds: float) -> list[tuple[Segment, Segment]]:
+    """Pairs of runs, with a recorder that is off and without a recorder."""
 
     def once(recorder: Recorder | None) -> Segment:
         if recorder:
@@ -148,13 +148,13 @@ def apart(graph: str, sources: dict[str, str], pairs: int, seconds: float) -> li
             "with": lambda: once(Recorder(Path(folder), sample_hz=SAMPLE_HZ)),
             "without": lambda: once(None),
         }
-        found = harness.in_turn(cases, pairs)
+        found = harness.in_turn(cases, n)
     return list(zip(found["with"], found["without"], strict=True))
 
 
 @contextmanager
 def running(graph: str, sources: dict[str, str], tracer: Tracer | None) -> Iterator[Run]:
-    """A run that is warm, and ends behind the `with`."""
+    """A run that is warm; it ends with this context."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = with_sinks(load_graph(graph, {"decode.loop": 0}), {"jsonl_sink": {"dir": folder}})
         run = Run(loaded, sources, tracer=tracer)
@@ -166,24 +166,25 @@ def running(graph: str, sources: dict[str, str], tracer: Tracer | None) -> Itera
 
 
 def row(what: str, streams: int, pairs: Sequence[tuple[Segment, Segment]]) -> dict[str, Any]:
-    """A row of the document: these segments, each beside one without."""
-    slower = Cost.of([without.fps / one.fps for one, without in pairs])
-    dearer = Cost.of([one.cpu_ms / without.cpu_ms for one, without in pairs])
+    """A row of the document, from pairs of segments: with recording, and without."""
+    time_cost = Cost.of([without.fps / one.fps for one, without in pairs])
+    cpu_cost = Cost.of([one.cpu_ms / without.cpu_ms for one, without in pairs])
     target = TARGETS.get(what)
     return {
-        "what": what, "streams": streams, "pairs": len(pairs), "time_a_frame": asdict(slower),
-        "cpu_a_frame": asdict(dearer), "target": target,
-        "met": None if target is None else slower.median <= target,
+        "what": what, "streams": streams, "pairs": len(pairs), "time_a_frame": asdict(time_cost),
+        "cpu_a_frame": asdict(cpu_cost), "target": target,
+        "met": None if target is None else time_cost.median <= target,
         "fps": float(np.median([one.fps for one, _ in pairs])),
         "fps_without": float(np.median([without.fps for _, without in pairs])),
     }  # fmt: skip
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """For the table."""
-    told = "" if row["met"] is None else f"{row['target']:.0%} {'met' if row['met'] else 'MISSED'}"
-    slower, dearer = Cost(**row["time_a_frame"]), Cost(**row["cpu_a_frame"])
-    return [row["what"], str(row["streams"]), *slower.cells(), *dearer.cells(), str(row["pairs"]), told]
+    """The row of the table."""
+    target = "" if row["met"] is None else f"{row['target']:.0%} {'met' if row['met'] else 'MISSED'}"
+    time_cost, cpu_cost = Cost(**row["time_a_frame"]), Cost(**row["cpu_a_frame"])
+    costs = [*time_cost.cells(), *cpu_cost.cells()]
+    return [row["what"], str(row["streams"]), *costs, str(row["pairs"]), target]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kill and restart a real RTSP server again and again: how long until the camera is back, and what it costs.
+"""Kill and restart a real RTSP server many times: how long until the camera is back, and what stays behind.
 
     python benchmarks/reconnect.py [--rounds 20] [--stalls 3] [--stall-s 2]
 
-Prints a line a round and a summary. Exit code 1 if a target is missed: back within 2 s of the server each
-time, no thread more, memory flat (at most 4 MB or 2 % more after the last round than after the first
-quarter), a stalled server noticed within `stall-s` and a second. Needs GStreamer's RTSP server under the
-system's Python.
+Prints a line for each round, and a summary. Exit code 1 if a target is missed: frames within 2 s after the
+server is back, no additional threads, flat memory (after the last round at most 4 MB or 2 % more than after
+the first quarter), and a stalled server noticed after at most `stall-s` + 1 s. Needs GStreamer's RTSP server
+for the system's Python.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def resident_mb() -> float:
 
 
 def killed(server: RtspServer, reader: LiveReader, away_s: float) -> float:
-    """Seconds from the server's readiness to the first frame."""
+    """Kill and restart the server; seconds from when it is ready until the first frame."""
     outages = reader.event_kinds().count("back")
     server.kill()
     until(lambda: reader.event_kinds().count("lost") > outages, "loss", reader)
@@ -47,7 +47,7 @@ def killed(server: RtspServer, reader: LiveReader, away_s: float) -> float:
 
 
 def stalled(server: RtspServer, reader: LiveReader) -> float:
-    """Seconds from the server's standstill to the event."""
+    """Pause the server; seconds until the loss is noticed."""
     outages = reader.event_kinds().count("back")
     server.pause()
     paused_s = time.monotonic()
@@ -78,7 +78,7 @@ def main() -> int:
             with LiveReader(server.url, stall_s=args.stall_s, keep=False) as reader:
                 reader.wait_for_packets(25)
                 for round in range(args.rounds):
-                    # From nothing to the longest pauses between attempts.
+                    # Outages so short and so long that all pauses between attempts occur.
                     backs_s.append(killed(server, reader, away_s=round % 5))
                     reader.wait_for_packets(25)
                     memory_mb.append(resident_mb())

@@ -1,12 +1,12 @@
-"""What the runtime costs: six stages that pass packets on, beside a bare chain of `queue.Queue`s.
+"""What the runtime costs: six stages that pass packets on, beside threads with bare `queue.Queue`s.
 
     python benchmarks/runtime.py [--packets 20000] [--repeat 5] [--json FILE]
 
-The chain of queues does nothing but hand objects from thread to thread: it is the bound. The runtime on
-top of it times, counts, batches, keeps order and handles errors. Its target is 50 µs a packet and stage.
+The queues only hand objects from thread to thread: they are the bound. The runtime also takes times, counts,
+batches, keeps order and handles errors. Its target is 50 µs a packet and stage.
 
-The last line is of the clocks alone that every call of a stage looks at, whether or not anybody takes a
-profile: how long it worked, computed, and waited for room behind it.
+The last line is the time for reading clocks. Every call of a stage reads them, with or without a profile, to
+know how long it worked, computed, and waited for room behind it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Same(Operator):
 
 
 def through_runtime(packets: int, *, streams: int = 1, workers: int = 1, batch: int = 1) -> float:
-    """Seconds for `packets` through the six stages."""
+    """Seconds that `packets` take through the six stages."""
     nodes: dict[str, dict[str, object]] = {"source": {"op": "numbers", "packets": packets // streams}}
     last = "source"
     for stage in range(STAGES):
@@ -61,7 +61,7 @@ def through_runtime(packets: int, *, streams: int = 1, workers: int = 1, batch: 
 
 
 def through_queues(packets: int) -> float:
-    """Seconds for `packets` through as many threads with nothing but queues between them."""
+    """Seconds that `packets` take through as many threads, with only queues between them."""
     queues: list[queue.Queue[int | None]] = [queue.Queue(CAPACITY) for _ in range(STAGES + 1)]
 
     def move(source: queue.Queue[int | None], target: queue.Queue[int | None]) -> None:
@@ -84,18 +84,18 @@ def through_queues(packets: int) -> float:
 
 
 def clocks(calls: int) -> float:
-    """Seconds for what so many calls of a stage spend on looking at clocks."""
+    """Seconds that this many calls of a stage take to read clocks."""
     start = time.perf_counter()
     for _ in range(calls):
-        time.monotonic_ns(), time.thread_time_ns()  # it begins …
-        time.monotonic_ns(), time.thread_time_ns()  # … ends …
-        time.monotonic_ns(), time.monotonic_ns()  # … and has handed on what it gives
+        time.monotonic_ns(), time.thread_time_ns()  # at the begin of a call
+        time.monotonic_ns(), time.thread_time_ns()  # at its end
+        time.monotonic_ns(), time.monotonic_ns()  # after its results are handed on
     return time.perf_counter() - start
 
 
 def main() -> int:
     parser = harness.parser(__doc__ or "", repeat=5)
-    parser.add_argument("--packets", type=int, default=20_000, help="20,000 unless given")
+    parser.add_argument("--packets", type=int, default=20_000, help="default: 20,000")
     given = parser.parse_args()
     bare = f"queue.Queue, {STAGES} threads"
     cases: dict[str, Callable[[], float]] = {
@@ -104,7 +104,7 @@ def main() -> int:
         "posestream, up to 8 a call": lambda: through_runtime(given.packets, batch=8),
         "posestream, 2 workers a stage": lambda: through_runtime(given.packets, workers=2),
         "posestream, 8 streams": lambda: through_runtime(given.packets, streams=8),
-        "of it, clocks": lambda: clocks(given.packets * STAGES),
+        "of this, clocks": lambda: clocks(given.packets * STAGES),
     }
     seconds = harness.in_turn(cases, given.repeat)
     rows = [

@@ -1,11 +1,12 @@
-"""What a number of cameras asks of brokers, networks and processors: measured here, then reckoned up.
+"""How many brokers, disks and cores a number of cameras needs: measured on one machine, then calculated.
 
     python benchmarks/scaling.py [CLIP ...] [--height 1080] [--fps 30] [--json FILE]
 
-Measured: bytes and milliseconds of a message with each image codec, on frames of the clips (the sample clip
-unless given), and of messages with instances only. Read from benchmarks/results: the pose frames a core does.
-Assumed, and to be changed on the command line: what a broker's network card, a partition and a disk carry.
-Simulated: how evenly the hash of a stream's name spreads streams over the workers of a fragment.
+Measured: bytes and milliseconds of a message with each image codec, on frames of the clips (default: the
+sample clip), and of messages with instances only. Read from benchmarks/results: how long a core takes for
+the poses of a frame. Assumed, and changed on the command line: what a broker's network card, a partition and
+a disk can carry. Simulated: how evenly the hash of a stream's name distributes streams over the workers of a
+fragment.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from operators.records.messages import decode, encode
 from pipeline.packet import Instances, Packet
 
 RESULTS = Path(__file__).with_name("results") / "mediapipe_2_cores.json"
-STREAMS = 4  # of what is read there
+STREAMS = 4  # of the rows that are used from there
 CODECS = ("jpeg", "png", "raw")
 CAMERAS = (10, 1_000, 100_000)
 SPREADS = (
@@ -44,13 +45,13 @@ SPREADS = (
     (1_000, 100),
     (100_000, 1_000),
 )  # cameras, workers
-FRAMES = 12  # of each clip
-FULL = 0.6  # the share of a card, disk or core that may be planned with
+FRAMES = 12  # from each clip
+FULL = 0.6  # share of a card, a disk or a core that planning may use
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A message: its size, and the processor time to make and to read it."""
+    """The size of a message, and the processor time to make and to read it."""
 
     bytes: float
     encode_ms: float
@@ -59,13 +60,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one unit of each resource is taken to carry."""
+    """The assumed capacity of one unit of each resource."""
 
-    network_mb_s: float  # of a broker's card, each way
-    disk_mb_s: float  # of a broker, written
-    disk_tb: float  # of a broker, kept
+    network_mb_s: float  # a broker's network card, each way
+    disk_mb_s: float  # written by a broker
+    disk_tb: float  # kept by a broker
     partition_mb_s: float
-    partitions: int  # of a broker, replicas counted
+    partitions: int  # on a broker, with replicas
     worker_cores: int
     replication: int
     keep_s: float
@@ -73,13 +74,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Load:
-    """What a number of cameras asks for."""
+    """What a number of cameras needs."""
 
     mb_s: float  # into the topics
     messages_s: float
-    by_network: int  # brokers, if only their network cards counted …
-    by_disk: int  # … what their disks write
-    by_space: int  # … what their disks hold
+    by_network: int  # brokers needed because of their network cards,
+    by_disk: int  # because of the speed of their disks,
+    by_space: int  # because of the space on their disks
     by_partitions: int
     partitions: int
     ingest_cores: float
@@ -101,7 +102,7 @@ def frames_of(clip: Path, height: int) -> Iterator[Packet]:
 
 
 def persons(count: int, keypoints: int = 33) -> Instances:
-    """As human-lite has them: boxes, ids, 33 keypoints in 2D and 3D."""
+    """Instances as human-lite gives them: boxes, ids, 33 keypoints in 2D and 3D."""
     rng = np.random.default_rng(0)
     return Instances(
         skeleton="blazepose33",
@@ -118,7 +119,7 @@ def persons(count: int, keypoints: int = 33) -> Instances:
 
 
 def frame_ms() -> tuple[float, float]:
-    """Processor time of a frame with BlazePose, all included: of decoding it, and of the rest."""
+    """Processor time of a frame with BlazePose: to decode it, and for everything else."""
     rows = {
         row["side"]: row
         for row in json.loads(RESULTS.read_text())["rows"]
@@ -129,7 +130,7 @@ def frame_ms() -> tuple[float, float]:
 
 
 def cost_of(packets: Sequence[Packet], encoding: str, image: str) -> Cost:
-    """Medians over the packets, of the second round."""
+    """Medians over the packets, from the second of two rounds."""
     sizes, encoded, decoded = [], [], []
     for packet in [*packets, *packets]:
         message, encode_ms = timed(lambda p=packet: encode(p, "benchmark", encoding, image))  # type: ignore[arg-type, misc]
@@ -144,17 +145,17 @@ def cost_of(packets: Sequence[Packet], encoding: str, image: str) -> Cost:
 
 
 def timed(work: Callable[[], object]) -> tuple[object, float]:
-    """(what it gives, ms of processor time)."""
+    """The result of `work`, and the ms of processor time it took."""
     start = time.thread_time()
     result = work()
     return result, 1e3 * (time.thread_time() - start)
 
 
 def load_of(messages_s: float, cost: Cost, limits: Limits, ingest_ms: float, pose_ms: float) -> Load:
-    """What so many messages a second ask for; `ingest_ms` and `pose_ms` are those of a frame, on one core."""
+    """What this many messages a second need; `ingest_ms` and `pose_ms` are for a frame, on one core."""
     mb_s = messages_s * cost.bytes / 1e6
-    # Into a broker go the producers' messages and the copies of other brokers' partitions; out go copies and
-    # the messages for one group of consumers.
+    # A broker receives messages of producers and copies of other brokers' partitions; it sends copies and the
+    # messages for one group of consumers.
     carried = mb_s * limits.replication
     pose_cores = messages_s * pose_ms / 1e3 / FULL
     workers = math.ceil(pose_cores / limits.worker_cores)
@@ -173,7 +174,7 @@ def load_of(messages_s: float, cost: Cost, limits: Limits, ingest_ms: float, pos
 
 
 def busiest(cameras: int, workers: int, partitions: int, rounds: int = 20) -> float:
-    """Streams of the busiest worker over the mean, when names are hashed to partitions as Kafka does it."""
+    """Streams of the busiest worker divided by the mean, with names hashed to partitions as in Kafka."""
     from kafka.partitioner.default import murmur2
 
     ratios = []
@@ -181,7 +182,7 @@ def busiest(cameras: int, workers: int, partitions: int, rounds: int = 20) -> fl
         streams = [0] * workers
         for camera in range(cameras):
             partition = (murmur2(f"camera-{offset}-{camera:05}".encode()) & 0x7FFFFFFF) % partitions
-            streams[partition % workers] += 1  # sticky assignment gives each the same number of partitions
+            streams[partition % workers] += 1  # sticky assignment: the same number of partitions for each
         ratios.append(max(streams) * workers / cameras)
     return statistics.mean(ratios)
 
@@ -213,12 +214,12 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--height", type=int, default=1080, help="shorter side of the frames, px")
     parser.add_argument("--fps", type=float, default=30)
-    parser.add_argument("--network-gbit", type=float, default=10, help="a broker's card, each way")
-    parser.add_argument("--disk-mb-s", type=float, default=1000, help="a broker's disks, written")
-    parser.add_argument("--disk-tb", type=float, default=8, help="a broker's disks, kept")
-    parser.add_argument("--partition-mb-s", type=float, default=10, help="one partition")
-    parser.add_argument("--partitions", type=int, default=4000, help="most on a broker, replicas counted")
-    parser.add_argument("--worker-cores", type=int, default=16, help="of a machine that finds poses")
+    parser.add_argument("--network-gbit", type=float, default=10, help="a broker's network card, each way")
+    parser.add_argument("--disk-mb-s", type=float, default=1000, help="written by a broker's disks")
+    parser.add_argument("--disk-tb", type=float, default=8, help="kept on a broker's disks")
+    parser.add_argument("--partition-mb-s", type=float, default=10, help="through one partition")
+    parser.add_argument("--partitions", type=int, default=4000, help="most on a broker, with replicas")
+    parser.add_argument("--worker-cores", type=int, default=16, help="cores of a pose machine")
     parser.add_argument("--replication", type=int, default=3)
     parser.add_argument(
         "--keep-s", type=float, default=3600, help="how long frames are kept (between.keep_s)"

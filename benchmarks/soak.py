@@ -1,17 +1,17 @@
-"""A service that never rests: sources come and go, connections fail; nothing may stay behind of them.
+"""A long-running service: sources come and go, connections fail, and nothing of them may stay behind.
 
     python benchmarks/soak.py [--cycles 1000] [--failures 200] [--graph human-lite] [--json FILE]
 
-One live run, as `posestream attach` holds it, with results in JSONL files. A cycle attaches a source, waits
-for its first frames to be finished, and detaches it: in turn a file, a camera that sends JPEG over HTTP,
-and a real RTSP server where GStreamer's is installed; every second one under a name that was there before.
-Failures are sources that are refused, cut off, answered with garbage, or never answered. Time is
-compressed: a failure is tried once instead of for ever, and a server that says nothing is given up after
-two seconds.
+One live run, as in `posestream attach`, with results in JSONL files. A cycle attaches a source, waits until
+its first frames are finished, and detaches it. The sources are in turn a file, a camera that sends JPEG over
+HTTP, and, if GStreamer's RTSP server is installed, a real RTSP camera; every second source has a name that
+was used before. Failures are sources whose connection is refused or cut off, or whose server sends garbage or
+nothing. To save time, a failed source is tried once instead of again and again, and a silent server is given
+up after two seconds.
 
-Exit code 1 unless all is flat from cycle 300 on (a run keeps the figures of the last 100 sources that are
-over): not one thread and not one file descriptor more, and memory that grows by less than 4 MB or 2 % in
-1,000 cycles, by the median of the slopes between all pairs of samples. Linux only: it reads /proc.
+Exit code 1 unless everything is flat from cycle 300 on (a run keeps the figures of the last 100 sources that
+have ended): not one more thread, not one more file descriptor, and memory that grows by less than 4 MB or 2 %
+in 1,000 cycles, by the median of the slopes between all pairs of samples. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ from tools.service.prometheus import make_registry, scrape
 LIBC = ctypes.CDLL(None)
 MB = 1e6
 SIZE = 320, 240
-AT_ONCE = 4  # sources
-SILENT_EVERY = 20  # failures
-FRAMES = 3  # finished, before a source is detached again
+AT_ONCE = 4  # sources that are attached at the same time
+SILENT_EVERY = 20  # failures, of which two have a silent server
+FRAMES = 3  # that a source must finish before it is detached
 SAMPLES = 10
-WARM_CYCLES = 300  # until as many figures are kept as ever will be
-OPEN_S = 2.0  # a server must answer within so long
+WARM_CYCLES = 300  # after these the run keeps the figures of as many ended sources as it ever will
+OPEN_S = 2.0  # time for a server to answer
 PATIENCE_S = 60.0
-GROWTH, GROWTH_MB = 0.02, 4.0  # in 1,000 cycles
+GROWTH, GROWTH_MB = 0.02, 4.0  # limits of the growth of memory in 1,000 cycles
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,25 @@ class Sample:
     memory_mb: float
     threads: int
     files: int
-    figures_ms: float  # to ask the run for its figures
-    metrics_kb: float  # what Prometheus is told
+    figures_ms: float  # time to get the figures of the run
+    metrics_kb: float  # size of the metrics for Prometheus
 
 
 @dataclass
 class Soak:
-    """The run, and what is attached to it."""
+    """The run and the sources that are attached to it."""
 
     attached: Attached
-    good: Sequence[str]  # addresses
-    bad: Sequence[str]
-    silent: str
-    busy: dict[str, int] = field(default_factory=dict)  # source: finished frames at which it is detached
+    good: Sequence[str]  # addresses of sources that can be read
+    bad: Sequence[str]  # of sources that fail
+    silent: str  # of a server that never answers
+    busy: dict[str, int] = field(default_factory=dict)  # source: detach it at so many finished frames
 
     def cycles(self, first: int, number: int) -> None:
-        """Attach and detach so many sources, several at once."""
+        """Attach and detach `number` sources, several at the same time."""
         for cycle in range(first, first + number):
             name = f"visitor-{cycle}"
-            if cycle % 2:  # one that was there before, and is not there now
+            if cycle % 2:  # a name that was used before, and is free now
                 name = next(n for i in itertools.count() if (n := f"camera-{i}") not in self.busy)
             finished = {stream.name: stream.finished for stream in self.attached.run.stats().streams}
             self.attached.add(name, self.good[cycle % len(self.good)])
@@ -98,46 +98,46 @@ class Soak:
         self._until(0)
 
     def _until(self, busy: int) -> None:
-        """Wait until no more than so many sources are busy; detach those that have given their frames."""
+        """Detach sources that have given their frames, until at most `busy` sources are left."""
         deadline = time.monotonic() + PATIENCE_S
         while len(self.busy) > busy:
             if time.monotonic() > deadline:
                 sources = self.attached.run.sources()
-                said = ", ".join(f"{name} ({sources.get(name, 'it has ended')})" for name in self.busy)
-                raise SystemExit(f"not enough frames within {PATIENCE_S:g} s: {said}")
+                waiting = ", ".join(f"{name} ({sources.get(name, 'ended')})" for name in self.busy)
+                raise SystemExit(f"not enough frames within {PATIENCE_S:g} s: {waiting}")
             time.sleep(0.02)
             for stream in self.attached.run.stats().streams:
                 if stream.finished >= self.busy.get(stream.name, stream.finished + 1):
                     if not self.attached.remove(stream.name):
-                        raise SystemExit(f"{stream.name} does not end")
+                        raise SystemExit(f"{stream.name} cannot be detached")
                     del self.busy[stream.name]
 
     def failures(self, first: int, number: int) -> None:
-        """Attach so many sources that cannot be connected to."""
+        """Attach `number` sources that cannot be connected to."""
         for failure in range(first, first + number):
             name = f"broken-{failure % 7}" if failure % 2 else f"broken-once-{failure}"
             silent = failure % SILENT_EVERY < 2
             self.attached.add(name, self.silent if silent else self.bad[failure % len(self.bad)])
-            if silent and failure % 2:  # detached while it is being connected to
+            if silent and failure % 2:  # detach it while it is connecting
                 time.sleep(0.05)
                 self.attached.remove(name)
-            self._gone(name)
+            self._wait_until_gone(name)
 
-    def _gone(self, name: str) -> None:
+    def _wait_until_gone(self, name: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while name in self.attached.run.sources():
             if time.monotonic() > deadline:
-                raise SystemExit(f"{name} was given up by nobody within {PATIENCE_S:g} s")
+                raise SystemExit(f"{name} was not given up within {PATIENCE_S:g} s")
             time.sleep(0.005)
 
 
 def main() -> int:
     parser = harness.parser(__doc__ or "")
-    parser.add_argument("--cycles", type=int, default=1000, help="1,000 unless given")
-    parser.add_argument("--failures", type=int, default=200, help="200 unless given")
-    parser.add_argument("--graph", default="human-lite", help="human-lite unless given")
+    parser.add_argument("--cycles", type=int, default=1000, help="default: 1,000")
+    parser.add_argument("--failures", type=int, default=200, help="default: 200")
+    parser.add_argument("--graph", default="human-lite", help="default: human-lite")
     arguments = parser.parse_args()
-    logging.disable(logging.ERROR)  # all these failures are wanted
+    logging.disable(logging.ERROR)  # the failures are intended
     camera_source.OPEN_S = OPEN_S
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         good, bad, silent = addresses(Path(folder), servers)
@@ -160,7 +160,7 @@ def main() -> int:
 
 
 def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
-    """A sample after each tenth of the work, printed."""
+    """Do the work; print and yield a sample after each tenth of it."""
     began_s = time.monotonic()
     registry = make_registry(soak.attached.run)
     print(f"{'cycles':>7}{'failures':>10}{'s':>7}{'memory MB':>11}{'threads':>9}{'files':>7}"
@@ -171,7 +171,7 @@ def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
         soak.cycles(done[0], upto[0] - done[0])
         soak.failures(done[1], upto[1] - done[1])
         soak.attached.sample()  # as `attach` does
-        _quiet()
+        _settle()
         start_s = time.perf_counter()
         soak.attached.run.stats()
         figures_ms = 1e3 * (time.perf_counter() - start_s)
@@ -192,21 +192,21 @@ def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
         yield sample
 
 
-def _quiet() -> None:
-    """Wait for connections that FFmpeg has not let go of yet."""
+def _settle() -> None:
+    """Wait until FFmpeg has closed its connections, and free memory."""
     deadline = time.monotonic() + 20
     while camera_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
     gc.collect()
-    if hasattr(LIBC, "malloc_trim"):  # glibc: what is free, but not given back to the system, is no leak
+    if hasattr(LIBC, "malloc_trim"):  # glibc keeps freed memory; that is no leak
         LIBC.malloc_trim(0)
 
 
 def flat(samples: Sequence[Sample]) -> dict[str, bool]:
-    """What has to hold, and whether it does."""
+    """The targets, and whether each is met."""
     warm = [sample for sample in samples if sample.cycles >= WARM_CYCLES]
     if len(warm) < 3:
-        sys.exit(f"too few cycles to tell: the first {WARM_CYCLES} are for warming up, give --cycles 1000")
+        sys.exit(f"too few cycles: the first {WARM_CYCLES} only warm up; give --cycles 1000")
     slope = statistics.median(
         (b.memory_mb - a.memory_mb) / (b.cycles - a.cycles) for a, b in itertools.combinations(warm, 2)
     )
@@ -219,7 +219,7 @@ def flat(samples: Sequence[Sample]) -> dict[str, bool]:
 
 
 def addresses(folder: Path, servers: ExitStack) -> tuple[list[str], list[str], str]:
-    """What can be read, what cannot, and one that never answers. Servers have a process of their own."""
+    """Addresses that can be read, that fail, and one that never answers. The servers are another process."""
     good = [str(make_clip(folder / "clip.mp4", SIZE))]
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(there,), daemon=True)
@@ -240,7 +240,7 @@ def addresses(folder: Path, servers: ExitStack) -> tuple[list[str], list[str], s
 
 
 def serve(pipe: Connection) -> None:
-    """Servers, good ones and bad ones, until told to end; their addresses are sent first."""
+    """Run good and bad servers: send their addresses through the pipe, then wait for a message to end."""
     with ExitStack() as stack:
         faulty = stack.enter_context(FaultyServer())
         faulty.files = {"/cut": bytes(100_000)}
@@ -263,7 +263,7 @@ def serve(pipe: Connection) -> None:
 
 @contextmanager
 def answering(answer: bytes | None) -> Iterator[int]:
-    """The port of a server that gives each caller these bytes and hangs up; None: it listens, and no more."""
+    """The port of a server that sends these bytes to each client and hangs up; None: it only listens."""
     held: list[socket.socket] = []
 
     def accept(listener: socket.socket) -> None:
@@ -276,7 +276,7 @@ def answering(answer: bytes | None) -> Iterator[int]:
                     continue
                 with caller:
                     caller.sendall(answer)
-            except ConnectionError:  # the caller did not want all of it
+            except ConnectionError:  # the client hung up first
                 continue
             except OSError:
                 return

@@ -1,11 +1,11 @@
-"""What survives a kill -9: of the broker, and of the publisher.
+"""Which messages survive a kill -9 of the broker, and of the publisher?
 
     python benchmarks/survival.py [broker] [publisher] [--rate 500] [--away 30] [--seconds 20]
 
-Frames of four streams are handed to `kafka_sink`; meanwhile the broker is killed for `--away` seconds, or the
-process that publishes is killed and started again. Then the topic is read: every (stream, run, seq) that was
-handed over (`process` had returned) must be in it, in order, and at most 1 % of the messages twice, byte for
-byte the same.
+Frames of four streams are passed to `kafka_sink`. Meanwhile the broker is killed for `--away` seconds, or the
+publishing process is killed and started again. Then the topic is read. Every (stream, run, seq) that was
+handed over, so that `process` had returned, must be in the topic and in order; at most 1 % of the messages
+may be there twice, with the same bytes.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Key = tuple[str, str, int]  # stream, run, seq
 
 
 class Outcome(NamedTuple):
-    """What is in the topic of what was handed over."""
+    """The messages that were handed over, compared with the topic."""
 
     handed: int
     missing: int
     twice: int
-    disordered: int  # first copies that stand behind a later frame of their stream and run
-    unlike: int  # second copies that are not the same byte for byte
+    disordered: int  # first copies behind a later frame of the same stream and run
+    unlike: int  # second copies with other bytes
 
     @property
     def good(self) -> bool:
@@ -58,12 +58,12 @@ class Outcome(NamedTuple):
         print(
             f"{name}: {self.handed} messages handed over in {seconds:.0f} s; missing {self.missing}, "
             f"twice {self.twice} ({self.twice / max(self.handed, 1):.2%}), out of order {self.disordered}, "
-            f"second copies unlike the first {self.unlike}: {'good' if self.good else 'BAD'}"
+            f"second copies with other bytes {self.unlike}: {'good' if self.good else 'BAD'}"
         )
 
 
 def frames() -> Iterator[Packet]:
-    """One person in each, streams in turn, for ever."""
+    """Frames with one person, of all streams in turn, without end."""
     random = np.random.default_rng(0)
     person = Instances(
         skeleton="coco17",
@@ -76,8 +76,8 @@ def frames() -> Iterator[Packet]:
             yield Packet(stream, seq, seq * 8_000_000, time.time_ns(), (1920, 1080), instances=person)
 
 
-def hand_over(sink: KafkaSink, run: str, rate: float, told: int, until: float | None = None) -> float:
-    """Hand frames to a sink, so many a second; the longest that one took. What was handed goes to a file."""
+def hand_over(sink: KafkaSink, run: str, rate: float, handed: int, until: float | None = None) -> float:
+    """Pass `rate` frames/s to a sink, and log each to the file `handed`; the longest call in seconds."""
     start, slowest = time.monotonic(), 0.0
     for number, frame in enumerate(frames()):
         due = start + number / rate
@@ -87,24 +87,24 @@ def hand_over(sink: KafkaSink, run: str, rate: float, told: int, until: float | 
         before = time.monotonic()
         sink.process([frame])
         slowest = max(slowest, time.monotonic() - before)
-        os.write(told, f"{frame.stream} {run} {frame.seq}\n".encode())
+        os.write(handed, f"{frame.stream} {run} {frame.seq}\n".encode())
     return slowest
 
 
 @contextmanager
 def opened(brokers: str, folder: Path, client: str) -> Iterator[tuple[KafkaSink, str, int]]:
-    """A sink, its run and the file that tells what was handed over."""
+    """A sink, the id of its run, and the file that logs which frames were handed over."""
     run = RunInfo.new("survival")._replace(live=True)
     sink = KafkaSink("poses", brokers, spool_dir=str(folder / "spool"), flush_s=120, client=client)  # type: ignore[arg-type]
-    told = os.open(folder / "handed", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    handed = os.open(folder / "handed", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     sink.open(run)
-    yield sink, run.id, told
+    yield sink, run.id, handed
     sink.close()
-    os.close(told)
+    os.close(handed)
 
 
 def kill_broker(broker: Broker, folder: Path, args: argparse.Namespace) -> Outcome:
-    with opened(broker.bootstrap, folder, args.client) as (sink, run, told):
+    with opened(broker.bootstrap, folder, args.client) as (sink, run, handed):
         begin = time.monotonic()
         events = [
             (args.seconds / 2, broker.kill),
@@ -113,13 +113,13 @@ def kill_broker(broker: Broker, folder: Path, args: argparse.Namespace) -> Outco
         threads = [threading.Timer(after, event) for after, event in events]
         for thread in threads:
             thread.start()
-        slowest = hand_over(sink, run, args.rate, told, begin + args.seconds + args.away)
+        slowest = hand_over(sink, run, args.rate, handed, begin + args.seconds + args.away)
         most = sink.spool.waiting
         for thread in threads:
             thread.join()
         broker.wait_ready()
     counted = ", ".join(f"{name} {n}" for name, n in sorted(sink.counters.items()))
-    print(f"  longest wait of the frame path {slowest * 1e3:.1f} ms, {most} messages waited; {counted}")
+    print(f"  longest call of `process` {slowest * 1e3:.1f} ms, {most} messages waited; {counted}")
     return read_topic(broker.bootstrap, folder)
 
 
@@ -134,16 +134,16 @@ def kill_publisher(broker: Broker, folder: Path, args: argparse.Namespace) -> Ou
 
 
 def write(brokers: str, folder: Path, args: argparse.Namespace) -> None:
-    """The publisher that is killed; SIGTERM ends it in order."""
-    with suppress(KeyboardInterrupt), opened(brokers, folder, args.client) as (sink, run, told):
+    """Publish until a signal comes: the parent process kills this one, or ends it with SIGTERM."""
+    with suppress(KeyboardInterrupt), opened(brokers, folder, args.client) as (sink, run, handed):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            hand_over(sink, run, args.rate, told)
+            hand_over(sink, run, args.rate, handed)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def read_topic(brokers: str, folder: Path) -> Outcome:
-    """Compare what is in the topic with what was handed over."""
+    """Compare the topic with the messages that were handed over."""
     from kafka import KafkaConsumer
 
     handed = [
@@ -182,7 +182,9 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], default=[])
     parser.add_argument("--rate", type=float, default=500, help="messages a second")
     parser.add_argument("--away", type=float, default=30, help="seconds without a broker")
-    parser.add_argument("--seconds", type=float, default=20, help="before and after it, or of each publisher")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="before and after the outage, or of each publisher"
+    )
     parser.add_argument("--client", default="auto", choices=["auto", "kafka-python", "confluent"])
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,12 +1,12 @@
-"""kill -9 of one of three pose workers: is every frame that left the ingest in the results, and how often?
+"""kill -9 of one of three pose workers: is each frame that ingest sent in the results, and how often?
 
     python benchmarks/survival_workers.py [--seconds 60] [--cameras 6] [--stop kill|terminate] [--json FILE]
 
-The layout of docker/compose.yaml as plain processes: a real broker (tests/kafka), an ingest that plays clips
-at their own pace as cameras do, three workers, and this process, which reads the topic of results. After a
-third of the time one worker is killed, after two thirds another takes its place. `--pose human-kafka` runs
-BlazePose (its weights have to be there); without, a stand-in that takes 5 ms a frame and whose track ids tell
-when its memory of a stream began.
+The layout of docker/compose.yaml as plain processes: a real broker (tests/support/kafka), an ingest that
+plays clips at their own pace as cameras do, three workers, and this process, which reads the topic of
+results. After a third of the time one worker is killed, after two thirds another one takes its place.
+`--pose human-kafka` runs BlazePose, whose weights must be on this machine. The default is a stand-in that
+takes 5 ms a frame; its track ids show when its memory of a stream began.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ graph:
 
 
 def make_clip(path: Path, frames: int, fps: int) -> None:
-    """A square that moves over noise."""
+    """Write a clip of a square that moves over noise."""
     noise = np.random.default_rng(0).integers(0, 64, (240, 320, 3), np.uint8)
     with av.open(path, "w") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(fps))
@@ -60,7 +60,7 @@ def make_clip(path: Path, frames: int, fps: int) -> None:
 
 
 class Layout:
-    """The processes, which do not outlive this one."""
+    """The processes of the fragments; `stop` kills them all."""
 
     def __init__(self, folder: Path, brokers: str, graph: str):
         self.folder, self.graph = folder, graph
@@ -73,7 +73,7 @@ class Layout:
     def start(self, fragment: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tools.cli", "attach", "--graph", self.graph, "--fragment", fragment,
                    "--no-control", *arguments]  # fmt: skip
-        # A worker has the spool of its own machine.
+        # Each worker has a spool of its own, as on a machine of its own.
         home = (
             {}
             if "human" in self.graph
@@ -93,7 +93,7 @@ class Layout:
 
 
 class Results:
-    """What has come to the topic, with the broker's times."""
+    """The frames in the topic of results, with the broker's times."""
 
     def __init__(self, brokers: str):
         from kafka import KafkaConsumer
@@ -116,7 +116,7 @@ class Results:
 
 
 def sent_by_ingest(brokers: str, topic: str) -> set[tuple[str, int]]:
-    """(stream, seq) of all frames in the topic of the ingest; their pictures are not decoded."""
+    """(stream, seq) of all frames in the topic of the ingest; images are not decoded."""
     from kafka import KafkaConsumer
 
     consumer = KafkaConsumer(topic, bootstrap_servers=brokers, auto_offset_reset="earliest", group_id=None)
@@ -135,7 +135,7 @@ def sent_by_ingest(brokers: str, topic: str) -> set[tuple[str, int]]:
 
 
 def figures(results: Results, sent: set[tuple[str, int]], killed_ms: int) -> dict[str, object]:
-    """Lost, double, and how long nobody cared for the streams of the killed worker."""
+    """Missing and duplicate frames, and how long the streams of the killed worker got no results."""
     found = Counter((packet.stream, packet.seq) for _, packet in results.frames)
     times: dict[str, list[int]] = defaultdict(list)
     memories: dict[tuple[str, int], set[int]] = defaultdict(set)  # track ids by stream and epoch
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--fps", type=int, default=30)
     parser.add_argument("--stop", choices=["kill", "terminate"], default="kill")
     parser.add_argument("--pose", choices=["stand-in", "human-kafka"], default="stand-in")
-    parser.add_argument("--clip", type=Path, help="what the cameras show (a square that moves)")
+    parser.add_argument("--clip", type=Path, help="clip for all cameras; default: a square that moves")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, Broker(Path(name) / "kafka") as broker:
@@ -207,7 +207,7 @@ def experiment(layout: Layout, brokers: str, clip: Path, args: argparse.Namespac
             layout.start("pose")
         if passed > args.seconds + PATIENCE_S:
             logs = "".join(path.read_text() for path in sorted(layout.folder.glob("*.log")))
-            raise SystemExit(f"only {sorted(results.ended)} have ended after {passed:.0f} s\n{logs}")
+            raise SystemExit(f"after {passed:.0f} s only {sorted(results.ended)} have ended\n{logs}")
     ingest.wait()
     sent = sent_by_ingest(brokers, f"{name}.decode")
     options = {key: value for key, value in vars(args).items() if key not in ("json", "clip")}
@@ -215,14 +215,14 @@ def experiment(layout: Layout, brokers: str, clip: Path, args: argparse.Namespac
 
 
 def owner(workers: list[subprocess.Popen[bytes]], results: Results) -> subprocess.Popen[bytes]:
-    """The worker of the newest result, where the stand-in tells; else the first."""
+    """The worker of the newest result, which the stand-in puts into its labels; else the first worker."""
     instances = results.frames[-1][1].instances if results.frames else None
     labels = None if instances is None else instances.get("labels")
     return next((w for w in workers if labels is not None and str(w.pid) in labels), workers[0])
 
 
 def wait_for_group(brokers: str, group: str) -> None:
-    """Wait until all workers have their share."""
+    """Wait until the group is stable and has all workers."""
     from kafka import KafkaAdminClient
     from kafka.errors import CoordinatorNotAvailableError
 
@@ -237,7 +237,7 @@ def wait_for_group(brokers: str, group: str) -> None:
             if found["group_state"] == "Stable" and len(found["members"]) == WORKERS:
                 return
             time.sleep(0.2)
-        raise SystemExit(f"the group {group} has no {WORKERS} members after {PATIENCE_S} s")
+        raise SystemExit(f"the group {group} does not have {WORKERS} members after {PATIENCE_S} s")
     finally:
         admin.close()
 

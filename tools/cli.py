@@ -1,4 +1,4 @@
-"""The command `posestream`: its sub-commands, and how errors become one line and an exit code."""
+"""The command `posestream`: its sub-commands, its log, and its exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Streaming video pipeline for pose: from cameras and files to tracked 2D and 3D keypoints.",
     epilog="Start with `posestream demo`, then `posestream run VIDEO`. Exit codes: 0 done, 1 the run failed, "
-    "2 bad input or usage, 130 interrupted (after what was read has been finished).",
+    "2 bad input or usage, 130 interrupted (what was read is finished and written).",
 )
 app.command("run")(run.run)
 app.command("attach")(attach.attach)
@@ -47,7 +47,7 @@ app.add_typer(evaluate.app, name="evaluate")
 
 @app.command("version")
 def show_version() -> None:
-    """Print the version of posestream and of what it runs on."""
+    """Print the versions of posestream and of the libraries that it runs on."""
     names = ["posestream", "numpy", "av", "opencv-python-headless", "onnxruntime", "ai-edge-litert"]
     for name in names:
         try:
@@ -72,13 +72,15 @@ def _common(
 
 
 def exit_code(error: Exception) -> int:
-    """What the process says of an error."""
+    """The exit code of the process for an error."""
     return BAD_INPUT if isinstance(error, ConfigError | SourceError | EngineError) else FAILED
 
 
 def main() -> None:
-    """Run the command; errors of ours become one line, never a traceback."""
-    sys.path.append(str(Path.cwd()))  # for operators of one's own (op: module:Class); ours come first
+    """Run the command. Our own errors are printed as one line, without a traceback."""
+    sys.path.append(
+        str(Path.cwd())
+    )  # so that op: module:Class finds the user's modules; at the end, so that they replace none of ours
     try:
         code = app(standalone_mode=True)
     except PosestreamError as error:

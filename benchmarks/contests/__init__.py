@@ -1,1 +1,1 @@
-"""Contests with the peers, one a file; `environment` makes their environments, `programs` run in them."""
+"""Contests with the peers, one a file. `environment` makes their environments; `programs` run inside them."""

@@ -25,13 +25,13 @@ OURS, BOUND = "posestream", "bound"
 
 @dataclass(frozen=True)
 class Side:
-    """One that takes part."""
+    """One of the programs that are compared."""
 
     name: str
-    setting: str  # its processes and threads, and what else is not as for the others
-    run: Callable[[], Figures] | None  # None: it cannot, and `setting` says why
-    target: float | None = None  # ours over theirs
-    against: str = OURS  # which of ours that is
+    setting: str  # its processes and threads, and what else differs from the other sides
+    run: Callable[[], Figures] | None  # None: it cannot run, and `setting` says why
+    target: float | None = None  # of the ratio of ours to it
+    against: str = OURS  # the side of ours in this ratio
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,20 @@ class Contest:
 
     name: str
     sides: list[Side]
-    alone: Callable[[], dict[str, float]]  # ms of an item on one thread, with nothing else running
-    per_frame: Callable[[float], dict[str, float]]  # items of each, where so many persons are in a frame
-    bound_target: float | None = None  # ours over the bound
-    said: list[str] = field(default_factory=list)
+    alone: Callable[[], dict[str, float]]  # part: ms of an item on one thread, with nothing else running
+    per_frame: Callable[[float], dict[str, float]]  # persons in a frame → part: items
+    bound_target: float | None = None  # of the ratio of ours to the bound
+    notes: list[str] = field(default_factory=list)  # printed below the table
 
     def bound(self, alone_ms: Mapping[str, float], persons: float) -> tuple[float, list[Alone]]:
-        """Frames/s if the cores did nothing but decode and run models; and the parts of a frame."""
+        """Frames/s of cores that only decode and run models, and the parts of a frame."""
         items = self.per_frame(persons)
         parts = [Alone(name=name, ms=ms, per_frame=items[name]) for name, ms in alone_ms.items()]
         return CORES / sum(part.ms_per_frame for part in parts) * 1e3, parts
 
 
 def ours(graph: Graph, clips: Sequence[Path]) -> Side:
-    """`posestream run` of a graph over all clips at once, as the graph and the command choose it."""
+    """`posestream run` of a graph over all clips at once, with its own choice of processes."""
     processes = processes_for(
         graph, len(clips), None if graph.processes == "auto" else graph.processes, CORES
     )
@@ -67,16 +67,16 @@ def ours(graph: Graph, clips: Sequence[Path]) -> Side:
         persons = sum(stream.instances for stream in stats.streams) / stats.finished
         return Figures(stats.fps, stats.cores_busy, persons)
 
-    return Side(OURS, f"all at once, {count(processes, 'process')}, {count(CORES, 'core')} shared out", run)
+    return Side(OURS, f"all at once, {count(processes, 'process')} that divide {count(CORES, 'core')}", run)
 
 
 def sources_of(clips: Sequence[Path]) -> dict[str, str]:
-    """A stream for each, of whatever name."""
+    """A stream for each clip; their names do not matter."""
     return {f"camera{number}": str(clip) for number, clip in enumerate(clips, 1)}
 
 
 def shares(clips: Sequence[Path], processes: int) -> list[list[Path]]:
-    """The clips shared out to processes, to each about as many."""
+    """The clips, divided evenly among processes."""
     return [list(clips[number::processes]) for number in range(processes)]
 
 

@@ -1,4 +1,4 @@
-"""Against the original BlazePose: MediaPipe's Python solution, the last release that has it."""
+"""Against the original BlazePose: the last release of MediaPipe with its Python solution."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SIDE_BY_SIDE = {4: 1.25}
 
 
 def mediapipe_python() -> Path:
-    """The interpreter that has it."""
+    """The interpreter of an environment with MediaPipe."""
     return peer_python(PEER.replace("==", "-"), PEER)
 
 
 def contest(clips: Sequence[Path], loops: int) -> Contest:
-    """Both follow one person in each clip, and look for a new one by their own rules."""
+    """Both track one person in each clip, and look for a new one by their own rules."""
     python, streams = mediapipe_python(), len(clips)
     graph = load_graph(GRAPH, {"pose.max_instances": 1, "decode.loop": loops})
     every = graph.node("detect").options["every"]
@@ -43,7 +43,7 @@ def contest(clips: Sequence[Path], loops: int) -> Contest:
         sides.append(
             Side(
                 "mediapipe side by side",
-                f"its best: {count(processes, 'process')} that share out the clips, threads likewise",
+                f"its best: {count(processes, 'process')} that divide the clips, threads as above",
                 partial(side_by_side, python, PROGRAM, runs),
                 SIDE_BY_SIDE.get(streams),
             )
@@ -58,5 +58,5 @@ def contest(clips: Sequence[Path], loops: int) -> Contest:
 
     return Contest(
         NAME, sides, alone, lambda persons: {"decode": 1, "detector": 1 / every, "landmarks": persons},
-        said=[f"both follow one person a clip; ours looks for others on every {every}th frame, too"],
+        notes=[f"both track one person a clip; ours also looks for others on every {every}th frame"],
     )  # fmt: skip

@@ -28,31 +28,31 @@ PROGRAM = "rtmlib_video.py"
 AS_SHIPPED, TUNED = {1: 2.0, 4: 2.0}, {1: 1.2, 4: 1.2}  # streams: target
 OF_BOUND = 0.9
 CALIBRATION_IMAGES = 40
-# Threads of a session, 0: a core each; and whether they spin while they wait.
+# Threads of a session (0: one a core), and whether they spin while they wait (1).
 SHIPPED, WITHOUT_SPINNING, ONE_THREAD = (0, 1), (0, 0), (1, 0)
 
 
 class Int8(NamedTuple):
-    """The models in INT8, None where that is not allowed, and what was said of each."""
+    """The models in INT8, None where `engine verify` refuses it, and its verdicts."""
 
     detector: Path | None
     pose: Path | None
-    said: str
+    verdicts: str
 
 
 def rtmlib_python() -> Path:
-    """The interpreter that has it, with our version of ONNX Runtime."""
+    """The interpreter of an environment with rtmlib and our version of ONNX Runtime."""
     runtime = f"onnxruntime=={version('onnxruntime')}"
     return peer_python(f"rtmlib-{runtime.replace('==', '-')}", NAME, runtime)
 
 
 def pose_file(given: Path | None) -> Path:
-    """RTMPose-m as it was given; else with weights drawn at random, exported on first use (by PyTorch)."""
+    """The given RTMPose-m; else one with random weights, exported with PyTorch on first use."""
     return given or export_model(load_contract(POSE), seed=SEED).path
 
 
 def contest(clips: Sequence[Path], loops: int, pose: Path, int8: Int8) -> Contest:
-    """Both detect on every frame and draw nothing; ours tracks, too."""
+    """Both detect on every frame and draw nothing; ours also tracks."""
     python, streams = rtmlib_python(), len(clips)
 
     def graph(detector: str | Path, estimator: Path) -> Graph:
@@ -69,7 +69,7 @@ def contest(clips: Sequence[Path], loops: int, pose: Path, int8: Int8) -> Contes
     threads = count(CORES, "thread")
     sides = [
         in_fp32,
-        replace(in_int8, name=f"{OURS}, INT8", setting=int8.said, run=in_int8.run if allowed else None),
+        replace(in_int8, name=f"{OURS}, INT8", setting=int8.verdicts, run=in_int8.run if allowed else None),
         Side(
             "rtmlib",
             f"as shipped: clip after clip, 1 process, {threads} a session that spin while they wait",
@@ -87,7 +87,7 @@ def contest(clips: Sequence[Path], loops: int, pose: Path, int8: Int8) -> Contes
         sides.append(
             Side(
                 "rtmlib side by side",
-                f"{count(processes, 'process')} that share out the clips, 1 thread a session, no spinning",
+                f"{count(processes, 'process')} that divide the clips, 1 thread a session, no spinning",
                 their_side(ONE_THREAD, processes),
             )
         )
@@ -106,28 +106,28 @@ def contest(clips: Sequence[Path], loops: int, pose: Path, int8: Int8) -> Contes
         alone,
         lambda persons: {"decode": 1, "detector": 1, "pose": persons},
         OF_BOUND,
-        said=[f"{DETECTOR} finds the persons; RTMPose-m has {weights}"],
+        notes=[f"{DETECTOR} finds the persons; RTMPose-m has {weights}"],
     )
 
 
 def in_int8(pose: Path, clips: Sequence[Path]) -> Int8:
-    """Both models quantised on the clips by `posestream engine quantise`, where `engine verify` allows it.
+    """Both models, quantised on the clips with `posestream engine quantise`, if `engine verify` allows it.
 
     Raises:
-        SystemExit: one could not be quantised.
+        SystemExit: a model could not be quantised.
     """
-    kept: dict[str, Path] = {}
-    told = []
+    allowed: dict[str, Path] = {}
+    verdicts = []
     for name, model in {DETECTOR: DETECTOR, POSE: str(pose)}.items():
         file = _quantised(model, clips)
         report = verify_model(load_contract(name), path=file)
         if report.passed:
-            kept[name] = file
+            allowed[name] = file
         verdict = "allows it" if report.passed else f"refuses it ({', '.join(report.beyond)})"
-        told.append(f"{name}: `engine verify` {verdict}")
+        verdicts.append(f"{name}: `engine verify` {verdict}")
     if pays_here() is False:
-        told.append("this processor has no VNNI, without which INT8 is no faster")
-    return Int8(kept.get(DETECTOR), kept.get(POSE), "; ".join(told))
+        verdicts.append("this processor has no VNNI, without which INT8 is no faster")
+    return Int8(allowed.get(DETECTOR), allowed.get(POSE), "; ".join(verdicts))
 
 
 def _quantised(model: str, clips: Sequence[Path]) -> Path:
@@ -137,7 +137,8 @@ def _quantised(model: str, clips: Sequence[Path]) -> Path:
         [sys.executable, "-m", "tools.cli", *command], capture_output=True, text=True, check=False
     )
     file = Path((done.stdout.splitlines() or [""])[-1])
-    if not file.is_file():  # its exit code is about the tolerance, and other inputs than those of `verify`
+    # Not by the exit code: that is about a tolerance, on other inputs than `engine verify` uses.
+    if not file.is_file():
         raise SystemExit((done.stderr.splitlines() or [f"{' '.join(command)}: no INT8 file"])[-1])
     return file
 

@@ -1,4 +1,4 @@
-"""Against ultralytics: `predict(stream=True)` and `track` of a YOLO pose model, imported for ours."""
+"""Against ultralytics: `predict(stream=True)` and `track` of a YOLO pose model, which ours has imported."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAPH = Path(__file__).with_name("yolo-pose.yaml")
 WEIGHTS, VIDEO = "ultralytics_weights.py", "ultralytics_video.py"
 SHIPPED_THREADS = min(8, max(1, CORES - 1))  # ultralytics/utils/__init__.py
-# It must not install packages, ask servers, write settings to the user's folder, or print what it does.
-MANNERS = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
+# Keep it from installing packages, asking servers, and printing what it does.
+QUIET = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_VERBOSE": "false"}
 
 
 class Models(NamedTuple):
-    """The same weights, as each side runs them."""
+    """The same weights in the files of each side."""
 
     weights: Path  # .pt
     exported: Path  # by ultralytics
     imported: Path  # by posestream
-    imported_rect: Path  # … for the rectangle to which the peer pads the clips
-    square: str  # sizes, 640x640
+    imported_rect: Path  # by posestream, for the rectangle to which ultralytics pads the clips
+    square: str  # sizes, as in 640x640
     rect: str
-    said: str
+    weights_note: str
 
 
 def ultralytics_python() -> Path:
-    """The interpreter that has it, and all that `posestream models import` needs."""
+    """The interpreter of an environment with ultralytics and what `posestream models import` needs."""
     runtime = f"onnxruntime=={version('onnxruntime')}"
     return peer_python(f"ultralytics-{runtime.replace('==', '-')}", f"{ROOT}[ultralytics]", "lap", runtime)
 
 
 def prepare(given: Path | None, clips: Sequence[Path], folder: Path) -> Models:
-    """Make the files in a folder, by the peer's own environment.
+    """Make the files in a folder, with programs in the peer's environment.
 
     Raises:
-        SystemExit: one could not be made.
+        SystemExit: a file could not be made.
     """
     weights, rect = folder / "yolo-pose.pt", folder / "yolo-pose-rect.pt"
     if given:
         weights.write_bytes(given.read_bytes())
-        said = given.name
+        note = given.name
     else:
         _python(folder, PROGRAMS / WEIGHTS, "random", weights, *dict.fromkeys(clips))
-        said = "YOLO11n-pose with random weights, for speed alone: nobody whom it finds is real"
+        note = "YOLO11n-pose with random weights: only its speed counts, its detections are meaningless"
     rect_size = _python(folder, PROGRAMS / WEIGHTS, "sized", weights, rect, clips[0])
     _python(folder, PROGRAMS / WEIGHTS, "export", weights)
     imported, imported_rect = (_import(folder, file) for file in (weights, rect))
     square_size = "{}x{}".format(*find_model(str(imported))[0].input.size)
     exported = weights.with_suffix(".onnx")
-    return Models(weights, exported, imported, imported_rect, square_size, rect_size, said)
+    return Models(weights, exported, imported, imported_rect, square_size, rect_size, note)
 
 
 def contest(clips: Sequence[Path], loops: int, models: Models) -> Contest:
-    """Ours detects and tracks; against each size of input there is ours with the same."""
+    """Ours detects and tracks; each size of input has a side of ours with the same size."""
     python, (contract, _) = ultralytics_python(), find_model(str(models.imported))
 
     def our_side(name: str, model: Path, size: str) -> Side:
@@ -116,7 +116,7 @@ def contest(clips: Sequence[Path], loops: int, models: Models) -> Contest:
         sides.append(
             Side(
                 "predict side by side",
-                f"{models.rect}, {count(processes, 'process')} that share out the clips, 1 thread of PyTorch",
+                f"{models.rect}, {count(processes, 'process')} that divide the clips, 1 thread of PyTorch",
                 theirs("predict", models.weights, 1, 1, processes),
                 against=in_rect,
             )
@@ -128,29 +128,32 @@ def contest(clips: Sequence[Path], loops: int, models: Models) -> Contest:
             "model": model_ms(contract, models.imported, "onnxruntime"),
         }
 
-    sizes = f"imported it takes {models.square}, ultralytics pads to {models.rect}; like stands beside like"
+    sizes = (
+        f"the imported model takes {models.square}, ultralytics pads to {models.rect}; "
+        "sides of the same size are compared"
+    )
     per_frame = {"decode": 1.0, "model": 1.0}
-    return Contest(NAME, sides, alone, lambda persons: per_frame, said=[models.said, sizes])
+    return Contest(NAME, sides, alone, lambda persons: per_frame, notes=[models.weights_note, sizes])
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """The environment of whatever runs ultralytics, whose own settings go to `folder`."""
-    return {**os.environ, **MANNERS, "YOLO_CONFIG_DIR": str(folder)}
+    """Environment variables for processes with ultralytics, which writes its settings to `folder`."""
+    return {**os.environ, **QUIET, "YOLO_CONFIG_DIR": str(folder)}
 
 
 def _import(folder: Path, weights: Path) -> Path:
-    """By the command, into a home of its own; the file carries its contract."""
+    """Import with `posestream models import` into a home of its own; the file holds its contract."""
     _python(folder, "-m", "tools.cli", "models", "import", weights)
     return folder / "home" / "models" / weights.with_suffix(".onnx").name
 
 
 def _python(folder: Path, *arguments: object) -> str:
-    """The last line of what a program says."""
-    # PYTHONPATH: this checkout, not what was installed of it with its requirements.
+    """Run Python in the peer's environment; the last line of its output."""
+    # PYTHONPATH: use this checkout, not the copy that was installed with its requirements.
     environment = {**settings(folder), "POSESTREAM_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
     command = [str(ultralytics_python()), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise SystemExit(f"{' '.join(map(str, arguments))}: code {done.returncode}: {said}")
+        last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise SystemExit(f"{' '.join(map(str, arguments))}: code {done.returncode}: {last}")
     return (done.stdout.strip() or "nothing").splitlines()[-1]

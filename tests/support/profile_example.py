@@ -1,4 +1,4 @@
-"""Profiles written by hand: a stable with a fork, a join, two sinks, drops and a GPU; and what was swept."""
+"""Profiles written by hand: a stable with a fork, a join, two sinks, drops and a GPU; and a sweep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STREAMS = ("yard", "barn-north", "barn-south", ODD_NAME)
 
 
 def stage(name: str, op: str = "", **figures: object) -> Stage:
-    """A stage that does little; `figures` are what is told of it."""
+    """A stage that is mostly idle; `figures` replace its fields."""
     plain: dict[str, object] = {
         "workers": 1, "packets_in": 3600, "packets_out": 3600, "packets_per_s": 120.0, "busy": 0.1,
         "computing": 0.08, "blocked": 0.0, "cores": 0.08, "engine": 0.0, "batches": {1: 3600},
@@ -48,7 +48,7 @@ def edge(producer: str, consumer: str, received: int = 3600, **dropped: int) -> 
 
 
 def flame() -> dict[str, float]:
-    """Stacks as they are sampled: the stage, then the calls."""
+    """Stacks in the form in which they are sampled: the stage, then the calls; ms."""
     loop = "work (pipeline/stage.py:212);"
     return {
         f"decode;{loop}read (operators/decode.py:88);frames (operators/decode.py:131);decode (av/container.py:77)": 5210.0,
@@ -70,7 +70,7 @@ def flame() -> dict[str, float]:
 
 
 def profile(**changes: object) -> Profile:
-    """The stable; `changes` are fields of the document that shall be otherwise."""
+    """The stable; `changes` replace fields of the document."""
     streams = [
         Stream(name=name, read=900, finished=867 - 5 * n, dropped=33 + 5 * n, instances=2200 - 310 * n,
                fps=(867 - 5 * n) / SECONDS, age_p50_ms=78.0 + 9 * n, age_p95_ms=131.0 + 22 * n,
@@ -169,7 +169,7 @@ def profile(**changes: object) -> Profile:
 
 
 def swept() -> list[Profile]:
-    """Streams 1, 2, 4, 8 with batches of 1 and 8."""
+    """A sweep over 1, 2, 4 and 8 streams with batches of 1 and 8."""
     points = []
     for batch, factor in ((1, 1.0), (8, 1.3)):
         for streams in (1, 2, 4, 8):

@@ -1,4 +1,4 @@
-"""Operators with a weakness that a profile must name; and a source without an end."""
+"""Operators with a weakness that a profile must find, and a source without an end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.packet import Packet
 
 
 class Endless(Source):
-    """Packets for ever; of the uri `5` one every 5 ms, of `0` as fast as they are taken."""
+    """Packets without end: for the uri `5` one every 5 ms, for `0` as fast as they are taken."""
 
     provides = ("image",)
 
@@ -38,7 +38,7 @@ class Endless(Source):
 
 
 class Sleeps(Operator):
-    """Sleeps so many ms for each packet."""
+    """Sleeps `ms` for each packet."""
 
     def __init__(self, ms: float = 20):
         self.ms = ms
@@ -49,7 +49,7 @@ class Sleeps(Operator):
 
 
 class Burns(Operator):
-    """Computes in Python for so many ms of processor time for each packet."""
+    """Computes in Python for `ms` of processor time for each packet."""
 
     def __init__(self, ms: float = 5):
         self.ms = ms
@@ -66,7 +66,7 @@ class BurnsInOrder(Burns):
 
 
 class Blocks(Operator):
-    """A sink whose other side takes a packet only every so many ms."""
+    """A sink whose receiver takes a packet only every `ms`."""
 
     def __init__(self, ms: float = 20):
         self.ms = ms
@@ -89,7 +89,7 @@ class Blocks(Operator):
 
 
 class Stuck(Operator):
-    """A sink whose other side takes nothing until `freed`."""
+    """A sink whose receiver takes nothing until `freed` is set."""
 
     freed = threading.Event()
 
@@ -99,7 +99,7 @@ class Stuck(Operator):
 
 
 class NeedsLock(Operator):
-    """Takes a lock for each packet that another thread holds nearly all of the time."""
+    """For each packet takes a lock that another thread holds nearly all of the time."""
 
     def __init__(self, ms: float = 20):
         self.ms = ms
@@ -130,7 +130,7 @@ class NeedsLock(Operator):
 
 
 class RunsModel(Operator):
-    """Runs a model `times` for each packet, on noise."""
+    """Runs a model on `times` inputs of zeros for each packet."""
 
     def __init__(self, model: str, times: int = 2, backend: str = "auto"):
         self.model, self.times, self.backend = model, times, backend
@@ -142,8 +142,8 @@ class RunsModel(Operator):
 
     def process(self, packets: list[Packet]) -> list[Packet]:
         width, height = self.input.size
-        noise = np.zeros((len(packets) * self.times, 3, height, width), np.float32)
-        self.engine.run({self.input.name: noise})
+        zeros = np.zeros((len(packets) * self.times, 3, height, width), np.float32)
+        self.engine.run({self.input.name: zeros})
         return packets
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Operators of which it is known what a recorder must write: they compute, wait, take memory, run a model."""
+"""Operators for which the right records are known: they compute, wait, take memory, or run a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.packet import Instances, Packet
 
 
 class Pictures(toys.Numbers):
-    """Numbers whose packets have a picture of 40x30."""
+    """`Numbers` whose packets have a picture of 40x30."""
 
     def read(self, stream: str, uri: str) -> Iterator[Packet]:
         for packet in super().read(stream, uri):
@@ -26,7 +26,7 @@ class Pictures(toys.Numbers):
 
 
 class TwoBoxes(Operator):
-    """Provides two rows."""
+    """Gives each packet two instances."""
 
     provides = ("boxes",)
 
@@ -48,7 +48,7 @@ class Compute(Operator):
 
 
 class Waits(Operator):
-    """Waits `ms` for what never comes, by way of Python's own library."""
+    """Waits `ms` inside Python's standard library, for an event that never comes."""
 
     def __init__(self, ms: float):
         self.ms, self.never = ms, threading.Event()
@@ -58,8 +58,8 @@ class Waits(Operator):
         return packets
 
 
-class Hoard(Operator):
-    """Takes memory as it is opened."""
+class TakesMemory(Operator):
+    """Takes `mb` of memory when it is opened."""
 
     def __init__(self, mb: int):
         self.mb = mb
@@ -72,7 +72,7 @@ class Hoard(Operator):
 
 
 class Infer(Operator):
-    """Runs the toy model in `file` on one crop a packet; and once while it is opened."""
+    """Runs the toy model in `file` on one crop a packet, and once when it is opened."""
 
     def __init__(self, file: str):
         self.file = Path(file)
@@ -96,12 +96,12 @@ class Infer(Operator):
 
 REGISTRY = {
     **toys.REGISTRY, "pictures": Pictures, "two_boxes": TwoBoxes, "compute": Compute, "waits": Waits,
-    "hoard": Hoard, "infer": Infer,
+    "takes_memory": TakesMemory, "infer": Infer,
 }  # fmt: skip
 
 
 def graph(source: str = "numbers", **nodes: dict[str, object]) -> Graph:
-    """A graph of these nodes behind a source, in a chain unless told otherwise."""
+    """A graph of these nodes behind a source, in a chain unless a node has its own `after`."""
     spec: dict[str, dict[str, object]] = {source: {"op": source}}
     last = source
     for name, node in nodes.items():

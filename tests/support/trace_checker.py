@@ -1,4 +1,4 @@
-"""Checks a file against Google's Trace Event Format, more strictly than its viewers do."""
+"""Check a file against Google's Trace Event Format, more strictly than its viewers do."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ META = {
 
 
 class TraceError(Exception):
-    """An event that is not as the format wants it."""
+    """An event that violates the format."""
 
 
 class Trace:
-    """A trace that was read and found right."""
+    """A trace that has been read and checked."""
 
     def __init__(self, path: Path):
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -58,14 +58,14 @@ class Trace:
                 raise TraceError(f"process {event['pid']} has no name: {event}")
             if event["ph"] not in "MC" and (event["pid"], event["tid"]) not in lanes:
                 raise TraceError(f"lane {event['tid']} of process {event['pid']} has no name: {event}")
-        if len({tid for _, tid in lanes}) != len(lanes):  # else Perfetto mixes their names up
+        if len({tid for _, tid in lanes}) != len(lanes):  # Perfetto would mix up their names
             raise TraceError(f"two lanes have one number: {lanes}")
         if len(set(processes.values())) != len(processes):
             raise TraceError(f"two processes have one name: {processes}")
         return processes, lanes
 
     def _nested(self) -> dict[tuple[int, int], list[tuple[int, int, Event]]]:
-        """The spans of each lane, (begin, end, event) in ns, from the first on, the outer one first."""
+        """The spans of each lane, (begin, end, event) in ns, in order of begin, outer spans first."""
         spans: dict[tuple[int, int], list[tuple[int, int, Event]]] = defaultdict(list)
         begun: dict[tuple[int, int], list[Event]] = defaultdict(list)
         for event in sorted(self.events, key=lambda event: event.get("ts", 0)):
@@ -93,7 +93,7 @@ class Trace:
         return spans
 
     def _flows(self) -> dict[Any, list[tuple[Event, Event]]]:
-        """The steps of each arrow: its event and the span which that binds to."""
+        """The steps of each arrow: the event, and the span to which it binds."""
         steps: dict[Any, list[Event]] = defaultdict(list)
         for event in self.events:
             if event["ph"] in "stf":
@@ -118,7 +118,7 @@ class Trace:
         return found[-1][2]
 
     def _paired(self) -> dict[Any, tuple[Event, Event]]:
-        """The spans of their own: (b, e)."""
+        """The spans outside of lanes: (b, e)."""
         pairs: dict[Any, list[Event]] = defaultdict(list)
         for event in self.events:
             if event["ph"] in "be":

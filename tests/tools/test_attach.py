@@ -50,31 +50,31 @@ def attach(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 class Attached:
-    """A process that goes on: what it says, where its API is."""
+    """A running process: its log, and calls to its API."""
 
     def __init__(self, *args: str | Path):
         self.process = subprocess.Popen(
             [*COMMAND, "--control", "127.0.0.1:0", *map(str, args)],
             stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
-        self.said = ""
+        self.log = ""
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
 
     def _read(self) -> None:
         for line in self.process.stderr:  # type: ignore[union-attr]
-            self.said += line
+            self.log += line
 
     def until(self, condition: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + 40
         while not (found := condition()):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
         return found
 
     def call(self, path: str, body: Any = None) -> Any:
-        url = self.until(lambda: re.search(r"control API at (http://\S+)", self.said))[1]
+        url = self.until(lambda: re.search(r"control API at (http://\S+)", self.log))[1]
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -107,7 +107,7 @@ def seqs(path: Path) -> list[int]:
     return [json.loads(line)["seq"] for line in path.read_text().splitlines()[1:]]
 
 
-def test_it_ends_with_its_sources_where_told_to(tmp_path, graph):
+def test_with_until_end_it_ends_when_all_sources_have_ended(tmp_path, graph):
     done = attach("yard=50@10", "barn=50@20", "-g", graph, "-o", tmp_path, "--until-end", "--no-control")
     assert done.returncode == 0, done.stderr
     assert "30 frames of 2 sources" in done.stderr
@@ -118,24 +118,24 @@ def test_it_ends_with_its_sources_where_told_to(tmp_path, graph):
 def test_a_signal_drains(tmp_path, graph, number, code):
     with attached("yard=100", "--graph", graph, "--out", tmp_path) as service:
         service.until(lambda: service.running("yard"))
-        assert service.end(number) == code, service.said
+        assert service.end(number) == code, service.log
     frames = seqs(tmp_path / "yard.jsonl")
     assert frames == sorted(set(frames))
-    assert f"toy: {len(frames)} frames of 1 source" in service.said
-    assert ("interrupted" in service.said) == (code == 130)
-    assert "Traceback" not in service.said
+    assert f"toy: {len(frames)} frames of 1 source" in service.log
+    assert ("interrupted" in service.log) == (code == 130)
+    assert "Traceback" not in service.log
 
 
 def test_a_second_ctrl_c_stops_at_once(graph):
     with attached("yard=100", "--graph", graph, "--set", "slow.ms=1500") as service:
         service.until(lambda: service.call("/streams")["streams"][0]["finished"])
         service.process.send_signal(signal.SIGINT)
-        service.until(lambda: not service.call("/streams")["streams"][0]["uri"])  # it reads no more
+        service.until(lambda: not service.call("/streams")["streams"][0]["uri"])  # it has stopped reading
         assert service.end(signal.SIGINT) == 130
-    assert re.search(r"dropped: aborted: \d", service.said), service.said
+    assert re.search(r"dropped: aborted: \d", service.log), service.log
 
 
-def test_cameras_are_added_to_a_service_that_began_without(graph):
+def test_cameras_are_added_to_a_service_that_began_without_any(graph):
     with attached("--graph", graph) as service:
         service.until(lambda: service.call("/readyz")["ready"])
         assert service.call("/streams") == {"streams": []}
@@ -155,12 +155,12 @@ def test_nobody_sees_a_password(tmp_path, graph):
         assert [stream["name"] for stream in streams] == ["yard", "barn", "127.0.0.1"]
         assert "hush" not in json.dumps(streams)
         service.end(signal.SIGTERM)
-    assert "others on this machine can see the password on the command line" in service.said
-    assert "hush" not in service.said
+    assert "others on this machine can see the password on the command line" in service.log
+    assert "hush" not in service.log
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "message"),
     [
         (["--no-control"], "no source is given"),
         (["--until-end"], "no source is given"),
@@ -175,18 +175,18 @@ def test_nobody_sees_a_password(tmp_path, graph):
         (["1", "--set", "slow.op=toys:FailOpen", "--set", "slow.ms="], "unknown option 'ms'"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused(graph, monkeypatch, args, says):
+def test_what_cannot_work_is_refused(graph, monkeypatch, args, message):
     monkeypatch.setattr("tools.attach._log_lines_with_time", lambda: None)  # logging stays pytest's
     found = CliRunner().invoke(
         app, ["attach", *([] if "--graph" in args else ["--graph", str(graph)]), *args]
     )
     assert found.exception
     assert exit_code(found.exception) == 2
-    assert says in str(found.exception)
+    assert message in str(found.exception)
     assert "hush" not in f"{found.output}{found.exception}"
 
 
-def test_what_cannot_work_is_one_clear_line(graph):
+def test_a_source_that_cannot_be_read_is_one_clear_line(graph):
     done = attach("broken", "--graph", graph, "--until-end", "--no-control")
     assert done.returncode == 2
     *_, why, last = done.stderr.splitlines()

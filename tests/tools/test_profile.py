@@ -55,7 +55,7 @@ def graph(tmp_path: Path) -> Path:
 QUICK = ["--seconds", "1", "--warmup", "0.2", "--processes", "1"]
 
 
-def test_all_that_it_writes(tmp_path, clip, graph):
+def test_all_files_that_it_writes(tmp_path, clip, graph):
     files = {name: tmp_path / name for name in ("p.json", "p.html", "p.trace.json", "p.flame")}
     done = profile(
         graph, f"yard={clip}", "--streams", "2", *QUICK, "--json", files["p.json"], "--html", files["p.html"],
@@ -76,7 +76,7 @@ def test_all_that_it_writes(tmp_path, clip, graph):
     assert int(microseconds) >= 0
     records = (tmp_path / "out" / "yard-2.jsonl").read_text().splitlines()
     streams = {stream.name: stream for stream in found.streams}
-    assert len(records) - 1 >= streams["yard-2"].finished  # the graph's own sink has worked as ever
+    assert len(records) - 1 >= streams["yard-2"].finished  # the graph's own sink has written as always
 
 
 def test_a_sweep_is_a_table_and_a_list(tmp_path, clip, graph):
@@ -108,7 +108,7 @@ def test_quiet_is_quiet(clip, graph):
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_ctrl_c_tells_what_was_measured_until_then(tmp_path, clip, graph):
+def test_ctrl_c_shows_what_was_measured_until_then(tmp_path, clip, graph):
     out = tmp_path / "p.json"
     process = subprocess.Popen(
         [*COMMAND, str(graph), str(clip), "--seconds", "500", "--warmup", "0.1", "--processes", "1", "--json", str(out)],
@@ -117,20 +117,20 @@ def test_ctrl_c_tells_what_was_measured_until_then(tmp_path, clip, graph):
     written, deadline = tmp_path / "out" / "clip.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (written.exists() and written.stat().st_size > 100_000):
         time.sleep(0.05)
-    time.sleep(1.5)  # it is measuring by now
+    time.sleep(1.5)  # by now it measures
     os.killpg(process.pid, signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     found = read_profile(out)
     assert 0 < found.seconds < 60
     assert found.flow.closed
-    assert found.bound is None  # nobody waits for that any more
-    assert "frames/s" in said
+    assert found.bound is None  # Ctrl-C skips it
+    assert "frames/s" in output
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["human-light", "{clip}"], "did you mean 'human-lite'?"),
         (["{graph}", "none.mp4"], "none.mp4"),
@@ -144,16 +144,16 @@ def test_ctrl_c_tells_what_was_measured_until_then(tmp_path, clip, graph):
         (["{graph}", "{clip}", "--set", "decode.max_frames=3"], "ended after 3 frames, in the warm-up"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(clip, graph, args, said):
+def test_bad_input_is_one_line_and_exit_code_2(clip, graph, args, message):
     done = profile(*(arg.format(clip=clip, graph=graph) for arg in args), code=2)
     last = done.stderr.strip().splitlines()
     assert len(last) == 1
     assert last[0].startswith("posestream: ")
-    assert said in last[0]
+    assert message in last[0]
     assert done.stdout == ""
 
 
-def test_the_help_teaches():
+def test_the_help_shows_options_and_examples():
     text = profile("--help").stdout
     for word in ("--sweep", "streams=1,2,4,8", "--compare", "--no-bound", "its own sinks write"):
         assert word in text

@@ -99,16 +99,16 @@ def test_interrupt_drains_and_leaves_whole_files(tmp_path, clip, graph, streams)
     for stream in streams:
         wait_for(out / f"{stream}.jsonl", 2000)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
     total = 0
     for stream in streams:
         seqs = [record["seq"] for record in lines(out / f"{stream}.jsonl")[1:]]
         assert seqs == list(range(len(seqs)))
         assert 0 < len(seqs) < 40_000
         total += len(seqs)
-    assert f"{total} frames of {len(streams)} source" in said  # what was read is what was written
+    assert f"{total} frames of {len(streams)} source" in errors  # every frame that was read is written
 
 
 OWN_OPERATOR = """
@@ -190,17 +190,6 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_exit_code_1(tmp_path, c
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("posestream: ")
     assert "Traceback" not in done.stderr
-
-
-def test_graph_commands():
-    assert "human-lite" in posestream("graph", "list").stdout
-    shown = posestream("graph", "show", "human-lite").stdout
-    places = [shown.index(f"\n  {name}") for name in ("decode", "detect", "track", "pose")]
-    assert places == sorted(places)
-    assert "track --> pose" in posestream("graph", "show", "human-lite", "--mermaid").stdout
-    assert posestream("graph", "validate", "human-lite").returncode == 0
-    schema = json.loads(posestream("graph", "schema").stdout)
-    assert "pose" in {n["title"] for n in schema["properties"]["graph"]["additionalProperties"]["anyOf"]}
 
 
 def test_help_and_version():

@@ -1,1 +1,4 @@
-"""`posestream evaluate`: poses against annotated images."""
+"""`posestream evaluate`: measure poses against annotated images.
+
+May import operators, engines and pipeline, nothing else of tools.
+"""

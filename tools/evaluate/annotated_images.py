@@ -1,4 +1,4 @@
-"""Find poses in annotated images, by a model or a whole graph, and give them as COCO results."""
+"""Find poses in annotated images with a model or a graph, and turn them into COCO results."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Instances
 from pipeline.run import Run
 
-Found = Iterator[tuple[int, Instances]]  # an image's id, and what was found in it
-Shown = Callable[[Iterable[Any]], Iterable[Any]]  # how far it is through what it is given, as a progress bar
+Found = Iterator[tuple[int, Instances]]  # an image's id, and the instances in it
+Show = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on and shows the progress
 
-AT_ONCE = 16  # images that are on their way through a graph
+AT_ONCE = 16  # images that are in a graph at the same time
 BATCH = 4
-# MMPose's rescoring, by which published results are measured (mmpose/evaluation/metrics/coco_metric.py).
+# Published results use MMPose's rescoring (mmpose/evaluation/metrics/coco_metric.py): only keypoint scores
+# above this count.
 COUNTED_SCORE = 0.2
 
 
 def entries(found: Iterable[tuple[int, Instances]], annotations: Annotations) -> Iterator[dict[str, Any]]:
     """Entries of COCO keypoint results, with the category's name as `label`.
 
-    An instance's score is that of its box times the mean of its keypoints' that are above 0.2.
+    The score of an instance is the score of its box times the mean of its keypoint scores above 0.2.
     """
     for image_id, instances in found:
         if not len(instances) or "keypoints" not in instances:
             continue
-        assert instances.skeleton is not None  # what has keypoints has one
+        assert instances.skeleton is not None  # instances with keypoints have one
         index = load_skeleton(instances.skeleton).indices_for(annotations.skeleton.name)
         points = instances.keypoints[:, index]
         known = instances.get("keypoint_scores")
@@ -58,38 +59,39 @@ def entries(found: Iterable[tuple[int, Instances]], annotations: Annotations) ->
 
 
 def by_model(
-    model: str, annotations: Annotations, paths: dict[int, Path], boxes: dict[int, Instances], shown: Shown
+    model: str, annotations: Annotations, paths: dict[int, Path], boxes: dict[int, Instances], show: Show
 ) -> Found:
-    """What a model finds in known `boxes` (by image); a one-stage model in the whole of all images.
+    """Poses by a model: in the given `boxes` of each image, or, by a one-stage model, in the whole images.
 
     Raises:
-        EngineError: there is no such model, it has no poses, or not these keypoints.
+        EngineError: there is no such model, it finds no poses, or poses without the annotated keypoints.
     """
     contract, _ = find_model(model)
     if contract.task == "detect":
-        raise ContractError(f"{contract.name} is a detector; name a pose model, or a graph")
+        raise ContractError(f"{contract.name} is a detector; give a pose model, or a graph")
     _check_skeleton(str(contract.skeleton), annotations)
     onestage = contract.task == "pose_onestage"
     pose = PoseOnestage(model) if onestage else Pose(model)
     files = FileSource(DecodeOptions())
     pose.open(RunInfo.new("evaluate"))
     try:
-        images = list(paths if onestage else boxes)  # it may find what is not there
-        for start in shown(range(0, len(images), BATCH)):
-            packets = [next(files.read(str(it), str(paths[it]))) for it in images[start : start + BATCH]]
-            asked = [packet.replace(instances=boxes.get(int(packet.stream))) for packet in packets]
-            for packet in pose.process(asked):
+        images = list(paths if onestage else boxes)  # without boxes a model may find people in any image
+        for start in show(range(0, len(images), BATCH)):
+            batch = images[start : start + BATCH]
+            packets = [next(files.read(str(image), str(paths[image]))) for image in batch]
+            with_boxes = [packet.replace(instances=boxes.get(int(packet.stream))) for packet in packets]
+            for packet in pose.process(with_boxes):
                 pose.reset(packet.stream)
                 yield int(packet.stream), packet.instances or Instances()
     finally:
         pose.close()
 
 
-def by_graph(graph: Graph, annotations: Annotations, paths: dict[int, Path], shown: Shown) -> Found:
-    """What a graph finds in images, each of which is a stream of its own, so that nothing is tracked.
+def by_graph(graph: Graph, annotations: Annotations, paths: dict[int, Path], show: Show) -> Found:
+    """Poses by a graph; each image is a stream of its own, so that nothing is tracked from image to image.
 
     Raises:
-        EngineError: a model of the graph does not have these keypoints.
+        EngineError: a model of the graph does not have the annotated keypoints.
         PosestreamError: an image cannot be read, or a stage failed.
     """
     for model in models_in(graph):
@@ -100,14 +102,14 @@ def by_graph(graph: Graph, annotations: Annotations, paths: dict[int, Path], sho
         running = Run(with_sinks(graph, {"jsonl_sink": {"dir": folder}}), keep_open=True)
         running.start()
         try:
-            with suppress(ConfigError):  # it is stopping because of a failure, which `finish` tells
-                for image, path in shown(paths.items()):
+            with suppress(ConfigError):  # the run failed and takes no more sources; `finish` raises why
+                for image, path in show(paths.items()):
                     while len(running.sources()) >= AT_ONCE:
                         time.sleep(0.002)
                     running.add_source(str(image), str(path))
         finally:
             running.stop()
-            running.wait()  # also after Ctrl-C: it still writes into the folder
+            running.wait()  # also after Ctrl-C, because it still writes into the folder
         running.finish()
         for image in paths:
             for packet in read(Path(folder) / f"{image}.jsonl").packets():
@@ -118,7 +120,7 @@ def image_paths(annotations: Annotations, folder: Path) -> dict[int, Path]:
     """The annotated images by id.
 
     Raises:
-        EngineError: some are not in the folder.
+        EngineError: some images are not in the folder.
     """
     paths = {image: folder / name for image, name in annotations.images.items()}
     missing = [path.name for path in paths.values() if not path.is_file()]
@@ -140,18 +142,18 @@ def annotated_boxes(annotations: Annotations) -> dict[int, Instances]:
 
 
 def detected_boxes(path: Path, annotations: Annotations) -> dict[int, Instances]:
-    """The boxes of a COCO results file of a detector, by image; those of other categories are left out.
+    """The boxes in a COCO results file of a detector, by image; other categories are left out.
 
     Raises:
-        EngineError: no such file, or something else is in it.
+        EngineError: there is no such file, or it holds something else.
     """
     try:
-        known = [it for it in read_json(path) if it["category_id"] in annotations.categories]
+        known = [entry for entry in read_json(path) if entry["category_id"] in annotations.categories]
         return _by_image(
-            np.array([it["image_id"] for it in known], np.int64),
-            np.array([it["category_id"] for it in known], np.int64),
-            np.array([it["bbox"] for it in known], np.float64).reshape(-1, 4),
-            np.array([it["score"] for it in known], np.float32),
+            np.array([entry["image_id"] for entry in known], np.int64),
+            np.array([entry["category_id"] for entry in known], np.int64),
+            np.array([entry["bbox"] for entry in known], np.float64).reshape(-1, 4),
+            np.array([entry["score"] for entry in known], np.float32),
             annotations,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -169,7 +171,7 @@ def _by_image(
     annotations: Annotations,
 ) -> dict[int, Instances]:
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1, dtype=np.float32)
-    labels = np.array([annotations.categories[it] for it in category_ids.tolist()], np.object_)
+    labels = np.array([annotations.categories[category] for category in category_ids.tolist()], np.object_)
     found = {}
     for image in annotations.images:
         rows = image_ids == image
@@ -178,7 +180,7 @@ def _by_image(
                 boxes=corners[rows],
                 scores=scores[rows],
                 labels=labels[rows],
-                track_ids=np.arange(rows.sum()),  # for models that follow tracks: each box is one
+                track_ids=np.arange(rows.sum()),  # for models that keep state by track: each box is a track
             )
     return found
 

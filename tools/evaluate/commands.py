@@ -18,7 +18,7 @@ from rich.table import Table
 from engines.errors import EngineError
 from engines.evaluation.average_precision import evaluate
 from engines.evaluation.coco_files import Annotations, read_annotations, read_json, results_of
-from operators.decoding import media_files as media
+from operators.decoding import media_files
 from operators.graph_files import load_graph
 from operators.weights import check_weights
 from tools.evaluate import annotated_images
@@ -26,17 +26,21 @@ from tools.evaluate import annotated_images
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Measure poses against annotations: AP and AR by OKS, the same numbers as pycocotools'.",
+    help="Measure poses against annotations: AP and AR by OKS, the same numbers as pycocotools.",
 )
 
 AnnotationsFile = Annotated[Path, typer.Argument(help="COCO keypoint annotations, a .json file.")]
 SkeletonName = Annotated[
-    str | None, typer.Option(help="What the annotated keypoints are; by their names unless told.")
+    str | None,
+    typer.Option(help="The skeleton of the annotations; by default found by the names of their keypoints."),
 ]
 AnyCategory = Annotated[
-    bool, typer.Option("--any-category", help="Do not ask for the category: a jaguar found as dog is right.")
+    bool,
+    typer.Option(
+        "--any-category", help="Ignore the category: a jaguar that is found as a dog counts as found."
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 SIZES = {"": "all", "50": "all, at OKS 0.50", "75": "all, at OKS 0.75", "M": "32² to 96² px", "L": "larger"}
 
@@ -45,10 +49,11 @@ SIZES = {"": "all", "50": "all, at OKS 0.50", "75": "all, at OKS 0.75", "M": "32
 def coco(
     annotations: AnnotationsFile,
     images: Annotated[Path, typer.Argument(help="The folder of the annotated images.")],
-    model: Annotated[str | None, typer.Option(help="A pose model, in the annotated boxes.")] = None,
-    graph: Annotated[str | None, typer.Option(help="A whole graph, on the images alone.")] = None,
+    model: Annotated[str | None, typer.Option(help="A pose model; it gets the annotated boxes.")] = None,
+    graph: Annotated[str | None, typer.Option(help="A graph; it gets the images without boxes.")] = None,
     detections: Annotated[
-        Path | None, typer.Option(help="With --model: in these boxes, COCO results of a detector.")
+        Path | None,
+        typer.Option(help="With --model: take boxes from this file instead, COCO results of a detector."),
     ] = None,
     skeleton: SkeletonName = None,
     any_category: AnyCategory = False,
@@ -56,8 +61,8 @@ def coco(
 ) -> None:
     """Find poses in annotated images, and measure them.
 
-    Each image is for itself, as if it were a camera of its own. A pose's score is its box's times the mean of
-    its keypoints' above 0.2, as in MMPose.
+    Each image is processed alone, without tracking. The score of a pose is the score of its box times the
+    mean of its keypoint scores above 0.2, as in MMPose.
 
     Examples:
     `posestream evaluate coco person_keypoints_val2017.json val2017 --model rtmpose-m-body8`
@@ -67,7 +72,7 @@ def coco(
     `posestream evaluate coco test_ap10k.json images --graph animals --any-category`
     """  # fmt: skip
     if (model is None) == (graph is None) or (detections and graph):
-        raise typer.BadParameter("name either --model, with --detections if you have some, or --graph")
+        raise typer.BadParameter("give either --model, with --detections if you have any, or --graph")
     known = read_annotations(annotations, skeleton)
     paths = annotated_images.image_paths(known, images)
     if model:
@@ -76,16 +81,16 @@ def coco(
             if detections
             else annotated_images.annotated_boxes(known)
         )
-        found = annotated_images.by_model(model, known, paths, boxes, _progress)
+        found = annotated_images.by_model(model, known, paths, boxes, _with_progress)
     else:
         checked = load_graph(str(graph))
         check_weights(checked)
-        found = annotated_images.by_graph(checked, known, paths, _progress)
+        found = annotated_images.by_graph(checked, known, paths, _with_progress)
     entries = list(annotated_images.entries(found, known))
     by_name = {name: category for category, name in known.categories.items()}
     for entry in entries:
         entry["category_id"] = by_name.get(entry["label"], 0)
-    _report(model or str(graph), known, entries, any_category=any_category, as_json=as_json)
+    _print_figures(model or str(graph), known, entries, any_category=any_category, as_json=as_json)
 
 
 @app.command()
@@ -94,13 +99,15 @@ def results(
     annotations: AnnotationsFile,
     images: Annotated[
         Path | None,
-        typer.Option(help="The folder that was run as one source: image_id is the number of its image."),
+        typer.Option(
+            help="The folder of images that was run as one source: image_id is then an image's number in it."
+        ),
     ] = None,
     skeleton: SkeletonName = None,
     any_category: AnyCategory = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a COCO results file, such as `posestream run --coco` writes.
+    """Measure a COCO results file, for instance one of `posestream run --coco`.
 
     Examples:
     `posestream evaluate results person_keypoints_val2017_results.json person_keypoints_val2017.json`
@@ -113,29 +120,31 @@ def results(
         raise EngineError(f"{found}: expected a list of COCO results, found {type(entries).__name__}")
     if images:
         entries = _numbered(entries, known, images)
-    _report(str(found), known, entries, any_category=any_category, as_json=as_json)
+    _print_figures(str(found), known, entries, any_category=any_category, as_json=as_json)
 
 
 def _numbered(entries: list[dict[str, Any]], known: Annotations, folder: Path) -> list[dict[str, Any]]:
-    """With the images' ids in place of their numbers; those of images that are not annotated are left out."""
+    """The entries with image ids instead of image numbers, without images that are not annotated."""
     ids = {name: image for image, name in known.images.items()}
-    in_order = [ids.get(path.name) for path in media.image_paths(str(folder)) or ()]
+    in_order = [ids.get(path.name) for path in media_files.image_paths(str(folder)) or ()]
     last = max((entry["image_id"] for entry in entries), default=0)
     if last >= len(in_order):
-        raise EngineError(f"{folder} has {len(in_order)} images, the results are of one numbered {last}")
+        raise EngineError(
+            f"{folder} has {len(in_order)} images, but the results have an image number {last} (from 0)"
+        )
     numbered = [{**entry, "image_id": in_order[entry["image_id"]]} for entry in entries]
     return [entry for entry in numbered if entry["image_id"] is not None]
 
 
-def _report(
-    what: str, known: Annotations, entries: list[dict[str, Any]], *, any_category: bool, as_json: bool
+def _print_figures(
+    evaluated: str, known: Annotations, entries: list[dict[str, Any]], *, any_category: bool, as_json: bool
 ) -> None:
     left_out: Counter[str] = Counter()
     if not any_category:
         wanted = set(known.category_ids.tolist())
         others = [entry for entry in entries if entry.get("category_id") not in wanted]
         left_out.update(str(entry.get("label", entry.get("category_id"))) for entry in others)
-    measured = evaluate(known, results_of(entries, known, what), any_category=any_category)
+    measured = evaluate(known, results_of(entries, known, evaluated), any_category=any_category)
     counts = {
         "images": len(known.images),
         "annotated": int((~known.ignored).sum()),
@@ -145,27 +154,31 @@ def _report(
     if as_json:
         figures = {name: None if math.isnan(value) else value for name, value in measured.items()}
         typer.echo(
-            json.dumps({"evaluated": what, "skeleton": known.skeleton.name, **counts, **figures}, indent=2)
+            json.dumps(
+                {"evaluated": evaluated, "skeleton": known.skeleton.name, **counts, **figures}, indent=2
+            )
         )
         return
-    table = Table("instances", "AP", "AR", title=what, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for size, told in SIZES.items():
-        table.add_row(told, *(_told(measured[f"{name}{size}"]) for name in ("AP", "AR")))
+    table = Table(
+        "instances", "AP", "AR", title=evaluated, title_justify="left", box=box.SIMPLE, pad_edge=False
+    )
+    for size, meaning in SIZES.items():
+        table.add_row(meaning, *(_written(measured[f"{name}{size}"]) for name in ("AP", "AR")))
     Console().print(table)
     typer.echo(
         f"{counts['found']} poses found, {counts['annotated']} annotated in {counts['images']} images, "
-        f"skeleton {known.skeleton.name}" + (", whatever the category" if any_category else "")
+        f"skeleton {known.skeleton.name}" + (", of any category" if any_category else "")
     )
     if left_out:
-        told = ", ".join(f"{n} {label}" for label, n in left_out.most_common(5))
-        typer.echo(f"left out, of categories that are not annotated: {told} (--any-category takes them)")
+        most = ", ".join(f"{n} {label}" for label, n in left_out.most_common(5))
+        typer.echo(f"left out, because their category is not annotated: {most} (--any-category keeps them)")
 
 
-def _told(value: float) -> str:
+def _written(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def _progress(items: Iterable[Any]) -> Iterable[Any]:
+def _with_progress(items: Iterable[Any]) -> Iterable[Any]:
     console = Console(stderr=True)
     listed = list(items)
     return track(listed, "images", console=console, transient=True, disable=not console.is_terminal)

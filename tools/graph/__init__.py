@@ -1,1 +1,1 @@
-"""`posestream graph`: list, draw and check graphs."""
+"""`posestream graph`: list, draw and check graphs. May import operators, pipeline and `tools.options`."""

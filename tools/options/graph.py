@@ -1,4 +1,4 @@
-"""Options that choose a graph, change it, and pick a fragment of it."""
+"""Options that choose a graph, change it, and choose a fragment of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ Changes = Annotated[
 ]
 Fragment = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Run one part of the graph; topics take the place of the others."),
+    typer.Option(
+        metavar="NAME",
+        help="Run only this fragment of the graph; it exchanges packets with the others over Kafka topics.",
+    ),
 ]
 
 
@@ -27,7 +30,7 @@ def parse_changes(changes: Iterable[str] | None) -> dict[str, Any]:
     """`NODE.OPTION=VALUE` as given with --set; values are read as YAML (0.4, true, [cat, dog]).
 
     Raises:
-        ConfigError: not of that form.
+        ConfigError: a change does not have this form.
     """
     parsed = {}
     for change in changes or ():
@@ -37,5 +40,5 @@ def parse_changes(changes: Iterable[str] | None) -> dict[str, Any]:
         try:
             parsed[target] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {change}: {value!r} is no YAML value; quote it") from None
+            raise ConfigError(f"--set {change}: {value!r} is not a YAML value; quote it") from None
     return parsed

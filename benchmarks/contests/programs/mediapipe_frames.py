@@ -1,4 +1,4 @@
-"""Runs in the peer's own environment: raw RGB frames from stdin through the original, landmarks to a file.
+"""Runs in the peer's environment: reads raw RGB frames from stdin, writes the original's landmarks to a file.
 
     python mediapipe_frames.py WIDTH HEIGHT OUT.npz < frames
 

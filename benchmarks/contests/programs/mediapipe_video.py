@@ -1,8 +1,8 @@
-"""Runs in the peer's environment: clips through the original BlazePose, one by one, as its examples do.
+"""Runs in the peer's environment: the original BlazePose on clips, one after the other, as in its examples.
 
     python mediapipe_video.py LOOPS CLIP ...
 
-A person is followed over all loops of a clip. Threads are as its graph chooses.
+A person is tracked over all loops of a clip. The graph chooses the number of threads.
 """
 
 import sys
@@ -24,6 +24,6 @@ def work():
     return frames, persons
 
 
-with ExitStack() as stack:  # all are loaded before time counts
+with ExitStack() as stack:  # load all before the clock starts
     poses = [stack.enter_context(mediapipe.solutions.pose.Pose(model_complexity=1)) for _ in clips]
     measure(work)

@@ -1,9 +1,10 @@
-"""Runs in the peer's environment: clips through rtmlib, one after another, as its examples do.
+"""Runs in the peer's environment: rtmlib on clips, one after the other, as in its examples.
 
     python rtmlib_video.py DETECTOR.onnx WIDTH HEIGHT POSE.onnx WIDTH HEIGHT THREADS SPINNING LOOPS CLIP ...
 
-THREADS of each of its two sessions, 0: as shipped, one a core; SPINNING while they wait, 1: as shipped. The
-detector is RTMDet with its suppression in the graph. A detection on every frame, no tracking, no drawing.
+THREADS of each of its two sessions; 0: one a core, as shipped. SPINNING: whether they spin while they wait;
+1: as shipped. The detector is RTMDet with the suppression of boxes in its graph. It detects on every
+frame; nothing is tracked or drawn.
 """
 
 import sys
@@ -16,7 +17,7 @@ detector, det_width, det_height, pose, pose_width, pose_height, threads, spinnin
     1:
 ]
 
-if (threads, spinning) != ("0", "1"):  # it hands no options on
+if (threads, spinning) != ("0", "1"):  # rtmlib passes no options on
     session = onnxruntime.InferenceSession
 
     def tuned(*args, **kwargs):
@@ -36,7 +37,7 @@ def work():
     for clip in clips:
         for frame in frames_of(clip, int(loops)):
             boxes = find(frame)
-            if len(boxes):  # without boxes, rtmlib takes the whole picture for a person
+            if len(boxes):  # without boxes, rtmlib takes the whole image as a person
                 estimate(frame, bboxes=boxes)
             frames, persons = frames + 1, persons + len(boxes)
     return frames, persons

@@ -1,9 +1,9 @@
-"""Runs in the peer's environment: clips through ultralytics, one after another, as its examples do.
+"""Runs in the peer's environment: ultralytics on clips, one after the other, as in its examples.
 
     python ultralytics_video.py predict|track MODEL.pt|.onnx THREADS SPINNING LOOPS CLIP ...
 
-THREADS of PyTorch, 0: as shipped, a core less than there are; SPINNING of ONNX Runtime's, 1: as shipped.
-`track` gets the threshold of `predict`, as ours has it; as shipped it looks at weaker detections, too.
+THREADS of PyTorch; 0: the number of cores minus one, as shipped. SPINNING of ONNX Runtime's threads; 1: as
+shipped. `track` gets the threshold of `predict`, as ours does; as shipped it also uses weaker detections.
 """
 
 import sys
@@ -14,7 +14,7 @@ from ultralytics import YOLO
 
 mode, model, threads, spinning, loops, *clips = sys.argv[1:]
 
-if model.endswith(".onnx") and spinning == "0":  # it hands no options on
+if model.endswith(".onnx") and spinning == "0":  # ultralytics passes no options on
     import onnxruntime
 
     session = onnxruntime.InferenceSession
@@ -28,7 +28,7 @@ if model.endswith(".onnx") and spinning == "0":  # it hands no options on
 
 yolo = YOLO(model, task="pose")
 settings = {"conf": 0.25, "device": "cpu", "verbose": False}
-yolo.predict(cv2.VideoCapture(clips[0]).read()[1], **settings)  # loads
+yolo.predict(cv2.VideoCapture(clips[0]).read()[1], **settings)  # loads the model
 if threads != "0":
     import torch
 

@@ -1,8 +1,8 @@
-"""Runs in the peer's environment: makes the files that the contest is about.
+"""Runs in the peer's environment: makes the model files of the contest.
 
-python ultralytics_weights.py random OUT.pt CLIP ...       YOLO11n-pose with weights drawn at random
+python ultralytics_weights.py random OUT.pt CLIP ...       YOLO11n-pose with random weights
 python ultralytics_weights.py sized IN.pt OUT.pt CLIP      the same weights, for the rectangle of a clip
-python ultralytics_weights.py export IN.pt                 IN.onnx, by ultralytics itself
+python ultralytics_weights.py export IN.pt                 IN.onnx, exported by ultralytics
 """
 
 import sys
@@ -16,17 +16,17 @@ from ultralytics.nn.tasks import PoseModel
 
 MODEL = "yolo11n-pose.yaml"
 SEED, SIZE, STRIDE = 0, 640, 32
-CONFIDENCE, CANDIDATES = 0.25, 2  # at most so many cells of a clip's first frame pass its threshold
+CONFIDENCE, CANDIDATES = 0.25, 2  # at most 2 cells of a clip's first frame score above the threshold
 
 
 def random_weights(out, *clips):
-    """Drawn at random, with batch statistics of the clips, without which all frames give the same."""
+    """Random weights, with batch statistics of the clips; without these all frames give the same output."""
     torch.manual_seed(SEED)
     network = PoseModel(MODEL, nc=1, verbose=False)
     network.names = {0: "person"}
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean of what it sees
+            module.momentum = None  # the mean over all batches
             module.reset_running_stats()
     square = LetterBox((SIZE, SIZE), auto=False)
     frames = np.stack([square(image=first_frame(clip))[..., ::-1] for clip in clips])  # (B, H, W, 3)
@@ -42,7 +42,7 @@ def random_weights(out, *clips):
 
 
 def sized(source, out, clip):
-    """As `predict` pads frames: the longer side is the model's, the other as short as may be."""
+    """Set the size to which `predict` pads: the model's size, as little as possible on the shorter side."""
     checkpoint = torch.load(source, map_location="cpu", weights_only=False)
     height, width = first_frame(clip).shape[:2]
     longest = checkpoint["train_args"]["imgsz"]

@@ -1,4 +1,4 @@
-"""`posestream evaluate` from images to figures, with a toy that sees red squares."""
+"""`posestream evaluate` from images to figures, with a toy model that detects red squares."""
 
 import json
 
@@ -17,7 +17,7 @@ IDS = {"10.png": 500, "9.png": 700}
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Two pictures with a red square each, annotated as the toy finds them; the toys are installed."""
+    """Two images with a red square each, annotated as the toy model finds them; the toy models are installed."""
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
     toy_onestage.install(tmp_path, "toy-yolo")
     toy_models.install(tmp_path, "toy-simcc", "simcc")
@@ -51,16 +51,15 @@ def evaluated(*arguments):
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("how", [("--model", "toy-yolo"), ("--graph", "graph.yaml")])
-def test_a_model_and_a_graph_are_measured_on_images(how, data):
-    option, what = how
-    what = data / what if option == "--graph" else what
-    figures = evaluated("coco", data / "truth.json", data / "images", option, what)
+@pytest.mark.parametrize(("option", "name"), [("--model", "toy-yolo"), ("--graph", "graph.yaml")])
+def test_a_model_and_a_graph_are_measured_on_images(option, name, data):
+    value = data / name if option == "--graph" else name
+    figures = evaluated("coco", data / "truth.json", data / "images", option, value)
     assert (figures["found"], figures["annotated"], figures["images"]) == (2, 2, 2)
     assert (figures["AP"], figures["AR"], figures["APL"]) == (pytest.approx(1), pytest.approx(1), None)
 
 
-def test_a_top_down_model_looks_into_annotated_or_detected_boxes(data):
+def test_a_top_down_model_gets_annotated_or_detected_boxes(data):
     figures = evaluated("coco", data / "truth.json", data / "images", "--model", "toy-simcc")
     assert figures["found"] == 2
     boxes = [
@@ -72,7 +71,7 @@ def test_a_top_down_model_looks_into_annotated_or_detected_boxes(data):
     assert evaluated("coco", data / "truth.json", data / "images", *given)["found"] == 1
 
 
-def test_what_the_coco_sink_wrote_of_a_folder_finds_its_images(data):
+def test_results_of_the_coco_sink_on_a_folder_are_matched_to_its_images(data):
     out = data / "out"
     run = ["run", data / "images", "--graph", data / "graph.yaml", "--coco", "--out", out, "--quiet"]
     assert CliRunner().invoke(app, [*map(str, run)], catch_exceptions=False).exit_code == 0
@@ -82,7 +81,7 @@ def test_what_the_coco_sink_wrote_of_a_folder_finds_its_images(data):
     assert figures["AP"] == pytest.approx(1)
 
 
-def test_other_categories_are_left_out_and_told(data):
+def test_other_categories_are_left_out_and_reported(data):
     truth = json.loads((data / "truth.json").read_text())
     truth["categories"][0]["name"] = "horse"
     (data / "truth.json").write_text(json.dumps(truth))
@@ -99,7 +98,7 @@ def test_other_categories_are_left_out_and_told(data):
         (["--model", "toy-yolo", "--skeleton", "ap10k"], "does not map onto 'ap10k'"),
     ],
 )
-def test_refuses_models_that_do_not_fit(arguments, message, data):
+def test_models_that_do_not_fit_are_refused(arguments, message, data):
     given = ["evaluate", "coco", str(data / "truth.json"), str(data / "images"), *arguments]
     error = CliRunner().invoke(app, given).exception
     assert message in str(error)

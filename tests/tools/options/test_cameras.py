@@ -9,19 +9,19 @@ from tools.options.cameras import name_cameras, read_credentials
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("yard: hush", "yard: expected {username"),
         ("yard: {username: me, password: 1234}", "quote numbers"),
         ("yard: {user: hush}", "yard: expected {username"),
         ("- hush", "expected NAME: {username"),
-        ("yard: {username: hush", "logins.yaml:1: no YAML"),
+        ("yard: {username: hush", "logins.yaml:1: not valid YAML"),
     ],
 )
-def test_a_file_of_credentials_is_refused_without_showing_it(tmp_path, text, says):
+def test_a_file_of_credentials_is_refused_without_showing_it(tmp_path, text, message):
     path = tmp_path / "logins.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=says) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         read_credentials(path)
     assert not re.search("hush|1234", str(refused.value))
 

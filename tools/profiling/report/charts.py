@@ -1,4 +1,4 @@
-"""The charts of the report, as SVG without a script; their colours are the page's (page.css)."""
+"""The charts of the report, as SVG without a script; page.css has their colours."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from tools.profiling.report.svg import fitting, svg, tag, text
 
 WIDTH = 560.0
 ROW = 26.0
-LETTER = 6.6  # px of a letter of 12 px, about
-LEAST_MS = 0.01  # the left end of a logarithmic axis, at least
+LETTER = 6.6  # approximate width in px of a letter at 12 px
+LEAST_MS = 0.01  # lowest left end of a logarithmic axis
 MARKS = ("circle", "square", "diamond", "triangle")
 
-Lines = Mapping[str, Sequence[float | None]]  # a value for each place on the axis, where there is one
+Lines = Mapping[str, Sequence[float | None]]  # a value for each position on the axis; None: no value
 
 
-def share_bars(rows: Mapping[str, Mapping[str, float]], said: str, marked: str | None = None) -> Markup:
-    """A stacked bar a row; the states' shares of the time add up to 1. `marked` is a row to point at."""
-    left, end = _left(rows), WIDTH - 20
+def share_bars(rows: Mapping[str, Mapping[str, float]], label: str, marked: str | None = None) -> Markup:
+    """A stacked bar a row, whose shares of the time add up to 1; the row `marked` is highlighted."""
+    left, end = _names_width(rows), WIDTH - 20
     drawn = []
     for n, (name, shares) in enumerate(rows.items()):
         y = n * ROW
-        drawn.append(_name(name, left, y, marked=name == marked))
+        drawn.append(_row_name(name, left, y, marked=name == marked))
         drawn.append(share_bar(shares, left, y + 4, end - left, ROW - 8, labels=True))
     y = len(rows) * ROW
     ticks = [_tick(left + (end - left) * at, 0, y, percent(at)) for at in (0, 0.25, 0.5, 0.75, 1)]
-    return svg(WIDTH, y + 22, said, ticks, drawn)
+    return svg(WIDTH, y + 22, label, ticks, drawn)
 
 
 def share_bar(
     shares: Mapping[str, float], x: float, y: float, width: float, height: float, *, labels: bool = False
 ) -> Markup:
-    """One stacked bar; a share is labelled where its label fits."""
+    """One stacked bar; a share has a label where the label fits."""
     scale = width / max(sum(shares.values()), 1.0)
     parts = []
     for state, share in shares.items():
         drawn = max(share, 0.0) * scale
         if drawn > 0.2:
-            told = tag("title", f"{state}: {percent(share)}")
-            parts.append(tag("rect", told, x=x, y=y, width=drawn, height=height, class_=f"state {state}"))
+            title = tag("title", f"{state}: {percent(share)}")
+            parts.append(tag("rect", title, x=x, y=y, width=drawn, height=height, class_=f"state {state}"))
         if labels and drawn > 34:
             parts.append(text(x + drawn / 2, y + height / 2 + 4, percent(share), f"in {state}", "middle"))
         x += drawn
@@ -50,47 +50,47 @@ def share_bar(
 
 
 def gauge(ours: float, bound: float, limits: Mapping[str, float], cores: int) -> Markup:
-    """Frames/s, ours against what limits, lowest first: the lowest is the bound."""
+    """Frames/s of this run, then of each limit, lowest first; the lowest limit is the bound."""
     rows = {"this run": ours, **dict(sorted(limits.items(), key=lambda item: item[1]))}
-    left, end = _left(rows), WIDTH - 70
+    left, end = _names_width(rows), WIDTH - 70
     scale = (end - left) / max(*rows.values(), 1e-9)
     drawn, values = [], []
     for n, (name, fps) in enumerate(rows.items()):
         y, kind = n * 30.0, "ours" if n == 0 else "bound" if fps <= bound * 1.0001 else "limit"
-        told = tag("title", f"{name}: {figure(fps)} frames/s")
+        title = tag("title", f"{name}: {figure(fps)} frames/s")
         wide = max(fps * scale, 1.0)
-        drawn.append(_name(name, left, y + 2))
-        drawn.append(tag("rect", told, x=left, y=y + 4, width=wide, height=20.0, class_=f"bar {kind}"))
+        drawn.append(_row_name(name, left, y + 2))
+        drawn.append(tag("rect", title, x=left, y=y + 4, width=wide, height=20.0, class_=f"bar {kind}"))
         values.append(text(left + wide + 6, y + 19, figure(fps), "value"))
     height, x = len(rows) * 30.0, left + bound * scale
     line = tag("line", x1=x, x2=x, y1=0, y2=height, class_="mark")
-    said = f"{figure(ours)} frames/s of at most {figure(bound)} on {cores} cores"
-    return svg(WIDTH, height + 4, said, drawn, line, values)
+    label = f"{figure(ours)} frames/s of at most {figure(bound)} on {cores} cores"
+    return svg(WIDTH, height + 4, label, drawn, line, values)
 
 
-def part_bars(rows: Sequence[tuple[str, float]], unit: str, said: str) -> Markup:
-    """A bar a part, with its value; for instance ms of a frame."""
-    left, end = _left([name for name, _ in rows]), WIDTH - 70
+def part_bars(rows: Sequence[tuple[str, float]], unit: str, label: str) -> Markup:
+    """A bar a part, with its value; for instance in ms of a frame."""
+    left, end = _names_width([name for name, _ in rows]), WIDTH - 70
     scale = (end - left) / max(*(value for _, value in rows), 1e-9)
     drawn = []
     for n, (name, value) in enumerate(rows):
         y = n * ROW
-        drawn.append(_name(name, left, y))
+        drawn.append(_row_name(name, left, y))
         drawn.append(
             tag("rect", x=left, y=y + 5, width=max(value * scale, 1.0), height=16, class_="bar part")
         )
         drawn.append(text(left + value * scale + 6, y + 17, f"{figure(value)} {unit}", "value"))
-    return svg(WIDTH, len(rows) * ROW + 4, said, drawn)
+    return svg(WIDTH, len(rows) * ROW + 4, label, drawn)
 
 
-def pair_bars(rows: Sequence[tuple[str, float, float | None]], said: str) -> Markup:
-    """Two bars a row: in the run, and alone where that is known; ms."""
-    left, end = _left([row[0] for row in rows]), WIDTH - 60
+def pair_bars(rows: Sequence[tuple[str, float, float | None]], label: str) -> Markup:
+    """Two bars a row, in ms: in the run, and alone if that was measured."""
+    left, end = _names_width([row[0] for row in rows]), WIDTH - 60
     most = max(*(value or 0.0 for row in rows for value in row[1:]), 1e-9)
     scale, drawn = (end - left) / most, []
     for n, (name, run, alone) in enumerate(rows):
         y = n * 46.0
-        drawn.append(_name(name, left, y + 8))
+        drawn.append(_row_name(name, left, y + 8))
         for row, (kind, value) in enumerate((("ours", run), ("bound", alone))):
             if value is None:
                 drawn.append(text(left, y + 34, "not measured alone", "axis"))
@@ -100,13 +100,16 @@ def pair_bars(rows: Sequence[tuple[str, float, float | None]], said: str) -> Mar
                 tag("rect", x=left, y=top, width=max(value * scale, 1.0), height=15, class_=f"bar {kind}")
             )
             drawn.append(text(left + value * scale + 6, top + 12, figure(value), "value"))
-    return svg(WIDTH, len(rows) * 46.0, said, drawn)
+    return svg(WIDTH, len(rows) * 46.0, label, drawn)
 
 
-def ranges(rows: Sequence[tuple[str, float, float, float]], said: str, marked: str | None = None) -> Markup:
-    """p50 (dot), p95 (stroke) and p99 (diamond) a row, in ms on a logarithmic axis."""
-    told = [figures(*row[1:]) for row in rows]
-    left, end = _left([row[0] for row in rows]), WIDTH - 26 - LETTER * max(map(len, told), default=0)
+def ranges(rows: Sequence[tuple[str, float, float, float]], label: str, marked: str | None = None) -> Markup:
+    """p50 (dot), p95 (stroke) and p99 (diamond) of each row, in ms on a logarithmic axis."""
+    values_text = [figures(*row[1:]) for row in rows]
+    left, end = (
+        _names_width([row[0] for row in rows]),
+        WIDTH - 26 - LETTER * max(map(len, values_text), default=0),
+    )
     values = [value for row in rows for value in row[1:] if value > 0]
     low = math.floor(math.log10(max(min(values, default=1.0), LEAST_MS)))
     high = max(math.ceil(math.log10(max(max(values, default=1.0), LEAST_MS))), low + 1)
@@ -123,30 +126,30 @@ def ranges(rows: Sequence[tuple[str, float, float, float]], said: str, marked: s
     for n, (name, p50, p95, p99) in enumerate(rows):
         y = n * ROW + ROW / 2
         title = tag("title", f"{name}: p50 {figure(p50)}, p95 {figure(p95)}, p99 {figure(p99)} ms")
-        drawn.append(_name(name, left, n * ROW, marked=name == marked))
+        drawn.append(_row_name(name, left, n * ROW, marked=name == marked))
         if p99 > 0:
             line = tag("line", x1=at(p50), x2=at(p99), y1=y, y2=y, class_="range")
             dot = tag("circle", cx=at(p50), cy=y, r=4.5, class_="dot")
             stroke = tag("line", x1=at(p95), x2=at(p95), y1=y - 6, y2=y + 6, class_="stroke")
             drawn.append(tag("g", title, line, stroke, _mark("diamond", at(p99), y, "dot"), dot))
-        drawn.append(text(WIDTH, y + 4, told[n], "value", "end"))
-    return svg(WIDTH, height + 22, said, drawn)
+        drawn.append(text(WIDTH, y + 4, values_text[n], "value", "end"))
+    return svg(WIDTH, height + 22, label, drawn)
 
 
 def columns(sizes: Mapping[int, int], name: str) -> Markup:
-    """How often which batch size was; shares of the calls."""
+    """How often each batch size occurred, as a share of the calls."""
     calls, width, height = sum(sizes.values()), 268.0, 92.0
     present = sorted(sizes)
-    whole = list(range(present[0], present[-1] + 1)) if present[-1] - present[0] < 16 else present
-    step = (width - 8) / len(whole)
+    shown = list(range(present[0], present[-1] + 1)) if present[-1] - present[0] < 16 else present
+    step = (width - 8) / len(shown)
     wide = min(0.8 * step, 40.0)
     most, drawn = max(sizes.values()) / calls, []
-    for n, size in enumerate(whole):
+    for n, size in enumerate(shown):
         share = sizes.get(size, 0) / calls
         middle, tall = 4 + (n + 0.5) * step, max(share / most * height, 1.0) if share else 0.0
-        told = tag("title", f"{size}: {sizes.get(size, 0):,} calls, {percent(share)}")
+        title = tag("title", f"{size}: {sizes.get(size, 0):,} calls, {percent(share)}")
         x, y = middle - wide / 2, 18 + height - tall
-        drawn.append(tag("rect", told, x=x, y=y, width=wide, height=tall, class_="bar part"))
+        drawn.append(tag("rect", title, x=x, y=y, width=wide, height=tall, class_="bar part"))
         if share or step > 20:
             drawn.append(text(middle, height + 33, str(size), "axis", "middle"))
         if share and step > 30:
@@ -158,10 +161,10 @@ def columns(sizes: Mapping[int, int], name: str) -> Markup:
 def over_time(
     at_s: Sequence[float],
     lines: Lines,
-    said: str,
+    label: str,
     top: float | None = None,
 ) -> Markup:
-    """A line a series over the seconds, the first one filled; `top` is a value to be shown as a limit."""
+    """A line a series over time, the first one filled; a dashed line shows the limit `top`."""
     width, left, right, height = 400.0, 48.0, 10.0, 110.0
     known = [value for values in lines.values() for value in values if value is not None]
     most = _round_up(max([*known, top or 0.0, 1e-9]))
@@ -191,11 +194,11 @@ def over_time(
             area = f"{path}L{points[-1][0]:.1f},{y(0):.1f}L{points[0][0]:.1f},{y(0):.1f}Z"
             drawn.append(tag("path", d=area, class_="area"))
         drawn.append(tag("path", tag("title", name), d=path, class_="line" if n == 0 else "line other"))
-    return svg(width, height + 32, said, drawn, class_="chart over-time")
+    return svg(width, height + 32, label, drawn, class_="chart over-time")
 
 
-def over_values(values: Sequence[str], lines: Lines, said: str, *, joined: bool) -> Markup:
-    """What a sweep gave: a place a swept value, a line a series, named at its last point."""
+def over_values(values: Sequence[str], lines: Lines, label: str, *, joined: bool) -> Markup:
+    """A figure over the values of a swept setting; a line a series, with its name at the last point."""
     left, right, height = 52.0, 24.0 + max((len(name) for name in lines), default=0) * LETTER, 150.0
     right = min(right, 200.0)
     known = [value for series in lines.values() for value in series if value is not None]
@@ -219,26 +222,26 @@ def over_values(values: Sequence[str], lines: Lines, said: str, *, joined: bool)
             path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b, _ in points)
             drawn.append(tag("path", d=path, class_=f"line series{n % len(MARKS)}"))
         for a, b, v in points:
-            told = tag("title", f"{name} {figure(v)}".strip())
-            drawn.append(_mark(MARKS[n % len(MARKS)], a, b, f"dot series{n % len(MARKS)}", told))
-        end = _free(points[-1][1], ends)
+            title = tag("title", f"{name} {figure(v)}".strip())
+            drawn.append(_mark(MARKS[n % len(MARKS)], a, b, f"dot series{n % len(MARKS)}", title))
+        end = _free_y(points[-1][1], ends)
         drawn.append(text(points[-1][0] + 10, end + 4, fitting(name, right - 14), "value"))
-    return svg(WIDTH, height + 36, said, drawn)
+    return svg(WIDTH, height + 36, label, drawn)
 
 
-def _free(y: float, taken: list[float]) -> float:
-    """A place for a label near y, away from those that are there."""
+def _free_y(y: float, taken: list[float]) -> float:
+    """A y for a label, near the given one and away from the labels that are there."""
     while any(abs(y - other) < 13 for other in taken):
         y += 13
     taken.append(y)
     return y
 
 
-def _left(names: Sequence[str] | Mapping[str, object]) -> float:
+def _names_width(names: Sequence[str] | Mapping[str, object]) -> float:
     return min(max((len(name) for name in names), default=0) * LETTER + 18, 220.0)
 
 
-def _name(name: str, left: float, y: float, *, marked: bool = False) -> Markup:
+def _row_name(name: str, left: float, y: float, *, marked: bool = False) -> Markup:
     shown = text(
         left - 8, y + ROW / 2 + 4, fitting(name, left - 14), "name marked" if marked else "name", "end"
     )
@@ -262,7 +265,7 @@ def _mark(kind: str, x: float, y: float, class_: str, *children: Markup) -> Mark
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 times a power of ten: a good end of an axis."""
+    """A good end of an axis: 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6 or 8 times a power of ten, not below `value`."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(
         nice * power for nice in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if value <= nice * power * 1.02
@@ -272,7 +275,7 @@ def _round_up(value: float) -> float:
 def _thinned(
     at_s: Sequence[float], values: Sequence[float | None], most: int = 400
 ) -> tuple[list[float], list[float]]:
-    """At most so many points: means of neighbours, where there are more."""
+    """At most `most` points; if there are more, means of neighbours."""
     known = [(s, value) for s, value in zip(at_s, values, strict=True) if value is not None]
     every = math.ceil(len(known) / most) or 1
     groups = [known[i : i + every] for i in range(0, len(known), every)]

@@ -1,5 +1,5 @@
 "use strict";
-// The contents, from the sections that are there.
+// Links to the sections.
 for (const [n, part] of document.querySelectorAll("main > section, main > details").entries()) {
   part.id = `part-${n}`;
   const link = document.createElement("a");
@@ -9,12 +9,12 @@ for (const [n, part] of document.querySelectorAll("main > section, main > detail
   document.querySelector("nav").append(link);
 }
 
-// The flame graph: a box that is clicked becomes as wide as the page, those above it with it.
+// The flame graph: a click makes a box, and those above it, as wide as the page.
 for (const flame of document.querySelectorAll(".flame")) {
-  const told = flame.querySelector("output");
+  const output = flame.querySelector("output");
   const boxes = [...flame.querySelectorAll("button")];
   const at = (box) => ({ x: +box.dataset.x, w: +box.dataset.w, d: +box.dataset.d });
-  const tell = (event) => { if (event.target.title) told.textContent = event.target.title; };
+  const show = (event) => { if (event.target.title) output.textContent = event.target.title; };
   const zoom = (to) => {
     for (const box of boxes) {
       const here = at(box), inside = here.x >= to.x - 1e-6 && here.x + here.w <= to.x + to.w + 1e-6;
@@ -24,10 +24,10 @@ for (const flame of document.querySelectorAll(".flame")) {
       box.style.width = above ? "100%" : `${100 * here.w / to.w}%`;
     }
   };
-  flame.addEventListener("pointerover", tell);
-  flame.addEventListener("focusin", tell);
+  flame.addEventListener("pointerover", show);
+  flame.addEventListener("focusin", show);
   flame.addEventListener("click", (event) => { if (event.target.title) zoom(at(event.target)); });
 }
 
-// On paper, everything is open.
+// Print everything, folded or not.
 addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });

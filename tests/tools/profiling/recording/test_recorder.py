@@ -43,7 +43,7 @@ def test_engine_calls_by_stage_and_model(tmp_path, model, processes):
     calls = {key.stage: calls for key, calls in found.engines.items()}
     for stage in stats.stages[1:]:
         batches = sum(stage.batches.values())
-        # The one call of each operator while it was opened is no work of the stage.
+        # The call of each operator while it is opened does not count as work of the stage.
         assert (calls[stage.name].calls, calls[stage.name].items) == (batches, 40)
     assert calls["first"].calls < calls["second"].calls == 40
     assert calls["second"].bytes_in == 40 * 3 * 48 * 64 * 4
@@ -52,15 +52,17 @@ def test_engine_calls_by_stage_and_model(tmp_path, model, processes):
 
 
 def test_calls_of_a_window(tmp_path, model):
-    whole, _ = record(tmp_path / "rec", graph("pictures", infer={"op": "infer", "file": model}), {"a": "50"})
+    recorded, _ = record(
+        tmp_path / "rec", graph("pictures", infer={"op": "infer", "file": model}), {"a": "50"}
+    )
     everything = 0, time.monotonic_ns()
     starts = sorted(
-        row[3] for row in event_log.event_logs(whole.folder)[0].rows() if row[0] == event_log.Kind.ENGINE
+        row[3] for row in event_log.event_logs(recorded.folder)[0].rows() if row[0] == event_log.Kind.ENGINE
     )
-    parts = [whole.between(everything[0], starts[20]), whole.between(starts[20], everything[1])]
+    parts = [recorded.between(everything[0], starts[20]), recorded.between(starts[20], everything[1])]
     assert [sum(c.calls for c in part.engines.values()) for part in parts] == [20, 30]
-    assert sum(part.payload["infer"] for part in parts) == whole.payload["infer"] == 50 * PICTURE
-    assert not whole.between(everything[1], everything[1] + 1).engines
+    assert sum(part.payload["infer"] for part in parts) == recorded.payload["infer"] == 50 * PICTURE
+    assert not recorded.between(everything[1], everything[1] + 1).engines
 
 
 def test_bytes_that_are_handed_to_each_stage(tmp_path):
@@ -69,11 +71,11 @@ def test_bytes_that_are_handed_to_each_stage(tmp_path):
     found, _ = record(tmp_path, two, {"a": "10"})
     rows = 2 * 4 * 4
     assert {stage: nbytes / 10 for stage, nbytes in found.payload.items()} == {
-        "pictures": PICTURE,  # of a source, what it gives
+        "pictures": PICTURE,  # for a source, what it gives
         "boxes": PICTURE,
         "left": PICTURE + rows,
         "right": PICTURE + rows,
-        "both": PICTURE + rows,  # the picture and the rows came by both ways, but they are the same
+        "both": PICTURE + rows,  # both paths bring the same picture and rows, which count once
     }
 
 
@@ -91,20 +93,20 @@ def test_bytes_of_a_packet(fields, nbytes):
     assert payload_bytes(Packet("a", 0, 0, 0, (6, 4), **fields)) == nbytes
 
 
-def test_memory_that_each_stage_takes_as_it_opens(tmp_path):
+def test_memory_that_each_stage_takes_when_it_is_opened(tmp_path):
     found, _ = record(
-        tmp_path, graph(a={"op": "same"}, b={"op": "hoard", "mb": 80}, c={"op": "same"}), {"a": "1"}
+        tmp_path, graph(a={"op": "same"}, b={"op": "takes_memory", "mb": 80}, c={"op": "same"}), {"a": "1"}
     )
     assert 75 < found.memory_mb["b"] < 120
     assert found.memory_mb["a"] + found.memory_mb["c"] < 40
 
 
-def test_it_pickles_before_a_run(tmp_path):
+def test_a_recorder_pickles_before_a_run(tmp_path):
     copied = pickle.loads(pickle.dumps(Recorder(tmp_path, trace=True, sample_hz=50)))
     assert (copied.folder, copied.trace, copied.sample_hz, copied.active) == (tmp_path, True, 50, True)
 
 
-def test_it_is_turned_off_and_on_while_a_run_goes_on(tmp_path, model):
+def test_recording_is_turned_off_and_on_during_a_run(tmp_path, model):
     recorder = Recorder(tmp_path / "rec", trace=True, sample_hz=200)
     checked = graph(infer={"op": "infer", "file": model}, same={"op": "same"})
     run = make_run(checked, {"a": "1000000@1"}, tracer=recorder)
@@ -112,7 +114,7 @@ def test_it_is_turned_off_and_on_while_a_run_goes_on(tmp_path, model):
     moments = [time.monotonic_ns()]
     for active in (True, False, True):
         recorder.active = active
-        time.sleep(0.2)  # in which what has begun ends
+        time.sleep(0.2)  # lets calls end that have begun
         moments.append(time.monotonic_ns())
         time.sleep(0.2)
         moments.append(time.monotonic_ns())
@@ -148,14 +150,14 @@ def test_two_runs_at_once_do_not_mix(tmp_path, model):
         assert [(key.stage, calls.calls) for key, calls in found.engines.items()] == [(name, 30)]
 
 
-def test_what_is_beyond_the_limit_is_counted(tmp_path, monkeypatch, caplog):
+def test_rows_beyond_the_limit_are_counted(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(event_log, "LIMIT_BYTES", 4000)
     found, _ = record(tmp_path, graph(same={"op": "same"}), {"a": "500"})
     kept = sum(
         1 for file in event_log.event_logs(tmp_path) for row in file.rows() if row[0] == event_log.Kind.CALL
     )
     assert 0 < kept < 100
-    assert found.missed == 500 + 501 - kept  # the source does not give the end
+    assert found.missed == 500 + 501 - kept  # the end of a stream is not recorded for the source
     assert "rows were not recorded" in caplog.text
 
 
@@ -175,26 +177,26 @@ def test_a_folder_without_records(tmp_path):
 
 def test_ranges_for_nsight(tmp_path, model, monkeypatch):
     nvtx = pytest.importorskip("nvtx")
-    told = []
+    ranges = []
 
     class Domain:
         def get_event_attributes(self, message):
             return message
 
         def push_range(self, attributes):
-            told.append((threading.get_ident(), attributes))
+            ranges.append((threading.get_ident(), attributes))
 
         def pop_range(self):
-            told.append((threading.get_ident(), None))
+            ranges.append((threading.get_ident(), None))
 
     monkeypatch.setattr(nvtx, "get_domain", lambda name: Domain())
     record(tmp_path / "rec", graph(infer={"op": "infer", "file": model}), {"a": "3"}, trace=True)
-    stage = next(thread for thread, name in told if name == "infer")
-    assert [name for thread, name in told if thread == stage] == [
+    stage = next(thread for thread, name in ranges if name == "infer")
+    assert [name for thread, name in ranges if thread == stage] == [
         *["infer", "toy", None, None] * 3,
         "infer",
         None,
     ]
-    told.clear()
+    ranges.clear()
     record(tmp_path / "rec", graph(infer={"op": "infer", "file": model}), {"a": "3"})
-    assert not told
+    assert not ranges

@@ -19,16 +19,16 @@ def record(folder, checked, frames):
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    """A stage that computes, one that sleeps, one that waits by way of the library, one with next to nothing.
+    """A stage that computes, one that sleeps, one that waits in the standard library, one that does nothing.
 
-    For longer than the 5 ms after which a thread that computes must give away the interpreter lock.
+    15 ms is longer than the 5 ms after which a computing thread must release the interpreter lock.
     """
     checked = graph(compute={"op": "compute", "ms": 15}, sleeps={"op": "slow", "ms": 15}, waits={"op": "waits", "ms": 15},
                     same={"op": "same"})  # fmt: skip
     return record(tmp_path_factory.mktemp("rec"), checked, "100")
 
 
-def test_stacks_are_of_processor_time(sampled):
+def test_stacks_are_weighted_by_processor_time(sampled):
     stats, found = sampled
     compute = {stack: ms for stack, ms in found.stacks.items() if stack.startswith("compute;")}
     assert sum(compute.values()) == pytest.approx(stats.stages[1].cpu * stats.seconds * 1e3, rel=0.2)
@@ -41,7 +41,7 @@ def test_stacks_are_of_processor_time(sampled):
     assert sum("Stage._process_all (pipeline/stage.py:" in frame for frame in most) == 1
 
 
-def test_those_that_wait_are_not_in_it(sampled):
+def test_waiting_threads_have_no_stacks(sampled):
     _, found = sampled
     computed = sum(ms for stack, ms in found.stacks.items() if stack.startswith("compute;"))
     for stage in ("sleeps", "waits", "same", "numbers"):
@@ -64,10 +64,10 @@ def test_where_a_stage_stands_still(sampled, stage, function, line):
     assert place.where.endswith(f" in {function}")
     assert place.line == line
     busy_ms = next(s.busy for s in stats.stages if s.name == stage) * stats.seconds * 1e3
-    assert 0.4 * 100 * 15 < places[place] < 1.2 * busy_ms  # a machine that is busy otherwise makes them less
+    assert 0.4 * 100 * 15 < places[place] < 1.2 * busy_ms  # fewer when other programs keep the machine busy
 
 
-def test_stages_that_compute_or_do_nothing_stand_nowhere(sampled):
+def test_stages_that_compute_or_do_nothing_do_not_stand_still(sampled):
     stats, found = sampled
     for stage in ("compute", "same", "numbers"):
         still = sum(ms for place, ms in found.standing.items() if place.stage == stage)
@@ -77,7 +77,7 @@ def test_stages_that_compute_or_do_nothing_stand_nowhere(sampled):
 def test_the_wait_for_the_interpreter_lock(tmp_path):
     _, free = record(tmp_path / "free", graph(slow={"op": "slow", "ms": 300}), "3")
     _, taken = record(tmp_path / "taken", graph(burns={"op": "compute", "ms": 300}), "3")
-    assert taken.lock_wait_ms > 2  # a thread that computes in Python gives it away every 5 ms
+    assert taken.lock_wait_ms > 2  # a thread that computes in Python releases the lock every 5 ms
     assert free.lock_wait_ms < taken.lock_wait_ms / 2
 
 
@@ -89,19 +89,19 @@ def test_collapsed_text():
 
 
 def test_the_processor_time_of_another_thread():
-    go, lanes = threading.Event(), []
-    thread = threading.Thread(target=lambda: (lanes.append(ThreadState.of_this_thread("s", 0)), go.wait(60)))
+    go, states = threading.Event(), []
+    thread = threading.Thread(target=lambda: (states.append(ThreadState.of_this_thread("s", 0)), go.wait(60)))
     thread.start()
-    while not lanes:
+    while not states:
         time.sleep(0.001)
     try:
         if ThreadState.of(thread).clock is None:
-            pytest.skip("only told on Linux")
-        assert ThreadState.of(thread).clock == lanes[0].clock  # made by us, and by the C library
+            pytest.skip("only known on Linux")
+        assert ThreadState.of(thread).clock == states[0].clock  # computed by us, and by the C library
         deadline = time.monotonic() + 20
-        while lanes[0].ready and time.monotonic() < deadline:
+        while states[0].ready and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert not lanes[0].ready  # but waits
+        assert not states[0].ready  # it waits
     finally:
         go.set()
         thread.join()
@@ -109,7 +109,7 @@ def test_the_processor_time_of_another_thread():
 
     def ask_until_it_is_gone():  # the kernel takes a moment to forget a thread that was joined
         while time.monotonic() < deadline:
-            time.clock_gettime_ns(lanes[0].clock)
+            time.clock_gettime_ns(states[0].clock)
 
     with pytest.raises(OSError, match=r"."):
         ask_until_it_is_gone()

@@ -24,8 +24,8 @@ def trace_of(folder, checked, sources, *, processes=1, name="trace.json", trace=
     return found, stats
 
 
-def ways(trace):
-    """Of each frame: the lanes through which its arrows go."""
+def routes(trace):
+    """For each frame the lanes through which its arrows go."""
     return {key[1]: [trace.lane(event) for event, _ in steps] for key, steps in trace.flows.items()}
 
 
@@ -52,13 +52,13 @@ def test_lanes_have_names_in_the_order_of_the_graph(traced):
 def test_arrows_follow_every_frame_through_all_stages(traced):
     trace, stats = traced
     assert stats.finished == len(trace.flows) == 70
-    assert {tuple(name.split()[0] for name in way) for way in ways(trace).values()} == {
+    assert {tuple(name.split()[0] for name in route) for route in routes(trace).values()} == {
         ("numbers", "infer", "slow", "same", "end")
     }
     for (_, name, _), steps in trace.flows.items():
-        for event, span in steps:  # the very call that took this frame
+        for event, span in steps:  # the call that took this frame
             assert (span["cat"], name in span["args"]["frames"]) == ("call", True), event
-    assert {(way[0], way[3]) for way in ways(trace).values()} == {
+    assert {(route[0], route[3]) for route in routes(trace).values()} == {
         ("numbers a", "same 0"),
         ("numbers b", "same 1"),
     }
@@ -73,7 +73,7 @@ def test_a_span_for_each_frame(traced):
     assert 6 < mean_ms < stats.seconds * 1e3
 
 
-def test_calls_tell_what_they_took(traced):
+def test_a_call_names_the_packets_it_took(traced):
     trace, stats = traced
     calls = [span for span in trace.of("X") if span["cat"] == "call" and span["name"] == "infer"]
     assert sum(span["args"]["packets"] for span in calls) == 70
@@ -93,16 +93,16 @@ def test_engines_run_within_the_calls(traced):
         assert any(c["ts"] <= span["ts"] and span["ts"] + span["dur"] <= c["ts"] + c["dur"] for c in calls)
 
 
-def test_a_full_edge_shows_as_waiting_for_room(traced):
+def test_a_full_edge_is_shown_as_waiting_for_room(traced):
     trace, stats = traced
     waits = [span for span in trace.of("X") if span["cat"] == "wait"]
     assert {trace.lane(span) for span in waits} >= {"numbers a", "numbers b", "infer 0"}
-    assert min(span["dur"] for span in waits) > 90  # shorter ones are not worth a span
+    assert min(span["dur"] for span in waits) > 90  # shorter waits get no span
     blocked_ms = sum(span["dur"] for span in waits if trace.lane(span) == "infer 0") / 1e3
     assert blocked_ms == pytest.approx(stats.stages[1].blocked * stats.seconds * 1e3, rel=0.1, abs=5)
 
 
-def test_how_many_packets_wait(traced):
+def test_the_number_of_waiting_packets(traced):
     trace, _ = traced
     figures = {}
     for event in trace.of("C"):
@@ -120,20 +120,20 @@ def test_two_processes_share_one_clock(tmp_path):
     assert stats.finished == len(trace.flows) == 80
     begins = {name: min(e["ts"] for e in trace.of("b") if e["name"] == name) for name in "ab"}
     ends = {name: max(e["ts"] for e in trace.of("e") if e["name"] == name) for name in "ab"}
-    assert max(begins.values()) < min(ends.values())  # both ran side by side, and it shows
+    assert max(begins.values()) < min(ends.values())  # both ran at the same time
 
 
-def test_frames_that_go_two_ways_meet_or_get_lost(tmp_path):
+def test_frames_on_two_paths_are_joined_or_lost(tmp_path):
     checked = graph(left={"op": "same", "after": "numbers"}, right={"op": "slow", "ms": 1, "after": "numbers"},
                     both={"op": "same", "after": ["left", "right"]}, odd={"op": "odd"}, one={"op": "same"},
                     two={"op": "same", "after": "odd"})  # fmt: skip
     trace, _ = trace_of(tmp_path, checked, {"a": "20"})
-    for frame, way in ways(trace).items():
+    for frame, route in routes(trace).items():
         lost = int(frame.split()[1]) % 2 == 0
-        assert way[0] == "numbers a"
-        assert set(way[1:3]) == {"left 0", "right 0"}
-        assert way[3:5] == ["both 0", "odd 0"]
-        assert set(way[5:]) == (set() if lost else {"one 0", "two 0"})
+        assert route[0] == "numbers a"
+        assert set(route[1:3]) == {"left 0", "right 0"}
+        assert route[3:5] == ["both 0", "odd 0"]
+        assert set(route[5:]) == (set() if lost else {"one 0", "two 0"})
     finished = {begin["args"]["frame"] for begin, _ in trace.frames.values() if begin["args"]["finished"]}
     assert finished == set(range(1, 20, 2))
 
@@ -147,7 +147,7 @@ def test_without_trace_there_are_only_calls(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """A record of two stages written by hand: a call a second, with times of a device that are a bit off."""
+    """Records of two stages, written by hand: a call a second, with device times that are off by some µs."""
     log = EventLog(tmp_path / "process-1")
     log.name("process", "a", SECOND // 2)
     decode, pose = log.name("lane", "decode", "a"), log.name("lane", "pose", 0)
@@ -165,7 +165,7 @@ def written(tmp_path):
     return tmp_path
 
 
-def test_times_of_the_device_have_a_lane_of_their_own(written):
+def test_the_device_has_a_lane_of_its_own(written):
     write_trace(written, written / "trace.json")
     trace = Trace(written / "trace.json")
     spans = [span for span in trace.of("X") if span["cat"] == "device"]
@@ -176,7 +176,7 @@ def test_times_of_the_device_have_a_lane_of_their_own(written):
 
 
 @pytest.mark.parametrize(("between", "frames"), [((0, 20), range(10)), ((3, 6), [2, 3, 4]), ((30, 40), [])])
-def test_a_window(written, between, frames):
+def test_only_calls_in_the_window_are_written(written, between, frames):
     write_trace(written, written / "t.json", (between[0] * SECOND, between[1] * SECOND))
     trace = Trace(written / "t.json")
     calls = [span for span in trace.of("X") if span["cat"] == "call" and span["name"] == "pose"]
@@ -184,7 +184,7 @@ def test_a_window(written, between, frames):
     assert len(trace.flows) == len(frames)
 
 
-def test_what_cannot_be_written(tmp_path, written):
+def test_missing_records_and_folders_are_refused(tmp_path, written):
     with pytest.raises(ConfigError, match="nothing was recorded in"):
         write_trace(tmp_path / "nothing", tmp_path / "t.json")
     with pytest.raises(ConfigError, match=r"cannot write .*: No such file"):
@@ -200,7 +200,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize(
-    ("events", "told"),
+    ("events", "message"),
     [
         ([CALL | {"ph": "Q"}], "no such phase"),
         ([CALL | {"ts": "10"}], "ts is no time"),
@@ -224,8 +224,8 @@ NAMED = [
         ([ARROW | {"ph": "b", "ts": 12}, ARROW | {"ph": "e", "ts": 11}], "ends before it begins"),
     ],
 )
-def test_the_checker_sees_what_is_wrong(tmp_path, events, told):
+def test_the_checker_finds_what_is_wrong(tmp_path, events, message):
     path = tmp_path / "t.json"
     path.write_text(json.dumps({"traceEvents": NAMED + events}))
-    with pytest.raises(TraceError, match=told):
+    with pytest.raises(TraceError, match=message):
         Trace(path)

@@ -24,20 +24,20 @@ def widths(drawn: Markup, class_: str) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "written"),
     [(None, ""), (0, "0"), (0.004, "<0.01"), (0.0421, "0.04"), (4.371, "4.37"), (43.71, "43.7"), (437.1, "437"),
      (12437.1, "12,437"), (float("nan"), "")],
 )  # fmt: skip
-def test_figures_have_three_digits(value, said):
-    assert figure(value) == said
+def test_figures_have_three_digits(value, written):
+    assert figure(value) == written
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("share", "written"),
     [(None, ""), (0, "0 %"), (0.0004, "<0.1 %"), (0.004, "0.4 %"), (0.973, "97 %"), (1.2, "120 %")],
 )
-def test_shares_in_percent(share, said):
-    assert percent(share) == said
+def test_shares_in_percent(share, written):
+    assert percent(share) == written
 
 
 def test_text_and_attributes_are_escaped():
@@ -56,12 +56,12 @@ def test_shares_fill_the_bar_in_proportion():
     assert {"60 %", "20 %"} <= set(words(drawn))
 
 
-def test_shares_beyond_the_whole_stay_within_the_picture():
+def test_shares_above_one_stay_within_the_picture():
     drawn = charts.share_bar({"computing": 0.9, "waiting": 0.6}, 0, 0, 100, 10)
     assert sum(widths(drawn, "state computing") + widths(drawn, "state waiting")) == pytest.approx(100)
 
 
-def test_the_gauge_puts_ours_against_the_lowest_limit():
+def test_the_gauge_compares_the_run_with_the_limits():
     drawn = charts.gauge(80.0, 100.0, {"processors": 200.0, "GPU": 100.0}, 4)
     (ours,), (bound,), (limit,) = (widths(drawn, f"bar {kind}") for kind in ("ours", "bound", "limit"))
     assert ours == pytest.approx(0.8 * bound, rel=0.01)
@@ -73,7 +73,7 @@ def test_an_engine_that_was_not_measured_alone_says_so():
     assert "not measured alone" in words(charts.pair_bars([("pose: m", 7.0, None)], "engines"))
 
 
-def test_percentiles_stand_in_order_on_the_axis():
+def test_percentiles_are_in_order_on_the_axis():
     drawn = charts.ranges([("pose", 1.0, 10.0, 100.0), ("track", 0.0, 0.0, 0.0)], "latency")
     (line,), (stroke,) = boxes(drawn, "range"), boxes(drawn, "stroke")
     p50, p95, p99 = (float(at) for at in (line.get("x1", ""), stroke.get("x1", ""), line.get("x2", "")))
@@ -81,7 +81,7 @@ def test_percentiles_stand_in_order_on_the_axis():
     assert "1.0 / 10 / 100" in words(drawn)
 
 
-def test_batches_that_never_were_have_no_bar():
+def test_batch_sizes_that_did_not_occur_have_no_bar():
     drawn = charts.columns({1: 10, 4: 30}, "pose")
     heights = [float(e.get("height", 0)) for e in boxes(drawn, "bar part")]
     assert heights[1:3] == [0, 0]
@@ -89,7 +89,7 @@ def test_batches_that_never_were_have_no_bar():
     assert {"1", "4", "25 %", "75 %"} <= set(words(drawn))
 
 
-def test_a_long_run_is_thinned_without_losing_its_ends():
+def test_a_long_run_is_drawn_with_fewer_points_but_both_ends():
     at = [n / 2 for n in range(10_000)]
     drawn = charts.over_time(at, {"fps": [50.0] * 10_000, "other": [None] * 10_000}, "fps")
     (path,) = boxes(drawn, "line")
@@ -113,4 +113,4 @@ def test_the_axis_holds_its_largest_value(value):
     drawn = charts.over_time([0.0, 1.0], {"a": [0.0, value]}, "a")
     (path,) = boxes(drawn, "line")
     lowest = min(float(y) for y in re.findall(r",([\d.]+)", path.get("d", "")))
-    assert 9.5 <= lowest <= 60  # not above the picture, and not lost at its bottom
+    assert 9.5 <= lowest <= 60  # not above the picture, and not flat at its bottom

@@ -24,7 +24,7 @@ NASTY = "</script><img src=x onerror=alert(1)>"
 
 
 class Page(HTMLParser):
-    """Checks that each element ends where it should, and collects what a page shows and refers to."""
+    """Checks that elements are nested, and collects the page's text, headings and links."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -61,7 +61,7 @@ def written(tmp_path: Path, profiles: Profile | list[Profile], **more: object) -
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_is_whole_and_needs_nothing_else(tmp_path):
+def test_the_page_has_all_sections_and_needs_no_other_file(tmp_path):
     text = written(tmp_path, profile())
     page = Page(text)
     assert page.headings == SECTIONS
@@ -100,12 +100,12 @@ def test_no_name_becomes_markup(tmp_path):
         ({"streams": []}, "Streams"),
     ],
 )
-def test_what_there_are_no_figures_for_is_left_out(tmp_path, changes, missing):
+def test_a_section_without_figures_is_left_out(tmp_path, changes, missing):
     page = Page(written(tmp_path, profile(**changes)))
     assert page.headings == [name for name in SECTIONS if name != missing]
 
 
-def test_a_run_that_measured_nothing_can_be_shown(tmp_path):
+def test_a_run_without_frames_can_be_shown(tmp_path):
     empty = stage("decode", packets_in=0, packets_out=0, packets_per_s=0.0, busy=0.0, computing=0.0, cores=0.0,
                   batches={}, mean_batch=0.0, latency_p50_ms=0.0, latency_p95_ms=0.0, latency_p99_ms=0.0)  # fmt: skip
     nothing = profile(
@@ -115,7 +115,7 @@ def test_a_run_that_measured_nothing_can_be_shown(tmp_path):
     assert "The bound was not measured" in page.shown
 
 
-def test_a_comparison_stands_behind_the_verdict(tmp_path):
+def test_a_comparison_follows_the_verdict(tmp_path):
     comparison = compare(profile(fps=130.0, streams_wanted=2), profile(), 0.05)
     page = Page(written(tmp_path, profile(), comparison=comparison))
     assert page.headings[:2] == ["Verdict", "Against the baseline"]
@@ -124,7 +124,7 @@ def test_a_comparison_stands_behind_the_verdict(tmp_path):
     assert "other streams: 2 before, 4 now" in page.shown
 
 
-def test_a_sweep_has_charts_and_a_part_a_point_the_best_one_open(tmp_path):
+def test_a_sweep_has_charts_and_its_points_with_the_best_one_open(tmp_path):
     text = written(tmp_path, swept())
     page = Page(text)
     assert page.headings[0] == "Sweep"
@@ -144,11 +144,11 @@ def test_the_flame_graph_adds_up():
     )
     pose = root.calls["pose"]
     assert (root.ms, pose.ms, pose.calls["f (a.py:1)"].ms) == (50.0, 42.0, 42.0)
-    assert list(pose.calls) == ["f (a.py:1)"]  # how threads begin is of no interest
+    assert list(pose.calls) == ["f (a.py:1)"]  # the frames that begin every thread are left out
     assert pose.calls["f (a.py:1)"].calls["g (a.py:2)"].ms == 30.0
 
 
-def test_where_it_cannot_be_written(tmp_path):
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot write .*No such file"):
         write_html(profile(), tmp_path / "none" / "report.html")
 
@@ -156,10 +156,8 @@ def test_where_it_cannot_be_written(tmp_path):
 @pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is installed")
 def test_a_browser_shows_it_without_an_error(tmp_path):
     text = written(tmp_path, profile())
-    # What the page's script does shows in the document: its errors, the contents, and a click in the flame graph.
-    watched = (
-        "<script>onerror = (said) => document.documentElement.setAttribute('data-error', said);</script>"
-    )
+    # The document shows what the page's script did: errors, links to the sections, a click in the flame graph.
+    watched = "<script>onerror = (message) => document.documentElement.setAttribute('data-error', message);</script>"
     click = """<script>
         const box = document.querySelector('.flame button[title^="detect"]');
         box.click(); box.focus();
@@ -181,8 +179,8 @@ def test_a_browser_shows_it_without_an_error(tmp_path):
     assert {"pose", "decode"} <= {m[1] for box in hidden if (m := re.search(r'title="(\w+) ', box))}
     (zoomed,) = [box for box in boxes if 'title="detect ' in box]
     assert "width: 100%" in zoomed
-    told = re.search(r"<output[^>]*>([^<]*)</output>", shown)
-    assert told
-    assert entities.unescape(told[1]).startswith("detect · ")
+    figures = re.search(r"<output[^>]*>([^<]*)</output>", shown)
+    assert figures
+    assert entities.unescape(figures[1]).startswith("detect · ")
     for one in profile().stages:
         assert f">{one.name}</text>" in shown
