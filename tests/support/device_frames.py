@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines.device.devices import stage_stream
+from engines.device.devices import thread_stream
 from engines.device.image import DeviceImage
 from engines.images.yuv import YuvImage
 from operators.decode import Decode
@@ -19,7 +19,7 @@ def packets(path, device="cuda", surfaces=100, **options):
 
 def samples(image):
     """The planes of a device image, copied to the host."""
-    stream = stage_stream(image.device)
+    stream = thread_stream(image.device)
     with image.reading(stream) as planes:
         found = image.device.download({str(i): plane for i, plane in enumerate(planes)}, stream)
     return list(found.values())

@@ -61,7 +61,7 @@ class TestOnAGpu:
                 decode = Decode(device="cuda", surfaces=8, stride=3, loop=20)
                 for index, packet in enumerate(decode.read(stream, str(path))):
                     assert_same_samples(packet.picture, wanted[index % len(wanted)])
-                    made.setdefault(stream, []).append(max(pool.made for pool in pools))
+                    made.setdefault(stream, []).append(max(pool.allocated for pool in pools))
             except BaseException as error:
                 errors.append(error)
 
