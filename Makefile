@@ -1,4 +1,4 @@
-# Two commands do all their own set-up:  make demo  and  make test.
+# These do all their own set-up:  make demo, make quick  and  make test.
 # PYTHON=python3.12 picks another Python; OUT=folder is where the demo writes. EXTRAS=test,torch,rtx also installs
 # PyTorch (6 GB) and TensorRT-RTX, without which the tests of networks, export and compilation are skipped.
 # On a machine with an NVIDIA GPU and PyTorch, but no network:  make test-gpu WHEELS=folder  and  make bench-gpu
@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 comma  := ,
 TESTED := $(VENV)/installed-for-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help demo test lint types check bench clean test-gpu bench-gpu gpu-environment
+.PHONY: help demo quick test lint types check bench clean test-gpu bench-gpu gpu-environment
 
 # With wheels an environment of them on top of PYTHON, else PYTHON as it is.
 GPU := PYTHONPATH="$(CURDIR)" $(if $(WHEELS),$(GPU_VENV)/bin/python,$(PYTHON))
@@ -22,7 +22,8 @@ GPU_OPTIONS := $(if $(GPU_JSON),--json "$(GPU_JSON)") $(if $(COMMIT),--commit "$
 
 help:
 	@echo "make demo    set up, fetch models and a sample clip, process it, say where the results are"
-	@echo "make test    set up and run the tests"
+	@echo "make quick   set up and run the tests that need neither broker, camera, browser nor PyTorch: 90 seconds"
+	@echo "make test    set up and run all tests"
 	@echo "make lint    ruff: lint and format"
 	@echo "make types   mypy"
 	@echo "make check   test, lint and types"
@@ -34,8 +35,15 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/posestream demo --out $(OUT)
 
+# A worker a processor; four at most, since each may load PyTorch. Behind them the tests that measure time, by themselves.
+PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
+
+quick: $(TESTED)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not alone and not gpu"
+
 test: $(TESTED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 lint: $(TESTED)
 	$(BIN)/ruff check .

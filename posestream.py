@@ -9,12 +9,19 @@
 Everything here lives elsewhere and is only re-exported.
 """
 
+# ruff: noqa: E402  (the check comes before the imports that it protects)
+
+from posestream_entry import check_packages
+
+check_packages()
+
 from engines.errors import AssetError, ContractError, EngineError
-from operators.graph_files import load_graph, run
-from operators.records.read import Recording, read, read_folder
+from operators.graph_files import load_graph
+from operators.graph_run import run
+from operators.reading.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import Operator, Source
 from pipeline.packet import End, Instances, Packet
 from pipeline.run import Run

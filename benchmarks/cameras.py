@@ -35,8 +35,7 @@ import psutil
 
 from engines.home import cache_home
 from operators.graph_files import load_graph, with_sinks
-from pipeline.measurement.figures import RunFigures
-from pipeline.measurement.metrics import Histogram, RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.run import Run
 
 MB = 1e6
@@ -158,11 +157,11 @@ def measure(cameras: int, setting: Setting) -> Point:
             run.add_source(f"camera{number}", str(setting.clip))
             time.sleep(1 / (setting.fps or setting.camera_fps) / cameras)
         run.wait(setting.warmup_s)
-        before, memory_mb = run.figures(), 0.0
+        before, memory_mb = run.stats(), 0.0
         end = time.monotonic() + setting.seconds
         while not run.wait(min(0.5, max(end - time.monotonic(), 0))) and time.monotonic() < end:
             memory_mb = max(memory_mb, process.memory_info().rss / MB)
-        window, threads = run.figures().since(before), process.num_threads()
+        window, threads = run.stats().since(before), process.num_threads()
         run.stop()
         stats = run.finish()
     memory_mb = max(memory_mb, before_mb)
@@ -170,34 +169,30 @@ def measure(cameras: int, setting: Setting) -> Point:
 
 
 def point(
-    cameras: int, window: RunFigures, stats: RunStats, memory_mb: float, each_mb: float, threads: int
+    cameras: int, window: RunStats, stats: RunStats, memory_mb: float, each_mb: float, threads: int
 ) -> Point:
     """The figures of a window of a run; `stats` are those of the run's end."""
     read = max(sum(stream.read for stream in window.streams), 1)
-    lately = window.stats()
-    published = max(lately.finished, 1)
-    age = Histogram()
-    for stream in window.streams:
-        age.merge(stream.age)
+    published = max(window.finished, 1)
     dropped: Counter[str] = Counter()
-    for losses in [edge.dropped for edge in lately.edges] + [stage.dropped for stage in lately.stages]:
+    for losses in [edge.dropped for edge in window.edges] + [stage.dropped for stage in window.stages]:
         dropped.update(losses)
     settled = published + dropped.total()
     decode_ns = window.stages[0].work.cpu_ns
     return Point(
         cameras=cameras,
-        published_fps=round(lately.fps, 2),
-        published=round(lately.finished / settled, 4),
+        published_fps=round(window.fps, 2),
+        published=round(window.finished / settled, 4),
         dropped={reason: round(frames / settled, 4) for reason, frames in dropped.items()},
-        age_p50_ms=round(age.percentile_ms(50), 1),
-        age_p99_ms=round(age.percentile_ms(99), 1),
+        age_p50_ms=round(window.age_p50_ms, 1),
+        age_p99_ms=round(window.age_p99_ms, 1),
         memory_mb=round(memory_mb, 1),
         memory_a_camera_mb=round(each_mb, 2),
         cpu_ms_read=round(window.cpu_ns / read / 1e6, 3),
         cpu_ms_published=round(window.cpu_ns / published / 1e6, 3),
         decode_ms=round(decode_ns / read / 1e6, 3),
         work_ms=round((window.cpu_ns - decode_ns) / published / 1e6, 3),
-        cores=round(lately.cores_busy, 2),
+        cores=round(window.cores_busy, 2),
         threads=threads,
         open_books=[s.name for s in stats.streams if s.read != s.finished + s.dropped],
     )

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from operators.kafka.producers import Library, Publishing
+from operators.kafka.choose_producer import Library
+from operators.kafka.producer import Publishing
 from operators.kafka_sink import KafkaSink
 from operators.kafka_source import KafkaSource
 from operators.records.messages import Message, decode, encode
@@ -38,7 +39,8 @@ from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.support.kafka.broker import Broker, create_topic
+from tests.support.kafka.broker import Broker
+from tests.support.kafka.topics import create_topic
 
 TARGET, KEYPOINTS = 0.9, 17
 RUN = RunInfo.new("bench")

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import harness
 
-from engines.assets.model_files import find_model, runnable
+from engines.assets.model_files import find_model
 from engines.assets.store import is_cached, locate
 from engines.contracts.contract import available_models, load_contract
 from engines.errors import AssetError, EngineError
-from engines.loading.backend_choice import BACKENDS, choices, suits
+from engines.loading.engine_choice import BACKENDS, engine_choices, runs_file
 from engines.verification.bench import bench_model
 
 COLUMNS = ("model", "input", "backend", "threads", "batch", "items/s", "p50 ms", "p99 ms", "MB", "GPU MB")
@@ -84,12 +84,12 @@ def backends(model: str) -> Iterator[str]:
     """The installed backends that run the model's file, fastest first; PyTorch for a checkpoint."""
     contract, path = find_model(model)
     try:
-        yield from (backend for backend, _ in choices(contract, path or runnable(contract)))
+        yield from (choice.backend for choice in engine_choices(contract, path))
     except EngineError as error:  # for instance a checkpoint that was not exported
         print(error, file=sys.stderr)
     if path is None and find_spec("torch"):
         try:
-            if suits("torch", locate(contract.asset)):
+            if runs_file("torch", locate(contract.asset)):
                 yield "torch"
         except AssetError:
             return

@@ -32,7 +32,7 @@ import harness
 import numpy as np
 
 from operators.graph_files import load_graph, with_sinks
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.run import Run
 from tools.profiling.machine.gpus import load_nvml
@@ -55,7 +55,7 @@ class Segment:
     cpu_ms: float  # processor time of the process for a frame
 
     @classmethod
-    def of(cls, window: RunFigures) -> Segment:
+    def of(cls, window: RunStats) -> Segment:
         frames = max(sum(stream.finished for stream in window.streams), 1)
         return cls(frames / window.run_ns * 1e9, window.cpu_ns / frames / 1e6)
 
@@ -122,11 +122,11 @@ def segment(run: Run, recorder: Recorder, kind: str, seconds: float) -> Segment:
     recorder.active, recorder.trace = kind != OFF, kind == TRACED
     use = UseSampler(lambda: run.stats().finished, load_nvml()) if recorder.active else None
     run.wait(SETTLE_S)
-    before = run.figures()
+    before = run.stats()
     if use:
         use.start()
     run.wait(seconds)
-    window = run.figures().since(before)
+    window = run.stats().since(before)
     if use:
         use.stop()
     return Segment.of(window)
@@ -139,9 +139,9 @@ def in_pairs(graph: str, sources: dict[str, str], n: int, seconds: float) -> lis
         if recorder:
             recorder.active = False
         with running(graph, sources, recorder) as run:
-            before = run.figures()
+            before = run.stats()
             run.wait(seconds)
-            return Segment.of(run.figures().since(before))
+            return Segment.of(run.stats().since(before))
 
     with tempfile.TemporaryDirectory() as folder:
         cases: dict[str, Callable[[], Segment]] = {

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.support.rtsp_fixtures import SIZES, RtspServer, make_clip, why_not
-from tests.support.watching import Watching, until
+from tests.support.live_reader import LiveReader, until
+from tests.support.rtsp_fixtures import SIZES, RtspServer, make_clip, unavailable
 
 BACK_S, NOTICED_S = 2.0, 1.0
 GROWTH, GROWTH_MB = 0.02, 4.0
@@ -34,27 +34,27 @@ def resident_mb() -> float:
     return int(fields.split()[0]) / 1024
 
 
-def killed(server: RtspServer, watching: Watching, away_s: float) -> float:
+def killed(server: RtspServer, reader: LiveReader, away_s: float) -> float:
     """Kill and restart the server; seconds from when it is ready until the first frame."""
-    outages = watching.kinds().count("back")
+    outages = reader.event_kinds().count("back")
     server.kill()
-    until(lambda: watching.kinds().count("lost") > outages, "loss", watching)
+    until(lambda: reader.event_kinds().count("lost") > outages, "loss", reader)
     time.sleep(away_s)
     server.start()
     ready_s = time.monotonic()
-    until(lambda: watching.kinds().count("back") > outages, "return", watching, within_s=60)
+    until(lambda: reader.event_kinds().count("back") > outages, "return", reader, within_s=60)
     return time.monotonic() - ready_s
 
 
-def stalled(server: RtspServer, watching: Watching) -> float:
+def stalled(server: RtspServer, reader: LiveReader) -> float:
     """Pause the server; seconds until the loss is noticed."""
-    outages = watching.kinds().count("back")
+    outages = reader.event_kinds().count("back")
     server.pause()
     paused_s = time.monotonic()
-    until(lambda: watching.kinds().count("lost") > outages, "loss", watching, within_s=60)
+    until(lambda: reader.event_kinds().count("lost") > outages, "loss", reader, within_s=60)
     noticed_s = time.monotonic() - paused_s
     server.resume()
-    until(lambda: watching.kinds().count("back") > outages, "return", watching, within_s=60)
+    until(lambda: reader.event_kinds().count("back") > outages, "return", reader, within_s=60)
     return noticed_s
 
 
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--stalls", type=int, default=3)
     parser.add_argument("--stall-s", type=float, default=2.0)
     args = parser.parse_args()
-    if reason := why_not():
+    if reason := unavailable():
         sys.exit(f"no RTSP server here: {reason}")
     logging.disable(logging.WARNING)
 
@@ -75,12 +75,12 @@ def main() -> int:
         server.start()
         backs_s, memory_mb, threads = [], [], []
         try:
-            with Watching(server.url, stall_s=args.stall_s, keep=False) as watching:
-                watching.more(25)
+            with LiveReader(server.url, stall_s=args.stall_s, keep=False) as reader:
+                reader.wait_for_packets(25)
                 for round in range(args.rounds):
                     # Outages so short and so long that all pauses between attempts occur.
-                    backs_s.append(killed(server, watching, away_s=round % 5))
-                    watching.more(25)
+                    backs_s.append(killed(server, reader, away_s=round % 5))
+                    reader.wait_for_packets(25)
                     memory_mb.append(resident_mb())
                     threads.append(threading.active_count())
                     print(
@@ -90,8 +90,8 @@ def main() -> int:
                     )
                 noticed_s = []
                 for _ in range(args.stalls):
-                    noticed_s.append(stalled(server, watching))
-                    watching.more(25)
+                    noticed_s.append(stalled(server, reader))
+                    reader.wait_for_packets(25)
                     print(
                         f"     stalled: noticed after {noticed_s[-1]:.2f} s of {args.stall_s:g}", flush=True
                     )

@@ -38,12 +38,13 @@ import harness
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import operators.decode
+from operators.cameras import camera_source
 from operators.graph_files import load_graph, with_sinks
 from pipeline.run import Run
+from tests.support.camera_senders import http_server, send_pictures
 from tests.support.faulty_server import FaultyServer
-from tests.support.rtsp_fixtures import RtspServer, make_clip, why_not
-from tests.support.watching import http_server, link_threads, send_pictures
+from tests.support.live_reader import camera_threads
+from tests.support.rtsp_fixtures import RtspServer, make_clip, unavailable
 from tools.service.attached import Attached
 from tools.service.prometheus import make_registry, scrape
 
@@ -90,7 +91,7 @@ class Soak:
             name = f"visitor-{cycle}"
             if cycle % 2:  # a name that was used before, and is free now
                 name = next(n for i in itertools.count() if (n := f"camera-{i}") not in self.busy)
-            finished = {stream.name: stream.finished for stream in self.attached.run.figures().streams}
+            finished = {stream.name: stream.finished for stream in self.attached.run.stats().streams}
             self.attached.add(name, self.good[cycle % len(self.good)])
             self.busy[name] = finished.get(name, 0) + FRAMES
             self._until(AT_ONCE - 1)
@@ -105,7 +106,7 @@ class Soak:
                 waiting = ", ".join(f"{name} ({sources.get(name, 'ended')})" for name in self.busy)
                 raise SystemExit(f"not enough frames within {PATIENCE_S:g} s: {waiting}")
             time.sleep(0.02)
-            for stream in self.attached.run.figures().streams:
+            for stream in self.attached.run.stats().streams:
                 if stream.finished >= self.busy.get(stream.name, stream.finished + 1):
                     if not self.attached.remove(stream.name):
                         raise SystemExit(f"{stream.name} cannot be detached")
@@ -137,7 +138,7 @@ def main() -> int:
     parser.add_argument("--graph", default="human-lite", help="default: human-lite")
     arguments = parser.parse_args()
     logging.disable(logging.ERROR)  # the failures are intended
-    operators.decode.OPEN_S = OPEN_S
+    camera_source.OPEN_S = OPEN_S
     with tempfile.TemporaryDirectory() as folder, ExitStack() as servers:
         good, bad, silent = addresses(Path(folder), servers)
         changes = {"decode.attempts": 1, "decode.loop": 0}
@@ -172,7 +173,7 @@ def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
         soak.attached.sample()  # as `attach` does
         _settle()
         start_s = time.perf_counter()
-        soak.attached.run.figures()
+        soak.attached.run.stats()
         figures_ms = 1e3 * (time.perf_counter() - start_s)
         process = psutil.Process()
         sample = Sample(
@@ -194,7 +195,7 @@ def measure(soak: Soak, cycles: int, failures: int) -> Iterator[Sample]:
 def _settle() -> None:
     """Wait until FFmpeg has closed its connections, and free memory."""
     deadline = time.monotonic() + 20
-    while link_threads() and time.monotonic() < deadline:
+    while camera_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
     gc.collect()
     if hasattr(LIBC, "malloc_trim"):  # glibc keeps freed memory; that is no leak
@@ -227,7 +228,7 @@ def addresses(folder: Path, servers: ExitStack) -> tuple[list[str], list[str], s
     servers.callback(here.send, "end")
     urls: dict[str, str] = here.recv()
     good.append(urls["pictures"])
-    if reason := why_not():
+    if reason := unavailable():
         print(f"without RTSP: {reason}")
     else:
         server = RtspServer({"clip": make_clip(folder / "clip.h264", SIZE)})

@@ -1,10 +1,14 @@
-"""Errors of models. Their base class is the one thing that `engines` imports from `pipeline`."""
+"""Errors of models.
+
+This is the one file of `engines` that imports from `pipeline`: the base class and the hint for wrong names.
+"""
 
 from pipeline.errors import PosestreamError
+from pipeline.errors import nearest as nearest  # the same hint in all messages
 
 
 class EngineError(PosestreamError):
-    """Base of all errors of models: a file cannot be loaded or run."""
+    """A model's file cannot be loaded or run; base of all errors of models."""
 
 
 class ContractError(EngineError):
@@ -13,3 +17,8 @@ class ContractError(EngineError):
 
 class AssetError(EngineError):
     """Weights or a clip are missing, cannot be fetched, or fail their checksum."""
+
+
+def one_line(error: object) -> str:
+    """An error's message without line breaks, since every message of ours is one line."""
+    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""The one folder for all that is kept on this machine: weights, clips, exports, one's own contracts."""
+"""The folder for everything kept on this machine: weights, clips, exports, plans, users' own contracts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ HOME = "POSESTREAM_HOME"
 
 
 def cache_home() -> Path:
-    """The folder that holds all that is kept: POSESTREAM_HOME, else the user's cache folder."""
+    """The folder: POSESTREAM_HOME, else the user's cache folder."""
     return Path(os.environ.get(HOME) or user_cache_dir("posestream", appauthor=False)).expanduser()
 
 
 @contextlib.contextmanager
-def alone(lock_file: Path, waiting: str, log: logging.Logger) -> Iterator[None]:
-    """Keep other processes and threads out meanwhile; whoever has to wait is told so by `waiting`."""
+def locked(lock_file: Path, reason: str, log: logging.Logger) -> Iterator[None]:
+    """Hold a lock against other processes and threads; if it is taken, log "`reason`; waiting" and wait."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("%s; waiting", waiting)
+        log.info("%s; waiting", reason)
         lock.acquire()
     try:
         yield
@@ -36,15 +36,15 @@ def alone(lock_file: Path, waiting: str, log: logging.Logger) -> Iterator[None]:
         lock.release()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in such a way that others see all of it or nothing."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that other processes see either all of it or nothing; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave a file of the right size without content
+            os.fsync(file.fileno())  # else a power cut could leave a file of the right size but empty
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""The work on packets, one operator a file: the operator `pose` is the class `Pose` in `operators/pose.py`.
+"""The work on packets, one operator per file: the operator `pose` is the class `Pose` in `operators/pose.py`.
 
-`REGISTRY` is what a graph's `op:` may name; classes are imported when a graph first uses them. Packages of
-others add theirs by an entry point in the group `posestream.operators`.
+`REGISTRY` has the names that a graph may use as `op:`. Classes are imported when a graph first uses them.
+Other packages register operators by an entry point in the group `posestream.operators`.
+
+Folders hold what operators share. All of it may import `engines` and `pipeline`, but not `tools`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write COCO keypoint results a stream: a JSON array that pycocotools' `loadRes` and its kin read.
+"""Write COCO keypoint results for each stream: a JSON array for pycocotools' `loadRes` and similar tools.
 
 https://cocodataset.org/#format-results
 """
@@ -19,7 +19,7 @@ from operators.files.sink_files import Folder, OpenFiles, StreamFiles, close_all
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
 
-# COCO's own ids; a label that is none of them gets 0, which is no category of COCO's.
+# COCO's category ids; other labels get 0, which COCO does not use.
 CATEGORIES = {
     "person": 1, "bird": 16, "cat": 17, "dog": 18, "horse": 19, "sheep": 20, "cow": 21, "elephant": 22,
     "bear": 23, "zebra": 24, "giraffe": 25,
@@ -28,15 +28,16 @@ START, END = b"[", b"\n]\n"
 
 
 class CocoSink(Operator):
-    """Write `<stream>.coco.json`, an entry an instance; packets pass on unchanged.
+    """Write `<stream>.coco.json`, an entry for each instance; packets pass on unchanged.
 
-    image_id is `seq`, category_id COCO's (1: person, also where there are no labels but a person's skeleton).
-    keypoints are coco17 where the skeleton has those, else all of its own: x, y, score of each, and 0, 0, 0
-    for what was not found, which is COCO's way of saying so. score is the detection's, else the mean of the
-    keypoints'. bbox [x, y, width, height], track_id and label are there where they are known. The format has
-    no place for frames without instances, events, times or 3D. The file is valid JSON after every frame.
+    image_id is `seq`. category_id is COCO's (1: person, also for instances without labels whose skeleton is a
+    person's). keypoints are mapped to coco17 if the skeleton has its points, else all are written: x, y and
+    score of each, and 0, 0, 0 for a missing one, as COCO defines it. score is the detection's, else the mean
+    over the keypoints. bbox [x, y, width, height], track_id and label are written if known. Frames without
+    instances, events, times and 3D are not written. The file is valid JSON after every frame.
     """
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: Folder):
@@ -65,12 +66,12 @@ class CocoSink(Operator):
         return _JsonArray(self.paths.next(stream))
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
-        """Close the stream's file; a stream in which nothing was found has an empty array."""
+        """Close the stream's file; for a stream without instances it holds an empty array."""
         self.files.end(stream)
         return ()
 
     def close(self) -> None:
-        """Close what streams have left open that never ended."""
+        """Close the files of streams that have not ended."""
         close_all(self.files)
 
 
@@ -83,8 +84,8 @@ def entries(packet: Packet) -> list[dict[str, Any]]:
         {"image_id": packet.seq, "category_id": category} for category in _categories(instances)
     ]
     if "boxes" in instances:
-        corner, far = instances.boxes[:, :2], instances.boxes[:, 2:]
-        boxes = np.round(np.concatenate([corner, far - corner], axis=1), 2)
+        low, high = instances.boxes[:, :2], instances.boxes[:, 2:]  # (N, 2)
+        boxes = np.round(np.concatenate([low, high - low], axis=1), 2)  # (N, 4)
         _add(rows, "bbox", boxes)
     if "keypoints" in instances:
         _add(rows, "keypoints", _keypoints(instances))
@@ -110,18 +111,18 @@ def _categories(instances: Instances) -> list[int]:
 def _maps_onto_coco(instances: Instances) -> bool:
     try:
         return instances.skeleton is not None and load_skeleton(instances.skeleton).maps_onto("coco17")
-    except ContractError:  # a skeleton of somebody's own
+    except ContractError:  # not in configs/skeletons
         return False
 
 
 def _keypoints(instances: Instances) -> np.ndarray:
-    """(N, 3 K): x, y, score of each keypoint; 0, 0, 0 of those that are NaN."""
+    """(N, 3 K): x, y, score of each keypoint; 0, 0, 0 if one of them is NaN."""
     points = instances.keypoints
     scores = instances.get("keypoint_scores")
     if scores is None:
         scores = np.ones(points.shape[:2], np.float32)
     if _maps_onto_coco(instances) and points.shape[1]:
-        assert instances.skeleton is not None  # or it would not map onto anything
+        assert instances.skeleton is not None  # _maps_onto_coco has checked it
         index = load_skeleton(instances.skeleton).indices_for("coco17")
         points, scores = points[:, index], scores[:, index]
     triples = np.concatenate([np.round(points, 2), np.round(scores, 4)[..., None]], axis=2)
@@ -135,7 +136,7 @@ def _add(rows: list[dict[str, Any]], name: str, values: np.ndarray) -> None:
 
 
 class _JsonArray:
-    """A JSON array in a file that grows: every append overwrites the closing bracket and writes it anew."""
+    """A JSON array in a file: `append` overwrites the closing bracket with the new items and another one."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -168,9 +169,9 @@ class _JsonArray:
         self.size += len(data)
 
     def _restore(self) -> None:
-        """The bracket back to where it was: on bytes that the file has already, so it fits on a full disk."""
+        """Write the closing bracket again where it was: these bytes exist, so this works on a full disk."""
         if self.file is not None and self.size:
-            with contextlib.suppress(OSError):  # it is the error before that is told
+            with contextlib.suppress(OSError):  # report the first error
                 write_all(self.file, END, self.size)
                 os.ftruncate(self.file, self.size + len(END))
 

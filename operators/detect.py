@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from engines.codecs.base import DetectorCodec
 from engines.codecs.detections import Detections
-from engines.contracts.config_files import nearest
-from engines.estimators.detector import KINDS, Detector
+from engines.errors import nearest
+from engines.estimators.detector import Detector
 from engines.loading.load import load_engine
-from operators.estimation.full_frame import Count, Every, Fraction, MaxDetections, WorksOnWholeFrames
+from operators.estimation.frame_detection import Count, Every, FrameDetection, MaxDetections, Threshold
 from operators.estimation.model_options import Device, RunsOn, contract_for, model_for
 from pipeline.errors import OptionError
 from pipeline.operator import Ports, RunInfo
@@ -19,11 +20,11 @@ from pipeline.packet import Instances
 
 FIELDS = ("boxes", "scores", "labels")
 
-Model = Annotated[str, Field(description="a detector: its name in configs/models, or an exported .onnx")]
-Classes = Annotated[list[str] | None, Field(min_length=1, description="keep only these; all unless told")]
+Model = Annotated[str, Field(description="a detector: a name in configs/models, or the path of an .onnx")]
+Classes = Annotated[list[str] | None, Field(min_length=1, description="keep only these; default: all")]
 
 
-class Detect(WorksOnWholeFrames):
+class Detect(FrameDetection):
     """Run a detection model on whole frames.
 
     needs     image   uint8   (H, W, 3) RGB
@@ -31,8 +32,8 @@ class Detect(WorksOnWholeFrames):
               scores  float32 (N,)    0..1
               labels  str     (N,)    class names
               rois    float32 (N, 5)  BlazePose only: centre x, y, width, height in px, angle in rad
-    Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. Where
-    `min_score` and `nms_iou` are not given, those of the model's family hold (`estimators.detector.KINDS`).
+    Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. The
+    defaults of `min_score` and `nms_iou` are those of the model's family, in its file in `engines/codecs`.
     """
 
     provides = FIELDS
@@ -41,12 +42,12 @@ class Detect(WorksOnWholeFrames):
         self,
         model: Model,
         classes: Classes = None,
-        min_score: Fraction = None,
-        nms_iou: Fraction = None,
+        min_score: Threshold = None,
+        nms_iou: Threshold = None,
         every: Every = 1,
         max_detections: MaxDetections = 100,
         backend: RunsOn = "auto",
-        threads: Annotated[Count, Field(description="of the processor, for one engine")] = 1,
+        threads: Annotated[Count, Field(description="processor threads for one engine")] = 1,
         device: Device = None,
     ):
         self.model, self.classes = model, classes
@@ -56,17 +57,17 @@ class Detect(WorksOnWholeFrames):
 
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:
-        """BlazePose's detector also gives `rois`.
+        """BlazePose's detector also provides `rois`.
 
         Raises:
-            OptionError: the model is unknown or does not detect, or has no such class.
+            OptionError: the model is unknown or is no detector, or has no such class.
         """
         contract = contract_for("detect", options["model"])
         for name in options.get("classes") or ():
             if name not in (contract.labels or []):
                 hint = nearest(name, contract.labels or [])
                 raise OptionError("classes", f"{contract.name} has no class {name!r}; {hint}")
-        rois = {"rois"} if KINDS[contract.codec.kind].rois else set()
+        rois = {"rois"} if isinstance(contract.codec, DetectorCodec) and contract.codec.gives_rois else set()
         return Ports(frozenset(cls.needs), frozenset(FIELDS) | rois)
 
     def open(self, run: RunInfo) -> None:
@@ -79,7 +80,7 @@ class Detect(WorksOnWholeFrames):
         self.detector = Detector(contract, engine)
         self.names = np.array(contract.labels, np.object_)
         self.wanted = np.isin(self.names, self.classes or self.names)  # (classes of the model,)
-        self.fields = FIELDS + (("rois",) if self.detector.kind.rois else ())
+        self.fields = FIELDS + (("rois",) if self.detector.codec.gives_rois else ())
 
     def _instances(self, found: Detections) -> Instances:
         rows = np.flatnonzero(self.wanted[found.classes])[: self.max_detections]

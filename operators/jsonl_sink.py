@@ -1,4 +1,4 @@
-"""Write a JSONL file a stream: a header, then a line a frame, as `docs/schema.md` says."""
+"""Write a JSONL file for each stream: a header, then a line for each frame, as `docs/schema.md` says."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from pipeline.packet import Event, Packet
 
 
 class JsonlSink(Operator):
-    """Write `<stream>.jsonl`; packets pass on unchanged. Events stand between the frames, in their places.
+    """Write `<stream>.jsonl`; packets pass on unchanged. An event is a line between those of the frames.
 
-    Every line is written as soon as its frame arrives, so the file can be followed while the graph runs, and
-    is whole if the process is killed (not if the machine is: the system writes to disk when it likes). When
-    the disk is full, the file ends with its last whole line; where the runtime sets such packets aside
-    (`on_error: skip`), writing goes on once there is space.
+    Each line is written when its frame arrives: the file can be followed while the graph runs, and a killed
+    process leaves complete lines (a power cut may lose what the system has not yet written to the disk). On
+    a full disk the file ends with its last complete line; with `on_error: skip`, writing continues as soon as
+    there is space.
 
-    `rotate_mb` and `rotate_min` cut long streams into files by the times of their frames, each with a header
-    of its own: `<stream>.20260714T031500Z.jsonl`, UTC.
+    With `rotate_mb` or `rotate_min` a long stream becomes several files, each with its own header, named by
+    the time of the first frame: `<stream>.20260714T031500Z.jsonl`, UTC.
     """
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: Folder, rotate_mb: RotateMb = None, rotate_min: RotateMin = None):
@@ -52,7 +53,7 @@ class JsonlSink(Operator):
         self.paths = StreamFiles(self.dir, "jsonl", live=run.live)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        """Write a line a packet.
+        """Write a line for each packet.
 
         Raises:
             SinkError: the file cannot be written.
@@ -62,15 +63,15 @@ class JsonlSink(Operator):
         return packets
 
     def event(self, event: Event) -> None:
-        """Write a line.
+        """Write a line for the event.
 
         Raises:
             SinkError: the file cannot be written.
         """
-        self._file(event.stream, event.at_ns).note(event)
+        self._file(event.stream, event.at_ns).append_event(event)
 
     def _file(self, stream: str, at_ns: int) -> _JsonlFile:
-        """The file into which something of this time goes."""
+        """The file for a line of this time; begins a new one if the last is full."""
         file = self.files.get(stream)
         if file is not None and self.rotation.due(file.size, file.first_ns, at_ns):
             self.files.pop(stream).close()
@@ -81,19 +82,19 @@ class JsonlSink(Operator):
         return file
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
-        """Close the stream's file; a stream without packets has one with only a header."""
+        """Close the stream's file; for a stream without packets, write one with only a header."""
         if stream not in self.files:
             self._file(stream, time.time_ns())
         self.files.pop(stream).close()
         return ()
 
     def close(self) -> None:
-        """Close what streams have left open that never ended."""
+        """Close the files of streams that have not ended."""
         close_all(self.files)
 
 
 class _JsonlFile:
-    """One file, of whole lines at all times."""
+    """One file; it holds complete lines at all times."""
 
     def __init__(self, path: Path, run: str, stream: str, first_ns: int):
         self.path, self.run, self.stream, self.first_ns = path, run, stream, first_ns
@@ -104,11 +105,11 @@ class _JsonlFile:
     def append(self, packet: Packet) -> None:
         skeleton = packet.instances.skeleton if packet.instances is not None else None
         if skeleton is not None and skeleton not in self.skeletons:
-            self._describe([*self.skeletons, skeleton])
+            self._set_skeletons([*self.skeletons, skeleton])
         self._add(record(packet))
         self.frames += 1
 
-    def note(self, event: Event) -> None:
+    def append_event(self, event: Event) -> None:
         self._add(event_record(event))
 
     def _add(self, line: dict[str, Any]) -> None:
@@ -116,8 +117,8 @@ class _JsonlFile:
             self._write(to_json(header(self.run, self.stream, self.skeletons)))
         self._write(to_json(line))
 
-    def _describe(self, skeletons: list[str]) -> None:
-        """Know these skeletons; a file that was begun without them gets a new header, once."""
+    def _set_skeletons(self, skeletons: list[str]) -> None:
+        """Describe these skeletons in the header; rewrites the file if its header is written already."""
         if self.size > 0:
             self._replace_header(to_json(header(self.run, self.stream, skeletons)))
         self.skeletons = skeletons
@@ -129,7 +130,7 @@ class _JsonlFile:
             write_all(self.file, line, self.size)
         except OSError as error:
             if self.file is not None:
-                with contextlib.suppress(OSError):  # it is the error before that is told
+                with contextlib.suppress(OSError):  # report the first error
                     os.ftruncate(self.file, self.size)
             raise sink_error(self.path, error, self.frames) from None
         self.size += len(line)

@@ -1,4 +1,4 @@
-"""Find persons or animals and their keypoints at once; the frames of all cameras share one engine run."""
+"""Find persons or animals with their keypoints in one step; frames of all cameras share one engine run."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from engines.codecs.base import DetectorCodec
 from engines.codecs.detections import Detections
-from engines.contracts.contract import Contract, YoloPoseCodec
+from engines.contracts.contract import Contract
 from engines.estimators.detector import Detector
 from engines.loading.load import load_engine
-from operators.estimation.full_frame import Every, Fraction, MaxDetections, WorksOnWholeFrames
+from operators.estimation.frame_detection import Every, FrameDetection, MaxDetections, Threshold
 from operators.estimation.model_options import Device, RunsOn, Threads, contract_for, model_for
 from pipeline.operator import Ports, RunInfo
 from pipeline.packet import Instances
 
-Model = Annotated[str, Field(description="a one-stage pose model: its name, or an .onnx that carries it")]
+Model = Annotated[
+    str, Field(description="a one-stage pose model: a name in configs/models, or the path of an .onnx")
+]
 
 
-class PoseOnestage(WorksOnWholeFrames):
+class PoseOnestage(FrameDetection):
     """Run a one-stage pose model (YOLO-pose) on whole frames; no boxes are needed before it.
 
     needs     image            uint8   (H, W, 3) RGB
@@ -27,9 +30,9 @@ class PoseOnestage(WorksOnWholeFrames):
               scores           float32 (N,)       0..1, of the instance
               labels           str     (N,)       class names
               keypoints        float32 (N, K, 2)  px of the frame, those outside of it included
-              keypoint_scores  float32 (N, K)     0..1; not of models that were trained without visibility
-    Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. Where
-    `min_score` and `nms_iou` are not given, those of the model's family hold (`estimators.detector.KINDS`).
+              keypoint_scores  float32 (N, K)     0..1; absent for models trained without visibility
+    Rows go from the best score down; N may be 0. Frames that `every` skips pass with `instances` None. The
+    defaults of `min_score` and `nms_iou` are those of the model's family, in its file in `engines/codecs`.
     """
 
     provides = ("boxes", "scores", "labels", "keypoints", "keypoint_scores")
@@ -37,8 +40,8 @@ class PoseOnestage(WorksOnWholeFrames):
     def __init__(
         self,
         model: Model,
-        min_score: Fraction = None,
-        nms_iou: Fraction = None,
+        min_score: Threshold = None,
+        nms_iou: Threshold = None,
         every: Every = 1,
         max_detections: MaxDetections = 100,
         backend: RunsOn = "auto",
@@ -54,7 +57,7 @@ class PoseOnestage(WorksOnWholeFrames):
         """The model decides whether keypoints have scores.
 
         Raises:
-            OptionError: the model is unknown, or is not such a one.
+            OptionError: the model is unknown, or is no one-stage pose model.
         """
         contract = contract_for("pose_onestage", options["model"])
         return Ports(frozenset(cls.needs), frozenset(_fields(contract)))
@@ -82,7 +85,6 @@ class PoseOnestage(WorksOnWholeFrames):
 
 
 def _fields(contract: Contract) -> tuple[str, ...]:
-    """What such a model provides."""
-    codec = contract.codec
-    scored = isinstance(codec, YoloPoseCodec) and codec.values_per_keypoint == 3
+    """The fields that a model provides."""
+    scored = isinstance(contract.codec, DetectorCodec) and contract.codec.scores_keypoints
     return PoseOnestage.provides if scored else PoseOnestage.provides[:-1]

@@ -1,99 +1,29 @@
-"""Smooth keypoints over time with the One-Euro filter, each track and each keypoint for itself.
+"""Smooth keypoints over time with the One-Euro filter; every keypoint of every track has its own filter.
 
-Little motion is smoothed much (no jitter at rest), fast motion little (no lag). Casiez, Roussel and Vogel,
-"1€ Filter", CHI 2012. The defaults are those of MediaPipe's pose graphs, for image and for world landmarks.
+The defaults are those of MediaPipe's pose graphs, for image and for world landmarks.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
+from operators.tracking.one_euro import OneEuro
 from pipeline.errors import OptionError
 from pipeline.operator import Operator, Ports
 from pipeline.packet import Instances, Packet
 
-Cutoff = Annotated[float, Field(gt=0, description="Hz; lower is smoother at rest")]
-Beta = Annotated[float, Field(ge=0, description="Hz for each unit of speed; higher follows motion closer")]
+Cutoff = Annotated[float, Field(gt=0, description="Hz; lower smooths more at rest")]
+Beta = Annotated[
+    float, Field(ge=0, description="Hz per unit of speed; higher follows fast motion more closely")
+]
 Seconds = Annotated[float, Field(gt=0, description="a keypoint or track unseen for longer starts anew")]
 
 
-class OneEuro:
-    """The One-Euro filter on an array of signals that share a clock; each element has its own history."""
-
-    def __init__(
-        self, min_cutoff: float, beta: float, derivative_cutoff: float = 1.0, restart_s: float = math.inf
-    ):
-        """Cut-offs are in Hz; an element that was NaN for more than `restart_s` starts anew."""
-        self.min_cutoff, self.beta, self.derivative_cutoff = min_cutoff, beta, derivative_cutoff
-        self.restart_s = restart_s
-        self.raw: np.ndarray
-        self.filtered: np.ndarray
-        self.derivative: np.ndarray
-        self.seen_ns: np.ndarray
-        self._start((0,))
-
-    def __call__(
-        self, values: np.ndarray, time_ns: int | np.ndarray, scale: float | np.ndarray = 1.0
-    ) -> np.ndarray:
-        """Filter one sample of every signal.
-
-        Args:
-            values: any shape, the same at each call; NaN is given back as NaN and leaves the state alone.
-            time_ns: of the sample; where it does not advance, the value passes unchanged.
-            scale: makes the speed independent of units, 1 / object size in px; broadcasts to `values`.
-
-        Raises:
-            ValueError: the shape differs from that of the call before.
-        """
-        if not self.raw.size:
-            self._start(values.shape)
-        if values.shape != self.raw.shape:
-            raise ValueError(f"filtered {self.raw.shape} before, found {values.shape}; use a filter for each")
-        seen = np.isfinite(values)
-        elapsed_s = (time_ns - self.seen_ns) / 1e9
-        first = seen & (np.isnan(self.raw) | (elapsed_s > self.restart_s))
-        later = seen & ~first & (elapsed_s > 0)
-        dt_s = np.where(later, elapsed_s, 1.0)
-
-        # The speed is taken from the last raw value, as in MediaPipe; the paper takes the last filtered one.
-        speed = np.where(later, values - self.raw, 0.0) * scale / dt_s
-        derivative = self.derivative + _alpha(self.derivative_cutoff, dt_s) * (speed - self.derivative)
-        cutoff = self.min_cutoff + self.beta * np.abs(derivative)
-        filtered = self.filtered + _alpha(cutoff, dt_s) * (values - self.filtered)
-
-        self.raw = np.where(first | later, values, self.raw)
-        self.filtered = np.where(later, filtered, np.where(first, values, self.filtered))
-        self.derivative = np.where(later, derivative, np.where(first, 0.0, self.derivative))
-        self.seen_ns = np.where(first | later, time_ns, self.seen_ns)
-        return np.where(later, filtered, values).astype(values.dtype, copy=False)
-
-    def take(self, rows: np.ndarray) -> None:
-        """Keep these rows of the first axis, in this order; -1 makes a row without history."""
-        if self.raw.size:
-            before = (self.raw, self.filtered, self.derivative, self.seen_ns)
-            old = rows >= 0
-            self._start((len(rows), *self.raw.shape[1:]))
-            for after, kept in zip(
-                (self.raw, self.filtered, self.derivative, self.seen_ns), before, strict=True
-            ):
-                after[old] = kept[rows[old]]
-
-    def _start(self, shape: tuple[int, ...]) -> None:
-        self.raw, self.filtered = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.derivative, self.seen_ns = np.zeros(shape), np.zeros(shape, np.int64)
-
-
-def _alpha(cutoff_hz: float | np.ndarray, dt_s: np.ndarray) -> np.ndarray:
-    """The weight of a new sample in a first-order low-pass filter."""
-    return 1.0 / (1.0 + 1.0 / (2 * np.pi * cutoff_hz * dt_s))
-
-
-class _Tracks:
-    """The filters of all tracks of one stream and one field: row i belongs to track ids[i]."""
+class _TrackFilters:
+    """The filters of all tracks of one stream, for one field: row i belongs to track `ids[i]`."""
 
     def __init__(self, one_euro: OneEuro, shape: tuple[int, ...]):
         self.one_euro, self.shape = one_euro, shape
@@ -112,7 +42,7 @@ class _Tracks:
         order = np.argsort(self.ids)
         rows = order[np.searchsorted(self.ids, ids, sorter=order)]  # (N,)
         self.seen_ns[rows] = time_ns
-        samples = np.full((len(self.ids), *self.shape), np.nan, values.dtype)  # absent tracks stay NaN
+        samples = np.full((len(self.ids), *self.shape), np.nan, values.dtype)  # NaN: absent
         samples[rows] = values
         scales = np.ones((len(self.ids), 1, 1))
         scales[rows] = scale
@@ -120,16 +50,17 @@ class _Tracks:
 
 
 class Smooth(Operator):
-    """Smooth the keypoints of every track; scores, and rows without a track id, stay as they are.
+    """Smooth the keypoints of every track. Scores and rows without a track id are passed on unchanged.
 
     needs     track_ids     int64   (N,)
-              keypoints     float32 (N, K, 2)  px of the frame; their extent is the size of the object
-              keypoints_3d  float32 (N, K, 3)  m, where they are to be smoothed
+              keypoints     float32 (N, K, 2)  px of the frame
+              keypoints_3d  float32 (N, K, 3)  m; only if they are smoothed
     provides  the same fields, smoothed
 
-    2D is off by default: downstream crops and drawings want the keypoints on the image as it is. Speed counts
-    in object sizes a second in 2D and in m/s in 3D. A clock that jumps backwards, another picture size and
-    events that reset start the stream anew.
+    2D smoothing is off by default: crops and drawings further down need keypoints that match the image. Speed
+    is measured in object sizes per second in 2D (the size is the extent of the keypoints) and in m/s in 3D.
+    All filters of a stream start anew when its clock goes backwards, when the picture size changes, and at
+    events that reset.
     """
 
     needs = ("keypoints", "track_ids")
@@ -149,25 +80,25 @@ class Smooth(Operator):
         if keypoints_3d:
             self.settings["keypoints_3d"] = (min_cutoff_3d_hz, beta_3d)
         self.forget_s = forget_s
-        self.last: dict[str, tuple[int, tuple[int, int]]] = {}  # stream: time and size of its last packet
-        self.tracks: dict[str, dict[str, _Tracks]] = {}  # stream, field
+        self.last: dict[str, tuple[int, tuple[int, int]]] = {}  # by stream: time and size of the last packet
+        self.filters: dict[str, dict[str, _TrackFilters]] = {}  # by stream and field
 
     @classmethod
     def ports(cls, options: dict[str, Any]) -> Ports:
-        """3D keypoints are needed only where they are to be smoothed.
+        """Need 3D keypoints only if they are smoothed.
 
         Raises:
-            OptionError: neither 2D nor 3D keypoints are to be smoothed.
+            OptionError: neither 2D nor 3D keypoints are smoothed.
         """
-        flat, deep = options.get("keypoints", False), options.get("keypoints_3d", True)
-        if not flat and not deep:
+        smooth_2d, smooth_3d = options.get("keypoints", False), options.get("keypoints_3d", True)
+        if not smooth_2d and not smooth_3d:
             raise OptionError(
                 "keypoints_3d", "nothing to smooth; set keypoints or keypoints_3d to true, or remove the node"
             )
-        return Ports(frozenset(cls.needs) | ({"keypoints_3d"} if deep else set()), frozenset())
+        return Ports(frozenset(cls.needs) | ({"keypoints_3d"} if smooth_3d else set()), frozenset())
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        """Smooth packet by packet, since each depends on the one before it."""
+        """Smooth one packet after the other, since each depends on the previous one of its stream."""
         return [self._smooth(packet) for packet in packets]
 
     def _smooth(self, packet: Packet) -> Packet:
@@ -184,31 +115,31 @@ class Smooth(Operator):
         for field in self.settings.keys() & instances.fields.keys():
             scale = 1.0 / _object_size(instances, rows) if field == "keypoints" else 1.0
             smoothed[field] = values = instances[field].copy()
-            tracks = self._tracks(packet.stream, field, values.shape[1:])
-            values[rows] = tracks(ids, values[rows], packet.pts_ns, scale)
+            filters = self._filters(packet.stream, field, values.shape[1:])
+            values[rows] = filters(ids, values[rows], packet.pts_ns, scale)
         return packet.replace(instances=instances.replace(**smoothed)) if smoothed else packet
 
-    def _tracks(self, stream: str, field: str, shape: tuple[int, ...]) -> _Tracks:
-        fields = self.tracks.setdefault(stream, {})
-        if field not in fields or fields[field].shape != shape:  # another skeleton is another signal
+    def _filters(self, stream: str, field: str, shape: tuple[int, ...]) -> _TrackFilters:
+        fields = self.filters.setdefault(stream, {})
+        if field not in fields or fields[field].shape != shape:  # the skeleton has changed: start anew
             min_cutoff, beta = self.settings[field]
-            fields[field] = _Tracks(OneEuro(min_cutoff, beta, restart_s=self.forget_s), shape)
+            fields[field] = _TrackFilters(OneEuro(min_cutoff, beta, restart_s=self.forget_s), shape)
         return fields[field]
 
     def reset(self, stream: str) -> None:
-        """Forget all tracks of the stream."""
-        self.tracks.pop(stream, None)
+        """Forget the filters of all tracks of the stream."""
+        self.filters.pop(stream, None)
         self.last.pop(stream, None)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
-        """Nothing is held back, so nothing is left to give."""
+        """Forget the stream; no packets are held back."""
         self.reset(stream)
         return ()
 
 
 def _object_size(instances: Instances, rows: np.ndarray) -> np.ndarray:
-    """The mean side of the box around each row's keypoints, at least 1 px: (N, 1, 1)."""
+    """(N, 1, 1): the mean of width and height of the box around each row's keypoints, at least 1 px."""
     points = instances["keypoints"][rows]  # (N, K, 2)
     low = np.where(np.isfinite(points), points, np.inf).min(axis=1, initial=np.inf)
     high = np.where(np.isfinite(points), points, -np.inf).max(axis=1, initial=-np.inf)
-    return np.maximum((high - low).mean(axis=1), 1.0)[:, None, None]  # a row of NaN gives 1, and is NaN again
+    return np.maximum((high - low).mean(axis=1), 1.0)[:, None, None]  # 1 for rows that are all NaN

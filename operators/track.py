@@ -1,107 +1,41 @@
 """Give detections ids that stay the same over time: ByteTrack with real time in place of frame numbers.
 
-Looked at first: `trackers` (brings opencv-python, counts frames), `norfair` and `motpy` (an object a track,
-frames, the unmaintained filterpy); `supervision` has dropped its own. None takes time in seconds or coasts.
-
 Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", ECCV 2022
-(arXiv:2110.06864): match the sure detections first, then use the unsure ones only to keep tracks going.
+(arXiv:2110.06864): match detections of high score first, then use those of low score only to continue tracks.
+
+Why not a library: `trackers` needs opencv-python and counts frames; `norfair` and `motpy` keep an object per
+track, count frames and use the unmaintained filterpy; `supervision` has dropped its tracker. None of them
+takes time in seconds, or predicts boxes for frames on which detection did not run.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from engines.images.boxes import overlap
-from operators.tracking import kalman as motions
-from operators.tracking.association import match, pairs
+from operators.tracking import kalman
+from operators.tracking.association import assign, pairs_within_streams
+from operators.tracking.rounds import rounds
+from operators.tracking.tracks import Detections, StreamState, Tracks
 from pipeline.operator import Operator
 from pipeline.packet import Instances, Packet
 
 Score = Annotated[float, Field(ge=0, le=1)]
-MatchIou = Annotated[float, Field(gt=0, lt=1, description="a box that overlaps less is another animal")]
-Seconds = Annotated[float, Field(gt=0, description="a track that no detection has met for longer ends")]
+HighScore = Annotated[Score, Field(description="detections from this score on are matched first")]
+LowScore = Annotated[Score, Field(description="detections below this score are ignored")]
+NewScore = Annotated[
+    Score, Field(description="an unmatched detection from this score (and high_score) on starts a track")
+]
+MatchIou = Annotated[
+    float, Field(gt=0, lt=1, description="least overlap (IoU) of a detection with the track it continues")
+]
+Seconds = Annotated[float, Field(gt=0, description="a track that was not detected for longer ends")]
 
-LOW_MATCH_IOU = 0.5  # of unsure detections; the paper's, section 4.1
-
-
-class _Tracks(NamedTuple):
-    """T tracks, a row each."""
-
-    ids: np.ndarray  # (T,) int64
-    labels: np.ndarray  # (T,) object
-    scores: np.ndarray  # (T,) float32
-    seen_ns: np.ndarray  # (T,) int64, when a detection last met it
-    lost: np.ndarray  # (T,) bool: the last detection run has missed it
-    motion: np.ndarray  # (T, 5, 4), see `operators.tracking.kalman`
-
-    def rows(self, index: np.ndarray | slice) -> _Tracks:
-        """Those that `index` picks."""
-        return _Tracks._make(field[index] for field in self)
-
-
-def _none() -> _Tracks:
-    dtypes = (np.int64, np.object_, np.float32, np.int64, np.bool_)
-    return _Tracks._make([*(np.empty(0, dtype) for dtype in dtypes), np.empty((0, 5, 4))])
-
-
-def _joined(parts: Sequence[_Tracks]) -> _Tracks:
-    """All of them, one behind the other."""
-    return _Tracks._make(map(_stacked, zip(*parts, strict=True)))
-
-
-def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-class _Found(NamedTuple):
-    """The N detections of S packets of as many streams, one behind the other."""
-
-    streams: list[str]  # (S,)
-    instances: list[Instances]  # (S,)
-    counts: list[int]  # (S,)
-    at_ns: np.ndarray  # (S,) int64, time on the streams' clocks
-    stream_of: np.ndarray  # (N,) int64, which of the streams
-    boxes: np.ndarray  # (N, 4) float32
-    scores: np.ndarray  # (N,) float32
-    labels: np.ndarray  # (N,) object; empty ones where there are none
-
-    @classmethod
-    def of(cls, packets: Sequence[Packet]) -> _Found:
-        """Those of packets that detection has looked at."""
-        found = [packet.instances for packet in packets if packet.instances is not None]
-        counts = [len(one) for one in found]
-        labels = [one.labels if "labels" in one else np.full(len(one), "", np.object_) for one in found]
-        return cls(
-            [packet.stream for packet in packets],
-            found,
-            counts,
-            np.array([packet.pts_ns for packet in packets]),
-            np.arange(len(found)).repeat(counts),
-            _stacked([one.boxes for one in found]),
-            _stacked([one.scores for one in found]),
-            _stacked(labels),
-        )
-
-
-@dataclasses.dataclass
-class _Stream:
-    """What is remembered of one stream."""
-
-    size: tuple[int, int]  # of its pictures
-    last_ns: int | None = None  # of its last packet
-    updated_ns: int | None = None  # of the last packet on which detection ran: `tracks` are as of then
-    tracks: _Tracks = dataclasses.field(default_factory=_none)
-    labelled: bool = False  # whether its detections have labels
-
-    def goes_on(self, now_ns: int, lost_ns: int) -> bool:
-        """Whether a packet of this time continues what is remembered."""
-        return self.last_ns is None or 0 <= now_ns - self.last_ns <= lost_ns
+LOW_MATCH_IOU = 0.5  # for detections of low score; section 4.1 of the paper
 
 
 class Track(Operator):
@@ -109,16 +43,19 @@ class Track(Operator):
 
     needs     boxes      float32 (N, 4)  x0, y0, x1, y1 in px of the frame
               scores     float32 (N,)
-              labels     str     (N,)    if there: a track never changes its label
+              labels     str     (N,)    optional: a track never changes its label
     provides  track_ids  int64   (N,)    from 1, never used twice for a stream in a run
               detected   bool    (N,)    False where the box is a prediction
 
-    Where detection ran, the rows are the detections that belong to a track, in their order and with all their
-    fields; unsure ones that fit no track are left out (and counted). On frames that detection skipped
-    (`every: n`) the rows are the predicted boxes of the tracks that the last detection met, with their last
-    score and label. Tracks begin at once, as waiting for a second sighting would cost n frames; `new_score`
-    guards against ghosts. A track ends `lost_s` seconds after it was last seen, and all do when the clock
-    jumps backwards or ahead by more than that, when the picture's size changes, and at events that reset.
+    On frames on which detection ran, the rows are the detections that belong to a track, in their order and
+    with all their fields; detections that belong to none are left out and counted. On frames that detection
+    skipped (`every: n`), the rows are the predicted boxes of the tracks that the last detection matched, with
+    their last score and label.
+
+    A track starts with its first detection, since waiting for a second one would cost n frames; `new_score`
+    guards against false detections. A track ends when it was not detected for `lost_s`. All tracks of a
+    stream end when its clock goes backwards, or ahead by more than `lost_s`, when the frame size changes, and
+    at events that reset.
     """
 
     needs = ("boxes", "scores")
@@ -127,75 +64,84 @@ class Track(Operator):
 
     def __init__(
         self,
-        high_score: Annotated[Score, Field(description="from here on a detection is sure")] = 0.5,
-        low_score: Annotated[Score, Field(description="below this a detection is ignored")] = 0.1,
-        new_score: Annotated[Score, Field(description="a sure detection begins a track from here on")] = 0.5,
+        high_score: HighScore = 0.5,
+        low_score: LowScore = 0.1,
+        new_score: NewScore = 0.5,
         match_iou: MatchIou = 0.2,
         lost_s: Seconds = 2.0,
     ):
         self.high_score, self.low_score, self.new_score = high_score, low_score, new_score
         self.match_iou, self.lost_ns = match_iou, round(lost_s * 1e9)
-        self.streams: dict[str, _Stream] = {}
-        self.ids_given: Counter[str] = Counter()  # by stream, also of those that have ended
+        self.streams: dict[str, StreamState] = {}
+        self.ids_used: Counter[str] = Counter()  # by stream; kept when a stream ends
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        """Track the packets of all streams at once, but one behind the other of each stream."""
+        """Track the packets of all streams at once, but those of one stream one after the other."""
         results = list(packets)
-        for together in _rounds(packets):
-            states = {i: self._state(packets[i]) for i in together}
-            looked = [i for i in together if packets[i].instances is not None]
-            found = self._update([states[i] for i in looked], [packets[i] for i in looked]) if looked else []
-            for i, instances in zip(looked, found, strict=True):
-                results[i] = packets[i].replace(instances=instances)
+        for indices in rounds([packet.stream for packet in packets]):
+            states = {i: self._state(packets[i]) for i in indices}
+            detected = [i for i in indices if packets[i].instances is not None]
+            if detected:
+                tracked = self._update([states[i] for i in detected], [packets[i] for i in detected])
+                for i, instances in zip(detected, tracked, strict=True):
+                    results[i] = packets[i].replace(instances=instances)
             for i, state in states.items():
-                # Where nothing has looked yet there is nothing, which differs from having found none.
+                # Before the first detection instances stay None: not looked at, as opposed to nobody there.
                 if packets[i].instances is None and state.updated_ns is not None:
-                    results[i] = packets[i].replace(instances=_coast(state, packets[i]))
+                    results[i] = packets[i].replace(instances=state.predicted(packets[i]))
         return results
 
-    def _state(self, packet: Packet) -> _Stream:
-        """What is remembered of the packet's stream, as far as it goes on."""
-        now_ns = packet.pts_ns
+    def _state(self, packet: Packet) -> StreamState:
+        """The state of the packet's stream; a new one if the packet does not continue it."""
         state = self.streams.get(packet.stream)
-        if state is None or state.size != packet.size or not state.goes_on(now_ns, self.lost_ns):
-            state = self.streams[packet.stream] = _Stream(packet.size)
-        state.last_ns = now_ns
+        if state is None or state.size != packet.size or not state.continues_at(packet.pts_ns, self.lost_ns):
+            state = self.streams[packet.stream] = StreamState(packet.size)
+        state.last_ns = packet.pts_ns
         return state
 
-    def _update(self, states: list[_Stream], packets: list[Packet]) -> list[Instances]:
-        """Of S streams, with a packet each on which detection ran: the detections that belong to tracks."""
-        found = _Found.of(packets)
+    def _update(self, states: list[StreamState], packets: list[Packet]) -> list[Instances]:
+        """Update the tracks of S streams with the detections of a packet of each.
+
+        Returns:
+            For each packet the detections that belong to a track, with track ids.
+        """
+        found = Detections.of(packets)
         for state, instances in zip(states, found.instances, strict=True):
-            state.labelled = "labels" in instances
-        tracks = _joined([state.tracks for state in states])
+            state.has_labels = "labels" in instances
+        tracks = Tracks.concatenate([state.tracks for state in states])
         counts = [len(state.tracks.ids) for state in states]
-        stream_of = np.arange(len(states)).repeat(counts)  # (T,)
-        now_ns = found.at_ns[stream_of]  # (T,), and when its stream was last looked at
-        then_ns = np.array([state.updated_ns or 0 for state in states]).repeat(counts)
+        stream_index = np.arange(len(states)).repeat(counts)  # (T,)
+        now_ns = found.time_ns[stream_index]  # (T,)
+        updated_ns = np.array([state.updated_ns or 0 for state in states]).repeat(counts)  # (T,)
 
-        motion = motions.predict(tracks.motion, (now_ns - then_ns) / 1e9)
+        # Predict.
+        motion = kalman.predict(tracks.motion, (now_ns - updated_ns) / 1e9)
         alive = ~tracks.lost | (now_ns - tracks.seen_ns <= self.lost_ns)
-        rows, columns = pairs(counts, found.counts)
-        overlaps = overlap(motions.boxes_of(motion)[rows], found.boxes[columns])
+
+        # Match; tracks that have ended, and pairs of different labels, overlap by 0.
+        rows, columns = pairs_within_streams(counts, found.counts)
+        overlaps = overlap(kalman.boxes_of(motion)[rows], found.boxes[columns])
         overlaps *= (tracks.labels[rows] == found.labels[columns]) & alive[rows]
-        row_of = self._associate(rows, columns, overlaps, tracks.lost, found.scores)
+        track_of = self._associate(rows, columns, overlaps, tracks.lost, found.scores)
 
-        met = row_of >= 0
-        rows = row_of[met]
-        motions.correct(motion, rows, found.boxes[met])
+        # Correct.
+        matched = track_of >= 0
+        rows = track_of[matched]
+        kalman.correct(motion, rows, found.boxes[matched])
         scores, seen_ns, lost = tracks.scores.copy(), tracks.seen_ns.copy(), np.ones(len(motion), np.bool_)
-        scores[rows], seen_ns[rows], lost[rows] = found.scores[met], now_ns[rows], False
-        motion[lost, motions.SPEED, motions.SIZE] = 0  # what is out of sight should not grow or shrink
-        tracks = _Tracks(tracks.ids, tracks.labels, scores, seen_ns, lost, motion)
+        scores[rows], seen_ns[rows], lost[rows] = found.scores[matched], now_ns[rows], False
+        motion[lost, kalman.SPEED, kalman.SIZE] = 0  # an object out of sight should not grow or shrink
+        tracks = Tracks(tracks.ids, tracks.labels, scores, seen_ns, lost, motion)
 
-        new = (~met & (found.scores >= max(self.high_score, self.new_score))).nonzero()[0]
+        # Start new tracks.
+        new = (~matched & (found.scores >= max(self.high_score, self.new_score))).nonzero()[0]
         if len(new):
-            row_of[new] = len(motion) + np.arange(len(new))
-            tracks = _joined([tracks, self._begin(found, new)])
-            stream_of = np.concatenate([stream_of, found.stream_of[new]])
+            track_of[new] = len(motion) + np.arange(len(new))
+            tracks = Tracks.concatenate([tracks, self._start_tracks(found, new)])
+            stream_index = np.concatenate([stream_index, found.stream_index[new]])
             alive = np.concatenate([alive, np.ones(len(new), np.bool_)])
-        self._hand_back(states, found.at_ns, tracks, stream_of, alive)
-        return self._tracked(found, tracks, row_of)
+        self._split_by_stream(states, found.time_ns, tracks, stream_index, alive)
+        return self._with_track_ids(found, tracks, track_of)
 
     def _associate(
         self,
@@ -205,104 +151,81 @@ class Track(Operator):
         lost: np.ndarray,
         scores: np.ndarray,
     ) -> np.ndarray:
-        """The track of each detection, -1 for none: (N,).
+        """Match detections to tracks.
 
         Args:
             rows: (P,), the tracks in pairs of a track and a detection of one stream.
-            columns: (P,), the detections.
-            overlaps: (P,) of them; 0 for pairs that cannot be.
-            lost: (T,), of the tracks.
+            columns: (P,), the detections of the pairs.
+            overlaps: (P,), of the pairs; 0 for pairs that must not match.
+            lost: (T,) bool, of the tracks.
             scores: (N,), of the detections.
-        """
-        row_of = np.full(len(scores), -1)
-        sure = scores >= self.high_score
-        match(row_of, rows, columns, overlaps, sure[columns] & (overlaps >= self.match_iou))
-        unsure = ~sure & (scores >= self.low_score)
-        if unsure.any():
-            # A lost track has no place that an unsure detection could confirm.
-            waiting = ~lost
-            waiting[row_of[row_of >= 0]] = False
-            may = unsure[columns] & waiting[rows] & (overlaps >= LOW_MATCH_IOU)
-            match(row_of, rows, columns, overlaps, may)
-        return row_of
 
-    def _begin(self, found: _Found, new: np.ndarray) -> _Tracks:
-        """Tracks where these were found."""
+        Returns:
+            The track of each detection, -1 for none: (N,).
+        """
+        track_of = np.full(len(scores), -1)
+        high = scores >= self.high_score
+        assign(track_of, rows, columns, overlaps, high[columns] & (overlaps >= self.match_iou))
+        low = ~high & (scores >= self.low_score)
+        if low.any():
+            # A lost track's position is too uncertain to be confirmed by a detection of low score.
+            unmatched = ~lost
+            unmatched[track_of[track_of >= 0]] = False
+            allowed = low[columns] & unmatched[rows] & (overlaps >= LOW_MATCH_IOU)
+            assign(track_of, rows, columns, overlaps, allowed)
+        return track_of
+
+    def _start_tracks(self, found: Detections, new: np.ndarray) -> Tracks:
+        """Tracks that start with the detections `new` (indices)."""
         ids = []
-        for n in found.stream_of[new].tolist():
-            self.ids_given[found.streams[n]] += 1
-            ids.append(self.ids_given[found.streams[n]])
-        boxes, at_ns = found.boxes[new], found.at_ns[found.stream_of[new]]
-        here = np.zeros(len(new), np.bool_)
-        return _Tracks(np.array(ids), found.labels[new], found.scores[new], at_ns, here, motions.begin(boxes))
+        for index in found.stream_index[new].tolist():
+            self.ids_used[found.streams[index]] += 1
+            ids.append(self.ids_used[found.streams[index]])
+        boxes, seen_ns = found.boxes[new], found.time_ns[found.stream_index[new]]
+        lost = np.zeros(len(new), np.bool_)
+        return Tracks(np.array(ids), found.labels[new], found.scores[new], seen_ns, lost, kalman.begin(boxes))
 
     @staticmethod
-    def _hand_back(
-        states: list[_Stream], at_ns: np.ndarray, tracks: _Tracks, stream_of: np.ndarray, alive: np.ndarray
+    def _split_by_stream(
+        states: list[StreamState],
+        time_ns: np.ndarray,
+        tracks: Tracks,
+        stream_index: np.ndarray,
+        alive: np.ndarray,
     ) -> None:
-        """Give each stream its tracks, new ones last, without those that were lost for too long."""
+        """Give each stream's state its tracks that are alive, new ones last."""
         if len(states) == 1 and alive.all():
-            states[0].tracks, states[0].updated_ns = tracks, int(at_ns[0])
+            states[0].tracks, states[0].updated_ns = tracks, int(time_ns[0])
             return
-        order = np.argsort(stream_of, kind="stable")
+        order = np.argsort(stream_index, kind="stable")
         order = order[alive[order]]
         tracks = tracks.rows(order)
-        stops = np.searchsorted(stream_of[order], np.arange(len(states) + 1)).tolist()
-        for state, start, stop, now_ns in zip(states, stops, stops[1:], at_ns.tolist(), strict=False):
+        stops = np.searchsorted(stream_index[order], np.arange(len(states) + 1)).tolist()
+        for state, start, stop, now_ns in zip(states, stops, stops[1:], time_ns.tolist(), strict=False):
             state.tracks, state.updated_ns = tracks.rows(slice(start, stop)), now_ns
 
-    def _tracked(self, found: _Found, tracks: _Tracks, row_of: np.ndarray) -> list[Instances]:
-        """The detections of each packet that belong to a track, with its id."""
-        tracked = row_of >= 0
+    def _with_track_ids(self, found: Detections, tracks: Tracks, track_of: np.ndarray) -> list[Instances]:
+        """For each packet the detections that belong to a track, with its id."""
+        tracked = track_of >= 0
         if not tracked.all():
             self.count("detections without a track", int((~tracked).sum()))
-        ids, results, start = tracks.ids[row_of[tracked]], [], 0
-        kept = np.bincount(found.stream_of[tracked], minlength=len(found.streams)).tolist()
-        first = 0  # row of `found`
-        for instances, count, number in zip(found.instances, found.counts, kept, strict=True):
-            if number < count:
+        ids = tracks.ids[track_of[tracked]]
+        kept_counts = np.bincount(found.stream_index[tracked], minlength=len(found.streams)).tolist()
+        results = []
+        first = first_kept = 0  # of a packet: its first row of `found`, and of `ids`
+        for instances, count, kept in zip(found.instances, found.counts, kept_counts, strict=True):
+            if kept < count:
                 instances = instances.rows(tracked[first : first + count])
-            detected = np.ones(number, np.bool_)
-            results.append(instances.replace(track_ids=ids[start : start + number], detected=detected))
-            first, start = first + count, start + number
+            packet_ids = ids[first_kept : first_kept + kept]
+            results.append(instances.replace(track_ids=packet_ids, detected=np.ones(kept, np.bool_)))
+            first, first_kept = first + count, first_kept + kept
         return results
 
     def reset(self, stream: str) -> None:
-        """End all tracks of the stream; the ids they had stay used."""
+        """End all tracks of the stream; their ids are not used again."""
         self.streams.pop(stream, None)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
-        """Nothing is held back, so nothing is left to give; one that comes again goes on with new ids."""
+        """End all tracks; no packets are held back. A stream that comes again gets new ids."""
         self.reset(stream)
         return ()
-
-
-def _rounds(packets: Sequence[Packet]) -> list[list[int]]:
-    """The packets by their places, in rounds that have at most one of each stream, in order."""
-    rounds: list[list[int]] = []
-    seen: Counter[str] = Counter()
-    for i, packet in enumerate(packets):
-        number = seen[packet.stream]
-        seen[packet.stream] += 1
-        if number == len(rounds):
-            rounds.append([])
-        rounds[number].append(i)
-    return rounds
-
-
-def _coast(state: _Stream, packet: Packet) -> Instances:
-    """Where the tracks that were seen last time are now; without those that left the frame."""
-    assert state.updated_ns is not None
-    tracks = state.tracks.rows(~state.tracks.lost)
-    elapsed_s = np.full(len(tracks.ids), (packet.pts_ns - state.updated_ns) / 1e9)
-    boxes = motions.boxes_of(motions.predict(tracks.motion, elapsed_s)).astype(np.float32)
-    inside = np.all((boxes[:, :2] < packet.size) & (boxes[:, 2:] > 0), axis=1)
-    tracks, boxes = tracks.rows(inside), boxes[inside]
-    labels: dict[str, Any] = {"labels": tracks.labels} if state.labelled else {}
-    return Instances(
-        boxes=boxes,
-        scores=tracks.scores,
-        **labels,
-        track_ids=tracks.ids,
-        detected=np.zeros(len(boxes), np.bool_),
-    )

@@ -1,4 +1,4 @@
-"""Write a video a stream with what was found drawn into it: H.264 in MP4, with the stream's own timing."""
+"""Write a video of each stream with its instances drawn: H.264 in MP4, with the stream's own timing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipeline.packet import Packet
 
 log = logging.getLogger("posestream.video_sink")
 
-RETRY_NS = 10_000_000_000  # where a file could not be written, another one is begun so much later
+RETRY_NS = 10_000_000_000  # after a failed write, no new file begins for this long
 
-MinScore = Annotated[float, Field(description="keypoints that score less are not drawn")]
+MinScore = Annotated[float, Field(description="keypoints with a lower score are not drawn")]
 Preset = Annotated[
     Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"],
-    Field(description="of libx264: the slower, the smaller the file"),
+    Field(description="of libx264: slower presets make smaller files"),
 ]
 Quality = Annotated[
     int, Field(ge=0, le=51, description="of libx264: lower is better; 18 looks like the source")
@@ -37,18 +37,19 @@ class VideoSink(Operator):
 
     needs  image  uint8 (H, W, 3) RGB
 
-    Frames have the times of their packets, counted from the file's first since players want a video to begin
-    at 0: a variable rate and dropped frames show as they were. Pictures of an odd size get their last row or
-    column twice. Where the picture's size changes, or the stream's clock jumps back or ahead by more than an
-    hour, a new file begins: `<stream>.2.mp4`, … No sound.
+    Frames keep the times of their packets, so a variable rate and dropped frames show as they were; they are
+    counted from the file's first frame, since players expect a video to begin at 0. A picture with an odd
+    width or height gets its last column or row twice. If the size changes, or the stream's clock jumps back
+    by more than a second or ahead by more than an hour, a new file begins: `<stream>.2.mp4`, … No sound.
 
-    A file is written in fragments of a second, so all but the last seconds can be played also where the
-    process is killed. On a full disk it is cut to its last whole fragment; where the runtime sets frames
-    aside (`on_error: skip`), a new file begins once there is room. `rotate_mb` and `rotate_min` cut long
-    streams into files by the times of their frames: `<stream>.20260714T031500Z.mp4`, UTC.
+    A file is written in fragments of a second, so that it can be played up to the last fragment even if the
+    process is killed. On a full disk it is cut to its last complete fragment; with `on_error: skip`, a new
+    file begins once there is space. With `rotate_mb` or `rotate_min` a long stream becomes several files,
+    named by the time of the first frame: `<stream>.20260714T031500Z.mp4`, UTC.
     """
 
     needs = ("image",)
+    sink = True
     per_stream = True
 
     def __init__(
@@ -63,7 +64,7 @@ class VideoSink(Operator):
         self.dir, self.rotation = dir, Rotation(rotate_mb, rotate_min)
         self.min_score, self.preset, self.quality = min_score, preset, quality
         self.files: dict[str, Mp4] = {}
-        self.failures: dict[str, tuple[str, int]] = {}  # stream: what was said, when to try again
+        self.failures: dict[str, tuple[str, int]] = {}  # stream: error message, when to try again
 
     def open(self, run: RunInfo) -> None:
         """Make the folder and choose the encoder.
@@ -79,7 +80,7 @@ class VideoSink(Operator):
         """Draw and encode each packet.
 
         Raises:
-            SinkError: the file cannot be written; it is cut to its last whole fragment.
+            SinkError: the file cannot be written; it is cut to its last complete fragment.
         """
         for packet in packets:
             failure, retry_ns = self.failures.get(packet.stream, ("", 0))
@@ -101,14 +102,14 @@ class VideoSink(Operator):
         self._file(packet, (picture.shape[1], picture.shape[0])).append(picture, packet.pts_ns)
 
     def _file(self, packet: Packet, size: tuple[int, int]) -> Mp4:
-        """The file into which a picture of this size goes."""
+        """The file for this packet's picture; begins a new one if the last cannot take it."""
         stream = packet.stream
         file = self.files.get(stream)
         if file is not None:
             reason = file.refuses(size, packet.pts_ns)
             if reason:
                 log.warning(
-                    "%s frame %d: %s; a new file begins behind %s", stream, packet.seq, reason, file.path.name
+                    "%s frame %d: %s; a new file begins after %s", stream, packet.seq, reason, file.path.name
                 )
             elif not self.rotation.due(file.bytes, file.first_ns, packet.captured_ns):
                 return file
@@ -119,13 +120,13 @@ class VideoSink(Operator):
     def _new_file(self, stream: str, size: tuple[int, int], first_ns: int) -> Mp4:
         options = {"threads": str(min(self.cores, 4))}
         if self.encoder == "libx264":
-            # Without B-frames a frame's time is its place in the file, which fragments need.
+            # Fragments need frames in the order of their times: no B-frames.
             options |= {"preset": self.preset, "crf": str(self.quality), "bf": "0"}
         path = self.paths.next(stream, first_ns if self.rotation.wanted else None)
         return Mp4(path, self.encoder, options, size, first_ns)
 
     def end_stream(self, stream: str) -> tuple[Packet, ...]:
-        """Finish the stream's file; a stream without packets has one without frames."""
+        """Finish the stream's file; for a stream without packets, write one without frames."""
         if stream not in self.files and stream not in self.failures:
             self.files[stream] = self._new_file(stream, (16, 16), time.time_ns())
         self.failures.pop(stream, None)
@@ -134,7 +135,7 @@ class VideoSink(Operator):
         return ()
 
     def close(self) -> None:
-        """Finish what streams have left open that never ended."""
+        """Finish the files of streams that have not ended."""
         close_all(self.files)
 
 

@@ -4,6 +4,8 @@ Every message is one line that says what was found, what was expected and what t
 command line prints it and turns the class into an exit code.
 """
 
+import difflib
+
 
 class PosestreamError(Exception):
     """Base of all errors that posestream raises on purpose. The message says it all."""
@@ -35,3 +37,13 @@ class SinkError(PipelineError):
 
 class RunError(PipelineError):
     """A stage failed while the graph was running."""
+
+
+class UnaccountedError(RunError):
+    """A run over files has ended, and stages have swallowed, repeated, invented or reordered packets."""
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """A hint for a message: the name most similar to `name`, or else the whole list."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.definition.fragments import check_fragments
+from pipeline.definition.fragment_rules import check_fragments
 from pipeline.definition.options import check_options, options_model
 from pipeline.definition.yaml_lines import Path, parse_yaml
-from pipeline.edges.edge import Policy
-from pipeline.errors import ConfigError, OptionError
-from pipeline.node import Node
+from pipeline.edges.lane import Policy
+from pipeline.errors import ConfigError, OptionError, nearest
+from pipeline.node import Batching, Node, OnError
 from pipeline.operator import Operator, Source
-from pipeline.stage import Batching, OnError
 
 Registry = Mapping[str, str | type[Operator]]  # operator name: its class, or "module:Class"
 
@@ -92,6 +90,11 @@ class Graph:
     def source(self) -> Node:
         """The node that makes the packets."""
         return self.nodes[0]
+
+    @property
+    def sinks(self) -> list[Node]:
+        """The nodes that keep or show results."""
+        return [node for node in self.nodes if node.operator.sink]
 
     def node(self, name: str) -> Node:
         """The node of this name; KeyError if there is none."""
@@ -269,12 +272,6 @@ def resolve(found: str | type[Operator]) -> type[Operator]:
     module, _, name = found.partition(":")
     operator: type[Operator] = getattr(importlib.import_module(module), name)
     return operator
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """A hint: the name most like `name`, or all of them."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
 
 
 def _names(after: str | list[str]) -> list[str]:

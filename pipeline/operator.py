@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from pipeline.packet import End, Event, Packet
@@ -49,6 +49,14 @@ class Operator:
     per_stream: ClassVar[bool] = False
     # Works on packets of all streams of a run together (joins cameras, say): such a run stays in one process.
     across_streams: ClassVar[bool] = False
+    # Keeps or shows results (files, a topic, a window): a graph with none of these keeps its results nowhere.
+    sink: ClassVar[bool] = False
+    # The reasons for which `drop` may end the way of a packet.
+    drop_reasons: ClassVar[tuple[str, ...]] = ()
+    # Keeps packets for later calls (until the frame of another camera has come, for example): they count as
+    # in flight until their stream ends. Otherwise every call must give or drop all packets that it takes.
+    holds_packets: bool = False
+    _dropped: tuple[tuple[Packet, str], ...] = ()  # in the present call
     batch_max: ClassVar[int] = 1  # most packets a call, unless the graph says otherwise
 
     @classmethod
@@ -99,6 +107,26 @@ class Operator:
         """Count something worth knowing (broken frames, lost tracks); the run's summary lists it."""
         self.counters[event] += n
 
+    def drop(self, packet: Packet, reason: str) -> None:
+        """End the way of a packet: it is not given on, and counts as dropped for this reason.
+
+        Raises:
+            ValueError: the class does not declare this reason in `drop_reasons`.
+        """
+        if reason not in self.drop_reasons:
+            declared = ", ".join(map(repr, self.drop_reasons)) or "none"
+            raise ValueError(
+                f"{type(self).__name__} drops {packet.stream} frame {packet.seq} for {reason!r}, which is no "
+                f"declared reason; add it to drop_reasons (now: {declared})"
+            )
+        self._dropped = (*self._dropped, (packet, reason))
+
+    def take_dropped(self) -> Sequence[tuple[Packet, str]]:
+        """The packets for which `drop` was called since the last time; for the runtime."""
+        if dropped := self._dropped:
+            self._dropped = ()
+        return dropped
+
     @property
     def counters(self) -> Counter[str]:
         """What `count` has counted so far."""
@@ -128,6 +156,13 @@ class Source(Operator):
     def finished(self, packet: Packet) -> None:
         """This packet, and whatever of its stream came before it, has left the graph; by another thread."""
 
+    def check(self, uri: str) -> None:
+        """Refuse a source that cannot be read; called once, where a run over files is made.
+
+        Raises:
+            ConfigError, SourceError: one line that names the source, what was found and what was expected.
+        """
+
     def frames_expected(self, uri: str) -> int | None:
-        """How many packets `read` will give, as far as it can be told without decoding (for progress)."""
+        """How many packets `read` will give, for progress, as far as that is known without decoding."""
         return None

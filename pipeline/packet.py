@@ -202,3 +202,9 @@ class End:
     stream: str
     frames: int  # how many packets the source gave
     run: str = ""  # the run whose stream has ended, where that is another one
+
+
+Item = Packet | Event | End
+# What a worker finds in its inbox: the monotonic ns at which it was queued, and the item; a packet of each
+# input where a stage joins several.
+Taken = tuple[int, Item | tuple[Packet, ...]]

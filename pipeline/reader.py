@@ -8,12 +8,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.edges.edge import Edge, Item
+from pipeline.edges.edge import Edge
 from pipeline.edges.pace import Paced
+from pipeline.measurement.ledger import Book
 from pipeline.measurement.metrics import WorkerMetrics
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo, Source
-from pipeline.packet import End, Event, Packet
+from pipeline.packet import End, Event, Item, Packet
 
 EVENTS_KEPT = 100  # for whoever asks what happened to a source
 
@@ -49,6 +50,7 @@ class Reader:
         self.first_seq = self.first_epoch = 0
         self.read_before = 0  # packets, of its own stream
         self.metrics = WorkerMetrics()
+        self.book = Book()
         self.packets: Counter[str] = Counter()  # stream: packets; one stream as a rule
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.lost = False  # gives nothing for now
@@ -72,7 +74,7 @@ class Reader:
         """Go on from the reader that had this name before: its numbers and what it counted only ever grow."""
         self.go_on_at(before.next)
         self.read_before = before.read_before + before.packets[self.stream]
-        self.metrics = before.metrics
+        self.metrics, self.book = before.metrics, before.book
         self.events.extend(before.events)
         self.operator.counters.update(before.operator.counters)
 
@@ -112,7 +114,6 @@ class Reader:
                     metrics.busy_ns += now - start
                     metrics.cpu_ns += cpu_ns
                     metrics.latency.record(now - start)
-                    metrics.packets_out += 1
                 if tracer:
                     tracer.left(Span(self._stage, self.stream, start, now, cpu_ns, (), (item,)))
                 self._take_in(item)
@@ -150,5 +151,8 @@ class Reader:
             self.lost = item.kind == "lost"
         else:
             self._open.discard(item.stream)
+        items = [item]
+        self.book.begin(0, [(0, item)])  # a source takes what it gives
         for edge in self._edges:
-            edge.put([item])
+            edge.put(items)
+        self.book.settle(0, items)

@@ -1,4 +1,4 @@
-"""What a run in this process and one in several have in common: how one waits for it, and how it fails."""
+"""What a run in this process and a run in several have in common: how to wait for it, and how it fails."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from pipeline.errors import PosestreamError
+from pipeline.errors import PosestreamError, UnaccountedError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import RunInfo
+
+FAULTS_NAMED = 3  # in the message of an error; the run's summary has all of them
 
 
 class Running(ABC):
@@ -19,12 +20,12 @@ class Running(ABC):
 
     def __init__(self, graph: Graph, info: RunInfo):
         self.graph, self.info = graph, info
-        self.failure: PosestreamError | None = None
+        self.failure: PosestreamError | None = None  # the error that ended the run
         self._lock = threading.Lock()
 
     @abstractmethod
     def start(self) -> None:
-        """Open all operators, then start to read. A failure of theirs shows in `wait` and `finish`."""
+        """Open all operators, then start to read. `wait` and `finish` show a failure."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -32,22 +33,18 @@ class Running(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Stop at once: what waits in the queues is thrown away, and counted."""
+        """Stop at once: packets that wait in the queues are dropped and counted."""
 
     @abstractmethod
-    def figures(self) -> RunFigures:
-        """All figures, of this moment or of the end, not summed up yet; `since` compares two moments."""
-
     def stats(self) -> RunStats:
-        """All figures, of this moment or of the end."""
-        return self.figures().stats()
+        """Take a snapshot of this moment, or of the end; `since` compares two of them."""
 
     @abstractmethod
     def _threads(self) -> Iterable[threading.Thread]:
-        """Those that end with the run."""
+        """The threads that end with the run."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the run's end; False if it goes on behind the time-out."""
+        """Wait for the run's end; False if it has not ended after `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         for thread in self._threads():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
@@ -56,17 +53,34 @@ class Running(ABC):
         return True
 
     def finish(self) -> RunStats:
-        """Wait for the end and give the summary.
+        """Wait for the end and give the last snapshot.
 
         Raises:
             PosestreamError: the failure that ended the run; what was finished before is written.
+            UnaccountedError: a stage has not accounted for packets of files; everything given is written.
         """
         self.wait()
-        if self.failure:
-            raise self.failure
+        if error := self.error():
+            raise error
         return self.stats()
+
+    def error(self) -> PosestreamError | None:
+        """Why a run that has ended was no success; None if it was one."""
+        if self.failure or self.info.live:
+            return self.failure
+        return _unaccounted(self.stats())
 
     def _note_failure(self, error: PosestreamError) -> None:
         with self._lock:
             self.failure = self.failure or error
         self.stop()
+
+
+def _unaccounted(stats: RunStats) -> UnaccountedError | None:
+    faults = stats.faults
+    if not faults:
+        return None
+    found = ", ".join(fault.found for fault in faults[:FAULTS_NAMED])
+    more = f", and {len(faults) - FAULTS_NAMED} more faults" if len(faults) > FAULTS_NAMED else ""
+    remedies = "; ".join(dict.fromkeys(fault.remedy for fault in faults[:FAULTS_NAMED]))
+    return UnaccountedError(f"packets are unaccounted for: {found}{more}; {remedies}")

@@ -7,13 +7,29 @@ import pytest
 from engines.assets.clips import load_clip
 from engines.assets.store import fetch
 from engines.contracts.contract import load_contract
+from engines.device.names import cuda_devices
 from engines.errors import AssetError
-from engines.loading.backend_choice import cuda_devices
 
 pytest_plugins = [
     "tests.support.kafka_fixtures",
     "tests.support.rtsp_fixtures",
 ]  # a real broker, a real camera
+
+
+# What makes a test slow wherever it is used.
+KAFKA = {"kafka", "own_kafka", "kafka_cluster"}
+SLOW = KAFKA | {"rtsp", "guarded_rtsp", "browser", "small", "small_home"}
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark slow tests by their fixtures, and keep files together, so that each worker makes few fixtures."""
+    for item in items:
+        fixtures = set(item.fixturenames)
+        if fixtures & SLOW:
+            item.add_marker("slow")
+        if config.pluginmanager.hasplugin("xdist"):
+            group = "kafka" if fixtures & KAFKA else str(item.path)  # one broker for all
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_runtest_setup(item):

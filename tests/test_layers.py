@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "pipeline": {"pipeline"},
-    "engines": {"engines"},  # and `pipeline.errors`, in `engines/errors.py` alone: one base class for all errors
+    "engines": {
+        "engines"
+    },  # and `pipeline.errors`, in `engines/errors.py` alone: one base class for all errors
     "operators": {"operators", "pipeline", "engines"},
     "tools": {"tools", "operators", "pipeline", "engines", "posestream"},
 }

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from operators.cameras.uri import resolve_uri
+from operators.decoding.addresses import resolve_uri
 from operators.graph_files import load_graph, with_sinks
 from operators.weights import check_weights
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.run import Run
-from tools.fragment_options import keep_making_topics, take_part
 from tools.options.cameras import MAX_AGE_S, name_cameras, read_credentials
 from tools.options.graph import Changes, Fragment, GraphChoice, parse_changes
+from tools.run_fragment import create_topics_when_possible, select_fragment
 from tools.serve import serve
 from tools.service.address import DEFAULT_ADDRESS, TOKEN_VARIABLE
 from tools.service.attached import Attached
@@ -117,10 +117,10 @@ def attach(
     loaded = load_graph(graph, parse_changes(changes))
     sinks = _sinks(out, video, kafka)
     named = name_cameras(sources or [])
-    part = None if fragment is None else take_part(loaded, fragment, named, sinks, live=True)
-    topics = part.sources if part else {}
-    if not named and not topics and (no_control or until_end):
-        raise ConfigError("no source is given, and none can be attached later: give NAME=URL, or leave out "
+    part = None if fragment is None else select_fragment(loaded, fragment, named, sinks, live=True)
+    reads = part.sources if part else {}
+    if not named and not reads and (no_control or until_end):
+        raise ConfigError("no source is given, and none could be attached later: give NAME=URL, or leave out "
                           "--no-control and --until-end")  # fmt: skip
     checked = part.graph if part else with_sinks(loaded, sinks)
     if len(checked.nodes) == 1:
@@ -128,17 +128,17 @@ def attach(
             f"{checked.where}: it only decodes; give --out or --kafka, or a graph that does more"
         )
     logins = read_credentials(credentials) if credentials else {}
-    resolved = topics or {name: resolve_uri(uri, logins.get(name)) for name, uri in named.items()}
+    resolved = reads or {name: resolve_uri(uri, logins.get(name)) for name, uri in named.items()}
     check_weights(checked)
     _warn(checked, named)
     if part:
-        keep_making_topics(part)
+        create_topics_when_possible(part)
     run = Run(
         checked,
         resolved,
         live=True,
-        max_age_s=max_age or (None if topics else MAX_AGE_S),
-        keep_open=bool(topics) or not (until_end or no_control),
+        max_age_s=max_age or (None if reads else MAX_AGE_S),
+        keep_open=bool(reads) or not (until_end or no_control),
     )
     serve(Attached(run, logins), None if no_control else control, quiet=quiet)
 
@@ -167,7 +167,7 @@ def _sinks(out: Path | None, video: bool, kafka: str | None) -> dict[str, dict[s
 
 
 def _warn(graph: Graph, named: dict[str, str]) -> None:
-    if not any(node.op.endswith("_sink") for node in graph.nodes):
+    if not graph.sinks:
         log.warning("no results are kept: give --out DIR or --kafka BROKERS/TOPIC, or a graph with a sink")
     for name, uri in named.items():
         if re.search(r"://[^/@]*:[^/@${]+@", uri):

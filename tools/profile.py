@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from operators.cameras.uri import redact
-from operators.graph_files import name_sources
+from operators.decoding.addresses import redact
+from operators.graph_run import name_sources
 from pipeline.errors import ConfigError
 from tools.options import profile as options
 from tools.options.cameras import MAX_AGE_S, name_cameras
@@ -112,11 +112,11 @@ class _Terminal:
     """Shows the progress of a measurement, and lets Ctrl-C end it: the first in order, the second at once."""
 
     def __init__(self, *, quiet: bool):
-        from tools.profiling.session import Ending
+        from tools.profiling.session import StopRequest
 
         errors = Console(stderr=True)
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-        self.ending = Ending()
+        self.stop = StopRequest()
         self._progress = Progress(
             *columns, console=errors, transient=True, disable=quiet or not errors.is_terminal
         )
@@ -124,7 +124,7 @@ class _Terminal:
         self._contexts = ExitStack()
 
     def __enter__(self) -> _Terminal:
-        self._contexts.enter_context(stop_on_signals(self.ending))
+        self._contexts.enter_context(stop_on_signals(self.stop))
         self._contexts.enter_context(self._progress)
         return self
 
@@ -134,7 +134,7 @@ class _Terminal:
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C has come."""
-        return self.ending.stopped.is_set()
+        return self.stop.stopped.is_set()
 
     def show(self, activity: str, share: float | None) -> None:
         """Show what is going on, and which share of it is done if that is known."""
@@ -153,7 +153,7 @@ def _measure(
     from tools.profiling.session import NothingMeasuredError, measure
 
     try:
-        measured = measure(settings, ending=terminal.ending, said=terminal.show)
+        measured = measure(settings, stop=terminal.stop, on_progress=terminal.show)
     except NothingMeasuredError:
         if terminal.interrupted:
             raise typer.Exit(130) from None
@@ -167,6 +167,6 @@ def _sweep(settings: Settings, points: list[dict[str, str]], terminal: _Terminal
     """Measure at all points and write the results."""
     from tools.profiling.sweep import sweep
 
-    results = sweep(settings, points, ending=terminal.ending, said=terminal.show)
+    results = sweep(settings, points, stop=terminal.stop, on_progress=terminal.show)
     terminal.hide()
     output.write_sweep(results)

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from operators.graph_files import load_graph, name_sources
+from operators.graph_files import load_graph
+from operators.graph_run import name_sources
 from operators.weights import check_weights
 from pipeline.errors import ConfigError
 from tools.file_run import file_sinks, process_files, show_run
-from tools.fragment_options import run_of, take_part
 from tools.options.graph import Changes, Fragment, GraphChoice, parse_changes
+from tools.run_fragment import make_fragment_run, select_fragment
 
 OUT = Path("out")
 EXTRA_SINKS = {"video": "video_sink", "coco": "coco_sink", "parquet": "parquet_sink"}
@@ -71,9 +72,9 @@ def run(
     named = name_sources(sources or [])
     if fragment is not None:
         sinks = file_sinks(out or OUT, extra) if out or extra else {}
-        part = take_part(checked, fragment, named, sinks)
+        part = select_fragment(checked, fragment, named, sinks)
         check_weights(part.graph)
-        show_run(run_of(part, named, processes), quiet=quiet)
+        show_run(make_fragment_run(part, named, processes), quiet=quiet)
     elif named:
         process_files(checked, named, out or OUT, extra, processes=processes, quiet=quiet)
     else:

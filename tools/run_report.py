@@ -1,4 +1,4 @@
-"""What a run shows: a live line a source or a camera, and the table at the end."""
+"""What a run prints: live, a line for each source or camera; at the end, the table of its stages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.measurement.metrics import RunStats, StreamStats
-from tools.service.attached import Now
+from pipeline.measurement.stats import RunStats, StreamStats
+from tools.service.attached import StreamNow
 
 
 class Progress:
-    """A live view of a run, a line a source; shows nothing where it is not wanted."""
+    """A live view of a run, with a line for each source; does nothing unless `shown`."""
 
     def __init__(self, console: Console, *, shown: bool):
         self._live = Live(console=console, refresh_per_second=8, transient=True) if shown else None
@@ -35,12 +35,12 @@ class Progress:
             self._live.stop()
 
     def show(self, stats: Callable[[], RunStats]) -> None:
-        """Bring the view up to date; figures are only asked for where they are shown."""
+        """Update the view; `stats` is only called if the view is shown."""
         if self._live:
             self._live.update(_lines(stats()))
 
-    def show_cameras(self, cameras: Callable[[], Sequence[Now]]) -> None:
-        """The same for a live run: a line a camera."""
+    def show_cameras(self, cameras: Callable[[], Sequence[StreamNow]]) -> None:
+        """Update the view of a live run, with a line for each camera."""
         if self._live:
             self._live.update(_cameras(cameras()))
 
@@ -50,43 +50,38 @@ def _lines(stats: RunStats) -> Table:
     for _ in range(7):
         table.add_column(no_wrap=True)
     for stream in stats.streams:
-        of = f" / {stream.expected}" if stream.expected else ""
-        rate = stream.finished / stats.seconds if stats.seconds else 0
+        of_all = f" / {stream.expected}" if stream.expected else ""
         table.add_row(
-            f"[bold]{stream.name}",
+            f"[bold]{escape(stream.name)}",
             ProgressBar(
                 total=stream.expected, completed=stream.finished, width=24, pulse=not stream.expected
             ),
-            f"{stream.finished}{of} frames",
-            f"{rate:.1f} fps",
-            f"{_people(stream)} a frame",
+            f"{stream.finished}{of_all} frames",
+            f"{stream.fps:.1f} fps",
+            f"{stream.instances_per_frame:.1f} instances a frame",
             f"{stream.dropped} dropped",
-            "done" if stream.ended else _eta(stream, rate),
+            "done" if stream.ended else _time_left(stream),
         )
     return table
 
 
-def _people(stream: StreamStats) -> str:
-    return f"{stream.instances / stream.finished if stream.finished else 0:.1f} instances"
-
-
-def _eta(stream: StreamStats, rate: float) -> str:
-    if not stream.expected or not rate:
+def _time_left(stream: StreamStats) -> str:
+    if not stream.expected or not stream.fps:
         return ""
-    left = max(stream.expected - stream.finished, 0) / rate
-    return f"{int(left // 60)}:{int(left % 60):02} left"
+    left_s = max(stream.expected - stream.finished, 0) / stream.fps
+    return f"{int(left_s // 60)}:{int(left_s % 60):02} left"
 
 
-def _cameras(cameras: Sequence[Now]) -> Table | str:
+def _cameras(cameras: Sequence[StreamNow]) -> Table | str:
     attached = [camera for camera in cameras if camera.state != "ended"]
     if not attached:
-        return "no camera is attached; POST /streams attaches one, Ctrl-C ends"
+        return "no camera is attached; attach one with POST /streams, or end with Ctrl-C"
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     for _ in range(5):
         table.add_column(no_wrap=True, justify="right")
     for camera in attached:
-        age = f"age {camera.age_p50_ms:.0f}, 99 % below {camera.age_p99_ms:.0f} ms" if camera.fps else ""
+        age = f"age {camera.age_p50_ms:.0f}, p99 {camera.age_p99_ms:.0f} ms" if camera.fps else ""
         table.add_row(
             f"[bold]{escape(camera.name)}",
             f"{camera.fps:.1f} fps",
@@ -98,42 +93,42 @@ def _cameras(cameras: Sequence[Now]) -> Table | str:
     return table
 
 
-def _trouble(camera: Now) -> str:
+def _trouble(camera: StreamNow) -> str:
     if camera.state == "waiting":
         return "waiting for its first frame"
     if camera.state != "lost":
         return ""
-    since = f" for {lasting(time.time() - camera.lost_since_ns / 1e9)}" if camera.lost_since_ns else ""
+    since = f" for {duration(time.time() - camera.lost_since_ns / 1e9)}" if camera.lost_since_ns else ""
     return f"lost{since}" + (f": {camera.reason}" if camera.reason else "")
 
 
-def lasting(seconds: float) -> str:
-    """A span of time as it is said: 12 s, 3:05 min, 7:12 h."""
-    whole = max(round(seconds), 0)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+def duration(seconds: float) -> str:
+    """Format a duration: 12 s, 3:05 min, 7:12 h."""
+    rounded = max(round(seconds), 0)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60}:{rounded % 60:02} min"
+    return f"{rounded // 3600}:{rounded % 3600 // 60:02} h"
 
 
-def in_one_line(cameras: Sequence[Now]) -> str:
-    """All cameras in one line, for a log that is read later."""
+def log_summary(cameras: Sequence[StreamNow]) -> str:
+    """Describe all cameras in one line, for a log."""
     attached = [camera for camera in cameras if camera.state != "ended"]
     working = [camera for camera in attached if camera.fps]
-    said = (
+    summary = (
         f"{len(working)} of {len(attached)} cameras give frames, {sum(c.fps for c in working):.1f} frames/s"
     )
     if working:
-        said += f", age at most {max(c.age_p99_ms for c in working):.0f} ms (p99 of the worst)"
+        summary += f", age p99 {max(c.age_p99_ms for c in working):.0f} ms for the worst"
     if dropped := sum(camera.dropped_now for camera in attached):
-        said += f", {dropped} dropped lately"
+        summary += f", {dropped} dropped in the last seconds"
     lost = [f"{camera.name} {_trouble(camera)}" for camera in attached if camera.state == "lost"]
-    return said + (f"; {', '.join(lost)}" if lost else "")
+    return summary + (f"; {', '.join(lost)}" if lost else "")
 
 
 def print_summary(stats: RunStats, console: Console) -> None:
-    """What went through end to end, a row a stage, a line for whatever was noted or dropped on the way."""
+    """Print what was finished, a row for each stage, and a line for each counter and reason of drops."""
     streams = len(stats.streams) + stats.past.streams
     console.print(
         f"{stats.graph}: {stats.finished} frames of {streams} "
@@ -144,8 +139,11 @@ def print_summary(stats: RunStats, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(_stages(stats))
-    for name, what, n in _noted(stats):
-        console.print(f"{name}: {what}: {n}", markup=False, highlight=False, soft_wrap=True)
+    for place, event, n in _counted(stats):
+        console.print(f"{place}: {event}: {n}", markup=False, highlight=False, soft_wrap=True)
+    for fault in stats.faults:
+        line = Text(f"unaccounted for: {fault.found}; {fault.remedy}", style="red")
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _stages(stats: RunStats) -> Table:
@@ -167,10 +165,10 @@ def _stages(stats: RunStats) -> Table:
     return table
 
 
-def _noted(stats: RunStats) -> Iterator[tuple[str, str, int]]:
-    """What stages counted, and what was dropped: where, what or why, and how often."""
+def _counted(stats: RunStats) -> Iterator[tuple[str, str, int]]:
+    """Where something was counted or dropped, what or why, and how often."""
     for stage in stats.stages:
-        yield from ((stage.name, what, n) for what, n in stage.counters.items())
-        yield from ((stage.name, f"dropped: {why}", n) for why, n in stage.dropped.items())
+        yield from ((stage.name, event, n) for event, n in stage.counters.items())
+        yield from ((stage.name, f"dropped: {reason}", n) for reason, n in stage.dropped.items())
     for edge in stats.edges:
-        yield from ((edge.name, f"dropped: {why}", n) for why, n in edge.dropped.items())
+        yield from ((edge.name, f"dropped: {reason}", n) for reason, n in edge.dropped.items())

@@ -1,4 +1,4 @@
-"""`docs/schema.md`, made from the code that writes and reads records: `python -m tools.schema_doc`."""
+"""Write `docs/schema.md` from the code that writes and reads records: `python -m tools.schema_doc`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from operators.records.messages import END_KEYS, HEADERS, MESSAGE_KEYS, encode
-from operators.records.record import (
+from operators.records.messages import encode
+from operators.records.record import event_record, record, to_json
+from operators.records.schema import (
+    END_KEYS,
     EVENT_KEYS,
     EVENT_KINDS,
     FRAME_KEYS,
+    HEADERS,
     INSTANCE_KEYS,
+    MESSAGE_KEYS,
     SCHEMA,
     UNITS,
-    event_record,
-    record,
-    to_json,
 )
 from pipeline.packet import FIELDS, End, Event, Instances, Packet
 
@@ -39,19 +40,19 @@ LOST = Event("yard", "lost", 1_790_000_000_000_000_000, {"reason": "no frame for
 
 FIELD_MEANINGS = {
     "boxes": "x0, y0, x1, y1 in px of the frame",
-    "scores": "of the detection, 0..1",
+    "scores": "score of the detection, 0..1",
     "labels": "class names; a list of strings or nil, not an array",
     "track_ids": "unique within the stream and epoch; negative: not tracked",
     "rois": "rotated boxes: centre x and y, width, height in px, angle in rad",
     "keypoints": "px of the frame; NaN where the model gave none",
     "keypoint_scores": "as the model gives them",
     "keypoints_3d": "m",
-    "embeddings": "of the appearance",
+    "embeddings": "vectors that describe the appearance",
 }
 
 
 def document() -> str:
-    """The whole document."""
+    """The text of the document."""
     message = encode(FRAME, "0123456789ab")
     assert {"stream", "run", "seq"} <= msgpack.unpackb(message.value).keys()
     return TEXT.format(
@@ -68,7 +69,6 @@ def document() -> str:
         message_keys=_table("key", MESSAGE_KEYS),
         end_keys=_table("end", END_KEYS),
         fields=_fields(),
-        key=message.key.decode(),
         size=len(message.value),
     )
 
@@ -91,14 +91,15 @@ TEXT = """\
 <!-- Made by `python -m tools.schema_doc`; change the code, not this file. -->
 # The record: `{schema}`
 
-One frame of one stream and what was found in it. The JSONL sink writes records as JSON, Parquet holds the
-same as columns, Kafka carries them as messages; `posestream.read` reads all of them back as arrays.
+A record is one frame of one stream and the instances (animals or persons) found in it. The JSONL sink
+writes records as JSON, the Parquet sink as columns, the Kafka sink as messages; `posestream.read` reads all
+of them back as arrays.
 
 ## JSONL
 
-The first line of a file is its header, then comes a line a frame, in the order of `seq`, frames without
-instances included, and a line an event, in its place between the frames. This is the record of a horse,
-with a skeleton cut down to three keypoints:
+The first line of a file is its header. Then comes a line for each frame, in the order of `seq`, including
+frames without instances, and a line for each event, between the frames where it happened. This is the
+record of a horse, with a skeleton cut down to three keypoints:
 
 ```json
 {record}```
@@ -107,11 +108,11 @@ with a skeleton cut down to three keypoints:
 
 {instance_keys}
 
-What no operator provided is absent, never zero. A keypoint that the model did not give is `null`; an
-instance for which it gave none lacks `keypoints`. Readers ignore keys that they do not know; a change that
-old readers would misread gets a new number in `schema`.
+A value that no operator provided is absent, never zero. A keypoint that the model did not give is `null`;
+an instance without any keypoint lacks `keypoints`. Readers ignore unknown keys. A change that old readers
+would misread gets a new number in `schema`.
 
-An event says what happened to the stream; what more there is to say of it stands beside its other keys:
+An event says what happened to the stream. Some kinds of event have details, as further keys:
 
 ```json
 {event}```
@@ -120,8 +121,8 @@ An event says what happened to the stream; what more there is to say of it stand
 
 {kinds}
 
-The header: `schema`, `run` (id of the run), `stream`, `units` (as text, below), and `skeletons`, which maps
-the name of each skeleton to its `keypoints` (names) and `limbs` (pairs of indices into them).
+The header holds `schema`, `run` (id of the run), `stream`, `units` (the texts below), and `skeletons`: by
+the name of each skeleton, its `keypoints` (names) and `limbs` (pairs of indices into the keypoints).
 
 {units}
 
@@ -129,47 +130,48 @@ the name of each skeleton to its `keypoints` (names) and `limbs` (pairs of indic
 
 | sink | files | |
 | --- | --- | --- |
-| `jsonl_sink` | `yard.jsonl` | header and records, each on disk as soon as its frame is done |
+| `jsonl_sink` | `yard.jsonl` | header and records; each record is written as soon as its frame arrives |
 | `coco_sink` | `yard.coco.json` | COCO keypoint results, for evaluation tools; `image_id` is `seq` |
 | `parquet_sink` | `yard.parquet/part-00000.parquet` … | columns, for analysis; needs `posestream[parquet]` |
-| `video_sink` | `yard.mp4` | the picture with everything drawn; begins at 0 s, whatever the stream's clock |
+| `video_sink` | `yard.mp4` | the pictures with the instances drawn; begins at 0 s |
 
-A name that cannot be a file's is changed and gets a hash: `rtsp://cam/live` becomes
-`rtsp___cam_live-b71c8f3f`. Files of an earlier run are replaced, but not those of cameras; a stream that
-comes again in the same run goes on in `yard.2.jsonl`. `rotate_mb` and `rotate_min` cut long streams into
-files by time, `yard.20260714T031500Z.jsonl`. When a disk is full, what was written is a valid file up to the
-last whole line, entry, part or fragment.
+A stream whose name is not a safe file name gets a changed one with a hash: `rtsp://cam/live` becomes
+`rtsp___cam_live-b71c8f3f`. Files of an earlier run are replaced, except in live runs (cameras). A stream
+that begins again in the same run continues in `yard.2.jsonl`. With `rotate_mb` or `rotate_min` a long
+stream becomes several files, named by time: `yard.20260714T031500Z.jsonl`. On a full disk a file stays
+valid: it ends with its last complete line, entry, part or fragment.
 
-**COCO** holds persons' keypoints as coco17 where the skeleton has those, and COCO's category ids (1:
-person; 0 for a label that is none of COCO's). Points that were not found are 0, 0, 0, as the format wants
-it. It has no place for times, 3D or frames without instances.
+**COCO** holds keypoints as coco17 if the skeleton has these points, and COCO's category ids (1: person; 0
+for a label that COCO does not have). A missing keypoint is 0, 0, 0, as the format demands. COCO has no
+place for times, 3D or frames without instances.
 
-**Parquet** has a row an instance, and a row for a frame without: `seq`, `pts_ns`, `captured_ns`, `epoch`,
-`moment_ns`, `width`, `height`, `instances` (their number in this frame, null if nothing has looked), then
-`track_id`, `label`, `detected`, `score`, `box` (4), `skeleton`, `keypoints` (K × 2), `keypoint_scores` (K),
-`keypoints_3d` (K × 3), as float32 lists of fixed sizes, not rounded. Gaps are NaN within a row and null where
-a row has nothing. The header is the file's metadata `posestream`. A part in which nobody was seen lacks the
-columns of instances. Events have no place in it.
+**Parquet** has a row for each instance, and one row for a frame without instances: `seq`, `pts_ns`,
+`captured_ns`, `epoch`, `moment_ns`, `width`, `height`, `instances` (their number in this frame, null if no
+detector ran), then `track_id`, `label`, `detected`, `score`, `box` (4), `skeleton`, `keypoints` (K × 2),
+`keypoint_scores` (K), `keypoints_3d` (K × 3), as float32 lists of fixed sizes, not rounded. A missing
+keypoint is NaN; a field that a whole row lacks is null. The header is in the file's metadata, under
+`posestream`. A part without any instance lacks the columns of instances. Events are not stored.
 
 ## Kafka
 
-A message a frame, and one for each event and for the end of a stream. Its key is the stream (UTF-8), so
-that a stream stays in one partition and in order. Its headers:
+There is a message for each frame, for each event and for the end of a stream. Its key is the stream
+(UTF-8), so that a stream stays in one partition and in order. Its headers:
 
 {headers}
 
-As JSON a frame is the record above, with `run`. As msgpack, the default, it is the same map but for the
+In JSON, a frame is the record above, with `run`. In msgpack, the default, it is the same map except for the
 following keys; the horse above takes {size} bytes. Nothing is rounded, and all fields of the instances are
-there.
+included.
 
 {message_keys}
 
-A column is a map of `dtype` (NumPy's, as `<f4`), `shape` and `data` (bytes, row by row), text a list of
-strings or nil. These have a fixed meaning; operators may add fields of their own:
+A column of numbers is a map of `dtype` (as NumPy writes it, `<f4` for example), `shape` and `data` (bytes,
+row by row); a column of text is a list of strings or nil. The following fields have a fixed meaning;
+operators may add others:
 
 {fields}
 
-An event is the same map as in JSONL, with `run`. An end says that no more frames of the stream will come in
+An event is the same map as in JSONL, with `run`. An end says that no more frames of the stream follow in
 this run:
 
 ```json
@@ -178,11 +180,11 @@ this run:
 
 {end_keys}
 
-Delivery is at least once. `(stream, run, seq)` names a frame: a second message with the same three is a
-duplicate, whatever else it holds, and can be left out, as `posestream.read` and `kafka_source` do. A
-message that `kafka_source` cannot read goes to the topic `TOPIC.dead` as it is, with the headers `reason`
-and `from` (topic, partition and offset). A message without these headers that is a JPEG or PNG is a frame,
-too: its stream is the key, or the topic if it has none, its run TOPIC-PARTITION, its `seq` the offset.
+Delivery is at least once. `(stream, run, seq)` identifies a frame: a second message with the same three is
+a duplicate, whatever else it holds. `posestream.read` and `kafka_source` leave duplicates out.
+`kafka_source` copies a message that it cannot read to the topic `TOPIC.dead`, with the headers `reason` and
+`from` (topic, partition and offset). A JPEG or PNG without the headers above is a frame, too: its stream is
+the key, or the topic if there is no key; its run is TOPIC-PARTITION; its `seq` is the offset.
 
 ## Reading
 
@@ -190,10 +192,10 @@ too: its stream is the key, or the topic if it has none, its run TOPIC-PARTITION
 import posestream
 
 yard = posestream.read("out/yard.jsonl")
-yard.pts_ns          # (F,) a frame
-yard.keypoints       # (R, K, 2) a row: an instance of a frame
-yard.frame           # (R,) the frame of each row
-yard.events          # what happened to the stream
+yard.pts_ns          # (F,) for each frame
+yard.keypoints       # (R, K, 2) for each row; a row is one instance in one frame
+yard.frame           # (R,) index of each row's frame
+yard.events          # the events of the stream
 horse = yard.track(3)
 horse.pts_ns[horse.frame], horse.keypoints[:, 0]
 
@@ -201,11 +203,13 @@ yard = posestream.read("kafka://localhost:9092/poses?stream=yard")
 both = posestream.read_folder("kafka://localhost:9092/poses")    # {{"barn": …, "yard": …}}
 ```
 
-A last line that was cut off when its writer was killed costs only itself, with a warning.
+If the last line was cut off because its writer was killed, only this line is lost, with a warning.
 
-A topic is read from its beginning to its present end, each frame once, sorted by `seq`, of the newest run
-in it. `?run=ID` takes another run, `?until=TIME` ends before the first message of that time (ISO 8601, or
-seconds since 1970). Without `?stream=NAME` it must hold one stream."""
+A topic is read from its beginning to its present end. Frames are sorted by `seq`, each is read once, and
+only those of the newest run are read. `?run=ID` reads another run; `?until=TIME` stops before the first
+message of that time (ISO 8601, or seconds since 1970). Without `?stream=NAME` the topic must hold only one
+stream.
+"""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import SourceError
-from tools.run_report import Progress, in_one_line, print_summary
+from tools.run_report import Progress, log_summary, print_summary
 from tools.service.address import TOKEN_VARIABLE
 from tools.service.attached import Attached
 from tools.signals import INTERRUPTED, stop_on_signals
@@ -64,7 +64,7 @@ def _follow(attached: Attached, signals: list[int], view: Progress, *, summaries
         view.show_cameras(attached.streams)
         if summaries and time.monotonic() >= summary_at:
             summary_at += SUMMARY_S
-            log.info("%s", in_one_line(attached.streams()))
+            log.info("%s", log_summary(attached.streams()))
         if len(signals) > 1 and not attached.run.wait(ABORT_S):
             unfinished = ", ".join(attached.run.sources()) or "a stage"
             log.error("%s did not stop within %g s; ending without it", unfinished, ABORT_S)

@@ -1,4 +1,4 @@
-"""A clip as a camera gives it: H.264, a moving picture with texture, a key frame a second, no B-frames."""
+"""Generate a clip like a camera's: H.264, a moving scene with texture, a key frame a second, no B-frames."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 FPS = 30
-BIT_RATE = 6_000_000  # of 1920x1080, as cameras are set; less for smaller pictures
+BIT_RATE = 6_000_000  # usual for cameras at 1920x1080; smaller pictures get less
 FIGURES = 6
-LOOP_S = 3  # what is encoded; the rest is the same again
+LOOP_S = 3  # this much is encoded, and then repeated
 
 
 def make_clip(path: Path, size: tuple[int, int], seconds: float) -> Path:
-    """Write a clip of so many seconds, unless it is there; its whole loops are encoded once and repeated.
+    """Write a clip of this many seconds, unless the file exists; three seconds are encoded, then repeated.
 
     Raises:
         RuntimeError: this PyAV cannot encode H.264.
@@ -26,7 +26,7 @@ def make_clip(path: Path, size: tuple[int, int], seconds: float) -> Path:
     if path.exists():
         return path
     if "libx264" not in av.codecs_available:
-        raise RuntimeError("this PyAV has no libx264 to make a clip with; give one: --clip FILE")
+        raise RuntimeError("this PyAV has no libx264, so no clip can be generated; give one: --clip FILE")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"part-{path.name}")
     frames = round(FPS * min(seconds, LOOP_S))
@@ -56,7 +56,7 @@ def make_clip(path: Path, size: tuple[int, int], seconds: float) -> Path:
 
 
 def pictures(size: tuple[int, int], frames: int) -> Iterator[np.ndarray]:
-    """(H, W, 3) uint8 RGB: figures walk to and fro before a background that pans, with a camera's grain."""
+    """Frames (H, W, 3) uint8 RGB: figures walk to and fro, the background pans, and there is sensor noise."""
     width, height = size
     random = np.random.default_rng(0)
     scene = _texture(random, (2 * width, height))
@@ -72,7 +72,7 @@ def pictures(size: tuple[int, int], frames: int) -> Iterator[np.ndarray]:
 
 
 def _texture(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Noise of many scales, as a natural scene has it."""
+    """Noise of several scales, as in a natural scene: (H, W, 3) float32."""
     total = np.full((size[1], size[0], 3), 110, np.float32)
     for cells, strength in ((6, 50), (24, 25), (96, 12), (384, 5)):
         noise = random.normal(0, strength, (cells, 2 * cells, 3)).astype(np.float32)
@@ -81,7 +81,7 @@ def _texture(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _draw_figure(picture: np.ndarray, figure: int, phase: float) -> None:
-    """A head, a body, two arms and two legs that swing."""
+    """Draw a head, a trunk, two arms and two legs that swing."""
     height, width = picture.shape[:2]
     tall = height * (0.3 + 0.05 * figure)
     x = width * (0.5 + 0.4 * np.sin(phase + figure)) * (0.4 + 0.2 * figure) % width

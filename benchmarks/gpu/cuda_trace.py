@@ -1,7 +1,7 @@
-"""What a process asks of CUDA while it works, copies and waits above all; by PyTorch's profiler.
+"""The CUDA calls, copies and waits of a process in a stretch of time, recorded by PyTorch's profiler.
 
-The profiler sees all libraries of the process, as it asks the driver (CUPTI). It waits for the whole device
-itself where it begins and ends, so only what lies between two moments in between is taken.
+The profiler gets them from the driver (CUPTI), so it sees all libraries of the process. It waits for the
+whole device when it starts and stops, so only the events between two moments in between are counted.
 """
 
 from __future__ import annotations
@@ -16,46 +16,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MARGIN_NS = 1_000_000  # the profiler's clock is the host's to less than this
-WAITS = {"Context Sync", "Stream Sync", "Event Sync"}  # by the host; "Stream Wait Event" is the device's own
+MARGIN_NS = 1_000_000  # the profiler's clock and the host's differ by less
+WAITS = {"Context Sync", "Stream Sync", "Event Sync"}  # of the host; in "Stream Wait Event" the device waits
 
 
 @dataclass
 class CudaTrace:
-    """Of a stretch of time: copies by direction (HtoD, DtoH, DtoD), and waits of the host."""
+    """Counts of a stretch of time: copies by direction (HtoD, DtoH, DtoD), and waits of the host."""
 
     seconds: float = 0.0
     copies: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)  # of the CUDA runtime, by name
-    waits: Counter[tuple[str, int]] = field(default_factory=Counter)  # by kind and CUPTI's number of a stream
+    calls: Counter[str] = field(default_factory=Counter)  # of the CUDA runtime and driver, by name
+    waits: Counter[tuple[str, int]] = field(
+        default_factory=Counter
+    )  # by kind, and CUPTI's number of the stream
 
     @property
     def device_wide(self) -> int:
-        """How often the host waited for all that the device had to do."""
+        """How often the host waited for all work of the device."""
         contexts = sum(n for (kind, _), n in self.waits.items() if kind == "Context Sync")
         return max(contexts, self.calls["cudaDeviceSynchronize"])
 
     def add(self, events: Iterable[dict[str, Any]], base_ns: int, begin_ns: int, end_ns: int) -> None:
-        """Count the events of a trace that begin between two moments, in ns of UNIX time."""
+        """Count the events of a trace that start between two moments, in ns of UNIX time."""
         for event in events:
             at_ns = base_ns + event.get("ts", 0) * 1e3
             if event.get("ph") != "X" or not begin_ns <= at_ns < end_ns:
                 continue
-            kind, name, told = event.get("cat"), event["name"], event.get("args", {})
+            kind, name, arguments = event.get("cat"), event["name"], event.get("args", {})
             if kind == "gpu_memcpy":
                 direction = name.split()[1]  # Memcpy HtoD (Pinned -> Device)
                 self.copies[direction] += 1
-                self.bytes[direction] += int(told.get("bytes", 0))
+                self.bytes[direction] += int(arguments.get("bytes", 0))
             elif kind in ("cuda_runtime", "cuda_driver"):
                 self.calls[name] += 1
             elif kind == "cuda_sync" and name in WAITS:
-                self.waits[name, int(told.get("stream", -1))] += 1
+                self.waits[name, int(arguments.get("stream", -1))] += 1
 
 
 @contextmanager
 def cuda_trace() -> Iterator[CudaTrace]:
-    """Record what happens meanwhile, in all threads; the figures are there afterwards."""
+    """Record all threads inside the `with` block; the counts are there after it."""
     import torch
     from torch.profiler import ProfilerActivity, _ExperimentalConfig, profile
 

@@ -1,10 +1,10 @@
-"""An environment made of a folder of wheels, without a network, on top of the Python that runs this.
+"""Make a virtual environment from a folder of wheels, without a network, on top of the Python that runs this.
 
     python benchmarks/gpu/environment.py VENV --wheels DIR
 
-Packages of this Python (PyTorch above all) are seen in it, and those of the wheels come first. That is not
-`--system-site-packages`: where this Python is itself that of an environment, as in many images, those would
-be the packages of the Python below it. A second call with the same wheels does nothing.
+The environment also sees the packages of this Python, PyTorch above all; those of the wheels come first.
+`--system-site-packages` would not do: if this Python is that of a virtual environment, as in many images, it
+gives the packages of the base Python instead. A second call with the same wheels does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import parts
+import split_files
 
 STAMP = "wheels.json"
 
@@ -31,25 +31,29 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, required=True, metavar="DIR")
     given = parser.parse_args()
     if not given.wheels.is_dir():
-        raise SystemExit(f"WHEELS={given.wheels} is no folder; make one: python benchmarks/gpu/wheels.py DIR")
+        raise SystemExit(
+            f"WHEELS={given.wheels} is not a folder; make one: python benchmarks/gpu/wheels.py DIR"
+        )
     try:
         make(given.venv, given.wheels)
-    except parts.PartsError as error:
+    except split_files.PartsError as error:
         raise SystemExit(f"environment.py: {error}") from None
 
 
 def make(folder: Path, wheels: Path) -> None:
-    """Make the environment, unless it is there and of the same wheels.
+    """Make the environment, unless it exists and was made from the same wheels.
 
     Raises:
-        PartsError: a wheel was cut, and its parts are not all there.
+        PartsError: a wheel was split, and not all of its parts are there.
         SystemExit: pip refused the wheels.
     """
     stamp = folder / STAMP
     content = json.dumps(sorted((path.name, path.stat().st_size) for path in wheels.iterdir()))
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == content:
         return
-    venv.create(folder, clear=True, with_pip=False)  # Debian's Python has no pip to put there; ours will do
+    venv.create(
+        folder, clear=True, with_pip=False
+    )  # not every Python has pip for it (Debian's lacks it); this one's pip is used below
     python = folder / "bin" / "python"
     site = Path(
         subprocess.run(
@@ -61,12 +65,12 @@ def make(folder: Path, wheels: Path) -> None:
     )
     (site / "parent.pth").write_text("".join(f"{path}\n" for path in packages()), encoding="utf-8")
     joined = folder / "joined"
-    files = [*sorted(wheels.glob("*.whl")), *parts.join(wheels, joined)]
+    files = [*sorted(wheels.glob("*.whl")), *split_files.join(wheels, joined)]
     command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
-    # Not what they depend on: that is in the folder or in this Python, and `pip check` says what is not.
+    # No dependencies: they are in the folder or in this Python; `pip check` reports missing ones.
     done = subprocess.run([*command, "--no-deps", "--no-compile", *files], check=False)
     if done.returncode:
-        raise SystemExit("the wheels cannot be installed; pip has said why")
+        raise SystemExit("the wheels cannot be installed; pip printed the reason above")
     for path in joined.glob("*"):
         path.unlink()
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "check"], check=False)
@@ -74,7 +78,7 @@ def make(folder: Path, wheels: Path) -> None:
 
 
 def packages() -> list[str]:
-    """Where this Python has its packages."""
+    """The folders in which this Python has its packages."""
     own = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     return list(dict.fromkeys([*own, *(path for path in sys.path if path.endswith("-packages"))]))
 

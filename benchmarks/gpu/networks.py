@@ -1,4 +1,4 @@
-"""The two models of the benchmark, their plans, and how fast they run with nothing around them."""
+"""The two models of the benchmark, their plans, and their speed without a graph around them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aside import Row
+from isolation import Row
 
 from engines.assets.model_files import find_model, is_checkpoint, runnable
 from engines.assets.store import MIRROR, fetch, is_cached
@@ -19,27 +19,27 @@ from engines.contracts.contract import Contract, load_contract
 from engines.errors import AssetError
 
 SEED = 0
-FEWEST = 3  # runs
-WARM = 4  # runs of a batch before it is measured; a CUDA graph is recorded in the second
-AHEAD = 8  # runs that the device may be behind the host
+MIN_RUNS = 3
+WARM = 4  # runs of each batch size before it is measured; the second one records a CUDA graph
+AHEAD = 8  # runs that the host queues before it waits for the device
 COMPILED = "torch.compile"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model as a file, and what runs it."""
+    """A model's file, where its weights are from, and the backend that runs it."""
 
     path: str
     weights: str
     backend: str = "onnxruntime"
 
     def by(self, backend: str) -> Model:
-        """The same, run by something else."""
+        """The same model with another backend."""
         return Model(self.path, self.weights, backend)
 
 
 def exported(name: str) -> Iterator[Row]:
-    """A model as an ONNX file with its contract inside: trained weights if they are here or on the mirror."""
+    """A model as an ONNX file with its contract; trained weights if the cache or the mirror has them."""
     if name.endswith(".onnx"):
         contract, path = find_model(name)
         yield {"path": str(path), "weights": f"those of {Path(name).name}"}
@@ -65,9 +65,9 @@ def _is_here(contract: Contract) -> bool:
 
 
 def built(model: Model, batches: Sequence[int]) -> Iterator[Row]:
-    """The plan of a model in FP16 for these batches, compared with ONNX Runtime before it is kept."""
+    """Build a model's FP16 plan for these batches; it is kept if it agrees with ONNX Runtime."""
     from engines.tensorrt.network import Batch
-    from engines.tensorrt.plan_cache import build_plan
+    from engines.tensorrt.plan_builder import build_plan
 
     contract, path = find_model(model.path)
     assert path is not None
@@ -77,7 +77,7 @@ def built(model: Model, batches: Sequence[int]) -> Iterator[Row]:
 
 
 def in_half(model: Model, folder: str) -> Iterator[Row]:
-    """The graph in FP16, for what takes graphs as they are."""
+    """The model's ONNX graph in FP16, for backends that run the graph unchanged."""
     from engines.conversion.onnx_files import save, to_float16
 
     path = Path(folder, Path(model.path).name)
@@ -86,7 +86,7 @@ def in_half(model: Model, folder: str) -> Iterator[Row]:
 
 
 def alone(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
-    """Items a second by batch, on inputs that lie on the device; outputs stay there."""
+    """Items/s by batch size; inputs and outputs stay on the device."""
     from engines.loading.load import load_engine
 
     contract, path = find_model(model.path)
@@ -103,9 +103,9 @@ def alone(model: Model, device: str, batches: Sequence[int], seconds: float) -> 
 
 
 def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
-    """The same by ONNX Runtime's CUDA provider, inputs and outputs bound to memory of the device.
+    """Items/s of ONNX Runtime's CUDA provider by batch size; inputs and outputs stay on the device.
 
-    Our own backend takes them through the host; what the library itself can do is the fairer comparison.
+    Our own backend copies them through the host; the library's own speed is the fairer comparison.
     """
     import onnxruntime
 
@@ -115,7 +115,9 @@ def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: f
     options = {"device_id": int(device.partition(":")[2]), "cudnn_conv_algo_search": "HEURISTIC"}
     session = onnxruntime.InferenceSession(model.path, providers=[("CUDAExecutionProvider", options)])
     if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise RuntimeError("ONNX Runtime's CUDA provider does not start here: CUDA or cuDNN do not fit")
+        raise RuntimeError(
+            "ONNX Runtime's CUDA provider does not start here: it needs other versions of CUDA or cuDNN"
+        )
     given = session.get_inputs()[0]
     for batch in batches:
         items = np.random.default_rng(0).normal(size=(batch, *given.shape[1:])).astype(np.float32)
@@ -128,14 +130,14 @@ def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: f
 
 
 def compiled(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
-    """The same of the network itself by torch.compile in FP16 (CPU: FP32), compiled anew for every batch."""
+    """Items/s of torch.compile by batch size, in FP16 (CPU: FP32); each batch size is compiled by itself."""
     import torch
 
     from engines.conversion.export import random_network
 
     contract, _ = find_model(model.path)
     half = torch.float32 if device == "cpu" else torch.float16
-    # The weights do not change the time; drawing them needs no checkpoint.
+    # The time does not depend on the weights, and random ones need no checkpoint.
     network = random_network(contract, SEED).to(device, half, memory_format=torch.channels_last)
     quick = torch.compile(network, mode="default" if device == "cpu" else "reduce-overhead", dynamic=False)
     width, height = contract.input.size
@@ -148,25 +150,25 @@ def compiled(model: Model, device: str, batches: Sequence[int], seconds: float) 
 
 
 def _placed(items: np.ndarray, device: str) -> tuple[Any, Callable[[], None]]:
-    """Items on a device, and how to wait for what was done there; the CPU's are the array itself."""
+    """The items on a device, and a function that waits for the device's work; on the CPU the array itself."""
     if device == "cpu":
         return items, lambda: None
     import torch
 
-    from engines.device.devices import open_device, stage_stream
+    from engines.device.devices import open_device, thread_stream
 
-    stream = stage_stream(open_device(device))
+    stream = thread_stream(open_device(device))
     return torch.from_numpy(items).to(device), lambda: stream.record().synchronise()
 
 
 def _measured(batch: int, seconds: float, run: Callable[[], Any], wait: Callable[[], None]) -> Row:
-    """Throughput with some runs handed in ahead, and the time of single runs that are waited for."""
+    """Throughput with several runs queued ahead, and latency of single runs that are waited for."""
     for _ in range(WARM):
         run()
     wait()
-    times = [_timed(run, wait) for _ in range(FEWEST)]
+    times = [_timed(run, wait) for _ in range(MIN_RUNS)]
     start, runs = time.perf_counter(), 0
-    while runs < FEWEST or time.perf_counter() - start < seconds:
+    while runs < MIN_RUNS or time.perf_counter() - start < seconds:
         for _ in range(AHEAD):
             run()
         runs += AHEAD

@@ -1,12 +1,12 @@
-"""All tests that need a GPU, and memcheck on the kernels: one table, one JSON.
+"""Run all tests that need a GPU, and memcheck on the kernels; the result is one table and one JSON.
 
     python benchmarks/gpu/run_tests.py [--minutes 7] [--commit HASH] [--json FILE]
 
-Each test file runs in a process of its own, since after an illegal access nothing in a process reaches the
-GPU any more. compute-sanitizer's memcheck runs the tests of our own kernels, with PyTorch's pool of memory
-switched off, in which a kernel could go too far unseen. What the time does not suffice for is said.
-Without --json the result goes to benchmarks/results/gpu/, named after the GPU; without one to build/. Exit
-code 1 if a test failed, or none ran.
+Each test file runs in a process of its own, since after an illegal access a process cannot use the GPU any
+more. compute-sanitizer's memcheck runs the tests of our own kernels. PyTorch's memory pool is switched off
+for it, since inside the pool memcheck would not see an access out of bounds. Tests for which no time is left
+have a row that says so. Without --json the result goes to benchmarks/results/gpu/, named after the GPU;
+without a GPU it goes to build/. Exit code 1 if a test failed, or none ran.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
-from aside import LEAST_S, Deadline
-from kept import keep, parser
+from isolation import LEAST_S, Deadline
+from result_files import parser, save_result
 
-from engines.loading.backend_choice import cuda_devices
+from engines.device.names import cuda_devices
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ("tests/engines/kernels/test_crop.py", "tests/engines/kernels/test_nms.py")
 MEMCHECK = "memcheck"
-FOUND = 86  # the sanitizer's exit code for errors
+ERRORS_FOUND = 86  # the exit code that the sanitizer is to use if it finds errors
 COLUMNS = ("tests", "passed", "failed", "skipped", "s", "")
 
 
 @dataclass
 class Outcome:
-    """Of one test file, or of memcheck."""
+    """The outcome of one test file, or of memcheck."""
 
     name: str
     passed: int = 0
@@ -65,20 +65,20 @@ def main() -> int:
             print(f"  FAILED {outcome.name}: {failure}")
     if not cuda_devices():
         print("  nothing was tested: no CUDA device here")
-    keep("test", [asdict(outcome) for outcome in outcomes], given)
+    save_result("test", [asdict(outcome) for outcome in outcomes], given)
     broken = any(outcome.failed for outcome in outcomes)
     return 1 if broken or not any(outcome.passed for outcome in outcomes) else 0
 
 
 def gpu_tests(root: Path) -> list[str]:
-    """The test files that have a test with the mark `gpu`, by their paths from `root`."""
+    """The test files with a test that is marked `gpu`, as paths relative to `root`."""
     files = sorted((root / "tests").rglob("test_*.py"))
     marked = [file for file in files if "mark.gpu" in file.read_text(encoding="utf-8")]
     return [file.relative_to(root).as_posix() for file in marked]
 
 
 def run_file(file: str, within_s: float) -> Outcome:
-    """The tests of one file that have the mark."""
+    """Run the marked tests of one file."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [*pytest(), f"--junitxml={report}", "-o", "junit_family=xunit1", file]
@@ -91,14 +91,14 @@ def run_file(file: str, within_s: float) -> Outcome:
 
 
 def read_report(name: str, report: Path) -> Outcome:
-    """The outcome that pytest has written as JUnit's XML."""
+    """Read the outcome that pytest has written as JUnit XML."""
     outcome, reasons, failures = Outcome(name), Counter(), []
     for case in ElementTree.parse(report).iter("testcase"):
         found = {child.tag: child for child in case}
         if broken := found.keys() & {"failure", "error"}:
             outcome.failed += 1
-            said = " ".join((found[min(broken)].get("message") or "").split())
-            failures.append(f"{case.get('name')}: {said}"[:300])
+            message = " ".join((found[min(broken)].get("message") or "").split())
+            failures.append(f"{case.get('name')}: {message}"[:300])
         elif "skipped" in found:
             outcome.skipped += 1
             reasons[found["skipped"].get("message") or "no reason"] += 1
@@ -110,7 +110,7 @@ def read_report(name: str, report: Path) -> Outcome:
 
 
 def memcheck(files: Sequence[str], within_s: float) -> Outcome:
-    """compute-sanitizer on the tests of the kernels."""
+    """Run the tests of the kernels under compute-sanitizer."""
     outcome = Outcome(MEMCHECK)
     program = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin"
@@ -120,8 +120,16 @@ def memcheck(files: Sequence[str], within_s: float) -> Outcome:
         why = "no compute-sanitizer found" if program is None else "no CUDA device"
         outcome.note = f"not run: {why if kernels else 'none of ' + ' '.join(KERNELS)}"
         return outcome
-    # Calls that CUDA refuses are told by those who call; what counts here are the kernels' accesses.
-    command = [program, "--tool", "memcheck", "--error-exitcode", str(FOUND), "--report-api-errors", "no"]
+    # Errors of CUDA calls are the tests' business; here only the kernels' memory accesses count.
+    command = [
+        program,
+        "--tool",
+        "memcheck",
+        "--error-exitcode",
+        str(ERRORS_FOUND),
+        "--report-api-errors",
+        "no",
+    ]
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done, outcome.seconds = run([*command, *pytest(), "--timeout=0", *kernels], within_s, environment)
     if isinstance(done, str):
@@ -133,33 +141,33 @@ def memcheck(files: Sequence[str], within_s: float) -> Outcome:
     return outcome
 
 
-def read_memcheck(said: str, code: int) -> tuple[int, int, int, str]:
-    """Passed, failed, skipped tests, and what memcheck found, from its output and exit code."""
-    closing = " ".join(re.findall(r"^.* in \d[\d.]* ?s\b", said, re.MULTILINE))
+def read_memcheck(output: str, code: int) -> tuple[int, int, int, str]:
+    """Passed, failed and skipped tests, and memcheck's findings, from its output and exit code."""
+    closing = " ".join(re.findall(r"^.* in \d[\d.]* ?s\b", output, re.MULTILINE))
     counted = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", closing)}
-    summary = re.search(r"ERROR SUMMARY: (\d+) error", said)
+    summary = re.search(r"ERROR SUMMARY: (\d+) error", output)
     passed, failed = counted.get("passed", 0), counted.get("failed", 0) + counted.get("error", 0)
     skipped = counted.get("skipped", 0)
     if summary is None:
-        last = next((text for text in reversed(said.splitlines()) if text.strip()), "nothing")
+        last = next((text for text in reversed(output.splitlines()) if text.strip()), "nothing")
         return passed, max(failed, 1), skipped, f"no summary (exit code {code}): {last.strip()[:200]}"
     errors = int(summary.group(1))
     if not errors:
         return passed, failed, skipped, "no errors" if passed else "no errors, but no test ran"
-    first = re.search(r"========= (?!COMPUTE-SANITIZER)(\S.*)", said)
+    first = re.search(r"========= (?!COMPUTE-SANITIZER)(\S.*)", output)
     found = f"{errors} errors; first: {first.group(1) if first else '?'}"
     return passed, max(failed, 1), skipped, found
 
 
 def pytest() -> list[str]:
-    """The command, of this Python."""
+    """The pytest command, with this Python."""
     return [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
 
 
 def run(
     command: list[str], within_s: float, environment: dict[str, str] | None = None
 ) -> tuple[subprocess.CompletedProcess[str] | str, float]:
-    """Run a command in the checkout; what became of it, or why there is nothing to tell, and the seconds."""
+    """Run a command in the checkout; its result, or the reason why there is none, and the seconds it took."""
     if within_s < LEAST_S:
         return "left out: the time is up", 0.0
     start = monotonic()
@@ -174,7 +182,7 @@ def run(
 
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stdout.splitlines() if line.strip()] or ["nothing said"]
+    lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
     return f"exit code {done.returncode}: {lines[-1].strip()[:200]}"
 
 
@@ -183,7 +191,7 @@ def line(outcome: Outcome) -> str:
 
 
 def cells(outcome: Outcome) -> list[str]:
-    """For the table."""
+    """The cells of a row of the table."""
     counts = (outcome.passed, outcome.failed, outcome.skipped)
     return [outcome.name, *map(str, counts), f"{outcome.seconds:.1f}", outcome.note]
 

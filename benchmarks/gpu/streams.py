@@ -1,4 +1,4 @@
-"""Whole graphs on many streams: how fast, how old frames get, what the GPU does, what is copied."""
+"""Whole graphs on many streams: frames/s, ages of frames, use of the GPU, and bytes copied."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import av
-from aside import Row
 from clip import FPS
+from isolation import Row
 from networks import Model
 
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
-from pipeline.measurement.figures import RunFigures
-from pipeline.measurement.metrics import Histogram
+from pipeline.measurement.stats import RunStats
 from pipeline.run import Run
 from tools.profiling.machine.gpus import GpuSampler, load_nvml
 
 WARM_S = 2.0
 SAMPLE_S = 0.1
 TRACE_S = 0.4
-MOST = 64  # items of a batch
+MAX_BATCH = 64
 WAIT_MS = 4
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every frame of a clip goes through.
+    """A clip, and the models that process each of its frames.
 
-    The boxes are the detector's `persons` best, however low their scores: so many crops a frame, whatever
-    the weights and the picture. What the tracker is given it follows.
+    Boxes are the detector's `persons` best, however low their scores, and the tracker follows all of them. So
+    each frame has exactly `persons` crops, whatever the weights and the picture.
     """
 
     clip: str
@@ -40,11 +39,11 @@ class Load:
     detector: Model
     pose: Model | None
     persons: int
-    every: int = 1  # frames, of which the detector looks at one
-    frames_a_call: int | None = None  # of the pose model; as many as fill a batch unless told
+    every: int = 1  # the detector runs on each n-th frame
+    frames_a_call: int | None = None  # of the pose model; by default as many as fill a batch
 
     def graph(self) -> Graph:
-        """decode, detect, track, and pose where there is a model for it."""
+        """decode, detect, track, and pose if there is a pose model."""
         on: dict[str, Any] = {} if self.device == "cpu" else {"device": self.device}
         batch = {"max": 32, "wait_ms": WAIT_MS}
         nodes: dict[str, dict[str, Any]] = {
@@ -58,7 +57,7 @@ class Load:
                       "batch": {"max": 16}, "after": "detect"},
         }  # fmt: skip
         if self.pose:
-            frames = self.frames_a_call or max(1, MOST // self.persons)
+            frames = self.frames_a_call or max(1, MAX_BATCH // self.persons)
             nodes["pose"] = {
                 "op": "pose", "model": self.pose.path, "backend": self.pose.backend,
                 "max_instances": self.persons, "batch": {"max": frames, "wait_ms": WAIT_MS},
@@ -68,14 +67,14 @@ class Load:
 
 
 def measured(loads: Sequence[Load], counts: Sequence[int], seconds: float, live: bool) -> Iterator[Row]:
-    """A row for each load and number of streams; `live`: each at its own pace, and never waited for."""
+    """A row for each load and number of streams; `live` streams keep their own pace, as cameras do."""
     for load in loads:
         for streams in counts:
             yield measure(load, streams, seconds, live)
 
 
 def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
-    """So many streams of the clip at once, measured for `seconds` after the warm-up.
+    """Run this many streams of the clip at once, and measure them for `seconds` after the warm-up.
 
     Raises:
         PipelineError: the graph fails.
@@ -85,67 +84,64 @@ def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
     for number in range(streams):
         run.add_source(f"camera{number}", load.clip)
         if live:
-            time.sleep(1 / FPS / streams)  # cameras are not in step
+            time.sleep(1 / FPS / streams)  # cameras are not synchronous
     sampler = _sampler()
     row: Row = {"streams": streams, "persons": load.persons, "paced": live}
     try:
         if not run.wait(WARM_S if load.device != "cpu" else seconds):
-            before, start = run.figures(), time.monotonic()
+            before, start = run.stats(), time.monotonic()
             ended = False
             while not ended and time.monotonic() - start < seconds:
                 if sampler:
                     sampler.sample(time.monotonic() - start)
                 ended = run.wait(SAMPLE_S)
-            window = run.figures().since(before)
+            window = run.stats().since(before)
             row |= figures(window) | gpu_use(sampler, window)
             if load.device != "cpu" and not ended:
                 row |= copies(run)
     finally:
         run.stop()
-        run.finish()  # raises what went wrong
+        run.finish()  # raises the error of a run that failed
     return row
 
 
-def figures(window: RunFigures) -> Row:
+def figures(window: RunStats) -> Row:
     """Of a window of a run."""
-    stats, age = window.stats(), Histogram()
-    for stream in window.streams:
-        age.merge(stream.age)
     instances = sum(stream.instances for stream in window.streams)
-    settled = max(stats.finished + stats.dropped, 1)
+    settled = max(window.finished + window.dropped, 1)
     return {
-        "fps": round(stats.fps, 1),
-        "detections_per_s": round(instances / stats.seconds, 1),
-        "age_p50_ms": round(age.percentile_ms(50), 1),
-        "age_p95_ms": round(age.percentile_ms(95), 1),
-        "age_p99_ms": round(age.percentile_ms(99), 1),
-        "dropped": round(stats.dropped / settled, 4),
-        "cores": round(stats.cores_busy, 2),
-        "frames_a_call": {stage.name: round(stage.mean_batch, 1) for stage in stats.stages[1:]},
-        "busy": {stage.name: round(stage.busy / max(stage.workers, 1), 2) for stage in stats.stages},
+        "fps": round(window.fps, 1),
+        "detections_per_s": round(instances / window.seconds, 1),
+        "age_p50_ms": round(window.age_p50_ms, 1),
+        "age_p95_ms": round(window.age_p95_ms, 1),
+        "age_p99_ms": round(window.age_p99_ms, 1),
+        "dropped": round(window.dropped / settled, 4),
+        "cores": round(window.cores_busy, 2),
+        "frames_a_call": {stage.name: round(stage.mean_batch, 1) for stage in window.stages[1:]},
+        "busy": {stage.name: round(stage.busy / max(stage.workers, 1), 2) for stage in window.stages},
     }
 
 
-def gpu_use(sampler: GpuSampler | None, window: RunFigures) -> Row:
+def gpu_use(sampler: GpuSampler | None, window: RunStats) -> Row:
     """What NVML tells of the first GPU; its percentages are means over a sixth of a second or more."""
-    if sampler is None or not (used := sampler.use(window.stats().finished)):
+    if sampler is None or not (used := sampler.use(window.finished)):
         return {}
     first = used[0]
-    told = {
+    values = {
         "gpu": first.busy, "nvdec": first.decoder, "gpu_mb": first.memory_mb, "watts": first.power_w,
         "clock_mhz": first.clock_mhz,
     }  # fmt: skip
-    return {name: round(value, 3) for name, value in told.items() if value is not None}
+    return {name: round(value, 3) for name, value in values.items() if value is not None}
 
 
 def copies(run: Run) -> Row:
-    """Bytes between host and device a finished frame, and waits for the whole device, while it goes on."""
+    """Bytes copied for each finished frame, and waits for the whole device, while the run goes on."""
     from cuda_trace import cuda_trace
 
     with cuda_trace() as trace:
-        before = run.figures()
+        before = run.stats()
         run.wait(TRACE_S)
-        frames = max(run.figures().since(before).stats().finished, 1)
+        frames = max(run.stats().since(before).finished, 1)
     return {
         "to_device_bytes": round(trace.bytes["HtoD"] / frames),
         "to_host_bytes": round(trace.bytes["DtoH"] / frames),
@@ -155,7 +151,7 @@ def copies(run: Run) -> Row:
 
 
 def decoded(clip: str, device: str, counts: Sequence[int], seconds: float) -> Iterator[Row]:
-    """Frames a second of decoding alone, by number of streams: FFmpeg by PyAV, and nothing done with them."""
+    """Frames/s of decoding alone, with FFmpeg by PyAV, by number of streams."""
     for streams in counts:
         frames, stopped = [0] * streams, threading.Event()
         failures: list[Exception] = []

@@ -1,11 +1,11 @@
-"""The tables of bench.py: whole graphs by number of streams, and the pose model by size of batch."""
+"""The tables of bench.py: whole graphs by number of streams, and the pose model by batch size."""
 
 from __future__ import annotations
 
 import harness
-from aside import Row
+from isolation import Row
 
-TARGET = 0.85  # of the tighter bound
+TARGET = 0.85  # share of the lower bound
 PACED_P95_MS = 100.0
 STREAMS = ("streams", "frames/s", "p50 ms", "p95", "p99", "GPU", "NVDEC", "to GPU", "to host", "decode alone",
            "engines alone", "of bound", "")  # fmt: skip
@@ -13,7 +13,7 @@ POSES = ("RTMPose-m", "batch", "alone crops/s", "p50 ms", "graph crops/s", "of a
 
 
 def show(rows: list[Row], size: tuple[int, int]) -> None:
-    """Both tables; `size` of the frames in px."""
+    """Print both tables; `size` is that of the frames, px."""
     streams = [row for row in rows if row["kind"] in ("streams", "paced")]
     target = f"target {TARGET:.0%} of the bound; paced: p95 {PACED_P95_MS:.0f} ms"
     harness.show(f"{size[0]}x{size[1]} H.264; {target}", STREAMS, [stream_cells(row) for row in streams])
@@ -30,7 +30,7 @@ def show(rows: list[Row], size: tuple[int, int]) -> None:
 
 
 def stream_cells(row: Row) -> list[str]:
-    """For the first table."""
+    """The cells of a row of the first table."""
     name = str(row.get("streams", "")) + (f" paced: {row['graph']}" if row["kind"] == "paced" else "")
     share = {key: f"{row[key]:.0%}" for key in ("gpu", "nvdec", "of_bound") if key in row}
     number = {key: f"{row[key]:.0f}" for key in
@@ -44,9 +44,9 @@ def stream_cells(row: Row) -> list[str]:
 
 
 def pose_cells(row: Row, graph: Row) -> list[str]:
-    """For the second table."""
+    """The cells of a row of the second table."""
     if "batch" not in row:
         return [row["backend"], "", "", "", "", "", row["why"]]
     rate, through = row["items_per_s"], graph.get("detections_per_s")
-    told = ["", ""] if through is None else [f"{through:.0f}", f"{through / rate:.0%}"]
-    return [row["backend"], str(row["batch"]), f"{rate:.0f}", f"{row['p50_ms']:.2f}", *told, ""]
+    in_graph = ["", ""] if through is None else [f"{through:.0f}", f"{through / rate:.0%}"]
+    return [row["backend"], str(row["batch"]), f"{rate:.0f}", f"{row['p50_ms']:.2f}", *in_graph, ""]

@@ -1,9 +1,9 @@
-"""A wheel of TensorRT's libraries, made of the jar that Maven has of them.
+"""Make a wheel of TensorRT's libraries from the jar in Maven's registry.
 
-NVIDIA's bindings (`tensorrt-cu13-bindings`) are a wheel of their own in the Python registry; its libraries
-are not there. The wheel made here holds those that the bindings are linked with (libnvinfer, the ONNX parser
-and the plugins), what the builder needs for one architecture, the module `tensorrt_libs`, which the bindings
-import first, and the module `tensorrt`. NVIDIA's licence for TensorRT holds; it is for one's own machines.
+The Python registry has NVIDIA's bindings (`tensorrt-cu13-bindings`), but not the libraries. The wheel made
+here has the libraries that the bindings are linked with (libnvinfer, the ONNX parser and the plugins), the
+builder's resource for one architecture, the module `tensorrt_libs`, which the bindings import first, and the
+module `tensorrt`. NVIDIA's licence for TensorRT applies; do not publish the wheel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ BINDINGS = f"tensorrt-cu13-bindings=={VERSION}"
 FOLDER = "org/bytedeco/tensorrt/linux-x86_64/"
 LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10", "libnvinfer_plugin.so.10")
 RESOURCE = "libnvinfer_builder_resource_"
-ANY = "ptx"  # for GPUs without a resource of their own, compiled by the driver; all that 10.15-1.5.13 has
+# For GPUs without a resource of their own: the driver compiles it. The jar 10.15-1.5.13 has no other
+# resource.
+ANY = "ptx"
 BLOCK = 2**20
 
 LIBS_MODULE = f'''\
@@ -28,7 +30,7 @@ LIBS_MODULE = f'''\
 import ctypes
 from pathlib import Path
 
-for name in {LIBRARIES!r}:  # each after those that it needs
+for name in {LIBRARIES!r}:  # a library comes after those that it needs
     ctypes.CDLL(str(Path(__file__).parent / name), mode=ctypes.RTLD_GLOBAL)
 '''
 TENSORRT_MODULE = '''\
@@ -40,11 +42,11 @@ from tensorrt_bindings import __version__
 
 
 class TensorrtWheelError(Exception):
-    """The jar is not what it should be; the message says how, in one line."""
+    """The jar lacks a file; the message names it in one line."""
 
 
 class Made(NamedTuple):
-    """The wheel, and what it holds."""
+    """The wheel, and the libraries in it."""
 
     path: Path
     libraries: dict[str, int]  # name: bytes
@@ -80,7 +82,7 @@ def make(jar: Path, out: Path, arch: str) -> Made:
 
 
 def _wanted(names: list[str], arch: str) -> list[str]:
-    """The members to take: the libraries, and the builder's resource of the architecture."""
+    """The jar's members that the wheel needs: libraries, and the builder's resource for the architecture."""
     found = [FOLDER + library for library in LIBRARIES if FOLDER + library in names]
     if len(found) < len(LIBRARIES):
         lacking = [library for library in LIBRARIES if FOLDER + library not in names]
@@ -96,7 +98,7 @@ def _wanted(names: list[str], arch: str) -> list[str]:
 
 
 def _copy(source: zipfile.ZipFile, name: str, wheel: zipfile.ZipFile) -> str:
-    """Copy a library, block by block, since one has 640 MB; its line in the wheel's record."""
+    """Copy a library block by block, since one has 640 MB; returns its line of the wheel's RECORD."""
     target = f"tensorrt_libs/{name.removeprefix(FOLDER)}"
     checksum, size = hashlib.sha256(), 0
     with source.open(name) as reading, wheel.open(target, "w", force_zip64=True) as writing:

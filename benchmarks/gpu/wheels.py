@@ -1,15 +1,16 @@
-"""The folder of wheels with which `make test-gpu` and `make bench-gpu` need no network.
+"""Fill a folder with the wheels that `make test-gpu` and `make bench-gpu` need, so that they need no network.
 
     python benchmarks/gpu/wheels.py OUT [--part-mb 60] [--arch sm_90] [--python 3.12] [--without NAME,NAME]
     python benchmarks/gpu/wheels.py OUT --join
 
-The first is for a machine that reaches the registries, by its own pip and mvn (Java 8 or newer). It gets
-what posestream and its tests need on Linux x86-64, posestream's own wheel, and TensorRT for the GPUs of one
-architecture: NVIDIA's bindings by pip, the libraries by Maven (see tensorrt_wheel.py), and TensorRT for RTX.
-Files above --part-mb are cut; `make` joins them where it finds them, and so does --join.
+Run the first command on a machine that reaches the registries, with pip and mvn (Java 8 or newer). It
+downloads the packages that posestream and its tests need on Linux x86-64, builds posestream's own wheel, and
+gets TensorRT for the GPUs of one architecture: NVIDIA's bindings by pip, the libraries by Maven (see
+tensorrt_wheel.py), and TensorRT for RTX. Files larger than --part-mb are split; `make` on the GPU machine
+joins them, and so does --join.
 
-What the other machine has already is left out by --without: PyTorch and what came with it unless told
-otherwise. What cannot be had is said, and the folder is made without it.
+--without names the packages that the GPU machine has already, by default PyTorch and its dependencies. If
+something cannot be downloaded, the command says so and goes on without it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import parts
+import split_files
 import tensorrt_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 POM = Path(__file__).with_name("pom.xml")
 MB = 10**6
-THERE = (
+INSTALLED = (
     "torch", "triton", "numpy", "onnxruntime", "opencv-python-headless", "msgpack", "cuda-bindings",
     "cuda-pathfinder", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "setuptools",
 )  # fmt: skip
@@ -40,7 +41,7 @@ GLIBC = range(39, 4, -1)  # manylinux_2_39 … 2_5: pip takes tags literally
 
 
 class UnavailableError(Exception):
-    """Something cannot be had here; the message says what and why, in one line."""
+    """Something cannot be downloaded or built here; the message says in one line what and why."""
 
 
 def main() -> int:
@@ -49,30 +50,32 @@ def main() -> int:
         description=summary, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="the folder")
-    parser.add_argument("--join", action="store_true", help="put the cut files together, and do no more")
-    parser.add_argument("--part-mb", type=int, default=60, help="cut what is larger; 60 unless given")
-    parser.add_argument("--arch", default="sm_90", help="of the GPU; sm_90 (H100, H200) unless given")
-    parser.add_argument("--python", default="3.12", help="of the other machine; 3.12 unless given")
-    parser.add_argument("--without", default=",".join(THERE), help=f"{','.join(THERE)} unless given")
+    parser.add_argument("--join", action="store_true", help="only join the split files")
+    parser.add_argument("--part-mb", type=int, default=60, help="split larger files; default 60")
+    parser.add_argument("--arch", default="sm_90", help="architecture of the GPU; default sm_90 (H100, H200)")
+    parser.add_argument("--python", default="3.12", help="Python version of the GPU machine; default 3.12")
+    parser.add_argument(
+        "--without", default=",".join(INSTALLED), help=f"packages to leave out; default {','.join(INSTALLED)}"
+    )
     given = parser.parse_args()
     try:
         if given.join:
-            for path in parts.join(given.out, given.out):
+            for path in split_files.join(given.out, given.out):
                 print(path)
             return 0
         return build(given.out, given)
-    except (parts.PartsError, UnavailableError, tensorrt_wheel.TensorrtWheelError) as error:
+    except (split_files.PartsError, UnavailableError, tensorrt_wheel.TensorrtWheelError) as error:
         raise SystemExit(f"wheels.py: {error}") from None
 
 
 def build(out: Path, given: argparse.Namespace) -> int:
-    """Fill the folder; 1 if something of it could not be had."""
+    """Fill the folder; returns 1 if something is missing, otherwise 0."""
     out.mkdir(parents=True, exist_ok=True)
     without = {normal(name) for name in given.without.split(",") if name}
     wanted = [name for name in dependencies() if normal(re.split(r"[<>=!~\[ ;]", name)[0]) not in without]
     steps = {
         "posestream": lambda: own_wheel(out),
-        "what it needs": lambda: download(out, [*wanted, *TESTS, *EXPORT], given.python),
+        "its dependencies": lambda: download(out, [*wanted, *TESTS, *EXPORT], given.python),
     }
     if normal(tensorrt_wheel.NAME) not in without:
         steps["TensorRT"] = lambda: tensorrt(out, given.arch, given.python)
@@ -88,26 +91,26 @@ def build(out: Path, given: argparse.Namespace) -> int:
             failed += 1
             print(f"  left out: {error}", flush=True)
     remove(out, without)
-    for name in parts.cut(out, given.part_mb * MB):
-        print(f"cut {name}")
+    for name in split_files.split(out, given.part_mb * MB):
+        print(f"split {name}")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(list(out.iterdir()))} files, {size / MB:.0f} MB")
     return 1 if failed else 0
 
 
 def dependencies() -> list[str]:
-    """What posestream's pyproject.toml asks for."""
+    """The dependencies in posestream's pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return list(project["dependencies"])
 
 
 def own_wheel(out: Path) -> None:
-    """The wheel of this checkout."""
+    """Build the wheel of this checkout."""
     run([*pip("wheel"), "--no-deps", "--wheel-dir", str(out), str(ROOT)])
 
 
 def download(out: Path, names: list[str], python: str) -> None:
-    """Wheels and what they need, for the other machine; a package without a wheel is built, if it is pure."""
+    """Download packages and their dependencies for the GPU machine; a pure one without a wheel is built."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
     digits = python.replace(".", "")
@@ -126,7 +129,7 @@ def download(out: Path, names: list[str], python: str) -> None:
 
 
 def tensorrt(out: Path, arch: str, python: str) -> None:
-    """The bindings, and a wheel of the libraries."""
+    """Download the bindings, and make a wheel of the libraries."""
     download(out, [tensorrt_wheel.BINDINGS], python)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         copy = ["dependency:copy-dependencies", "-DexcludeTransitive=true", f"-DoutputDirectory={folder}"]
@@ -139,14 +142,14 @@ def tensorrt(out: Path, arch: str, python: str) -> None:
 
 
 def remove(out: Path, without: set[str]) -> None:
-    """Wheels that came along though the other machine has them."""
+    """Remove wheels of packages that the GPU machine has; pip downloads them as dependencies."""
     for wheel in out.glob("*.whl"):
         if normal(wheel.name.partition("-")[0]) in without:
             wheel.unlink()
 
 
 def normal(name: str) -> str:
-    """A package's name as registries compare them."""
+    """A package's name in the form in which registries compare names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -158,17 +161,17 @@ def run(command: list[str]) -> None:
     """Run a command to its end.
 
     Raises:
-        UnavailableError: it is not there, or it failed, with the line that tells most.
+        UnavailableError: the program is missing, or it failed; with the first line of its error.
     """
-    what = " ".join(Path(word).name for word in command[:4] if not word.startswith("-"))
+    shown = " ".join(Path(word).name for word in command[:4] if not word.startswith("-"))
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UnavailableError(f"{command[0]} is not in PATH; install it (mvn: Maven, with Java)") from None
     if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["nothing"]
-        first = next((line for line in said if "ERROR" in line), said[-1])
-        raise UnavailableError(f"{what}: {first.strip()[:300]}")
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["no output"]
+        first = next((line for line in lines if "ERROR" in line), lines[-1])
+        raise UnavailableError(f"{shown}: {first.strip()[:300]}")
 
 
 if __name__ == "__main__":

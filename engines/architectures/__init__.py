@@ -1,9 +1,12 @@
 """Networks in plain PyTorch, one family a file; parameters are named as in the official checkpoints.
 
-A family is a module with `VARIANTS` (its sizes, by name) and `build(contract)`, which gives the network that
-the contract describes: its variant, its number of keypoints or classes, its input size. The network takes
-(B, 3, H, W) float32, normalised, and gives a dict of tensors by the roles that the family's codec reads.
-Everything here needs the extra `torch`, and nothing else in `engines` imports it at the top of a file.
+To add a family, write its file here and add one line to `FAMILIES`. The file is a module with `VARIANTS`
+(the sizes by name, smallest first) and `build(contract)`, which returns the network for the contract's
+variant, input size, and number of keypoints or classes. The network takes (B, 3, H, W) float32, normalised,
+and returns a dict of tensors by the roles that the contract's codec reads.
+
+Imports `codecs` and `contracts`; `checkpoints` also imports `loading`. All other files need the extra
+`torch`, so the rest of `engines` imports them only inside functions.
 """
 
 from __future__ import annotations
@@ -11,14 +14,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract
-from engines.errors import ContractError, EngineError
+from engines.errors import ContractError, EngineError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = ("rtmpose", "rtmdet", "yolox", "hrnet", "vitpose", "sapiens")
+# One line a family: its file in this folder.
+FAMILIES = (
+    "rtmpose",
+    "rtmdet",
+    "yolox",
+    "hrnet",
+    "vitpose",
+    "sapiens",
+)
 
 
 def variants(family: str) -> tuple[str, ...]:
@@ -35,7 +45,7 @@ def build(contract: Contract) -> nn.Module:
     """The network that a contract describes, with random weights, in evaluation mode.
 
     Raises:
-        ContractError: unknown family or variant, or values that the family cannot be built with.
+        ContractError: unknown family or variant, or numbers with which the family cannot be built.
         EngineError: PyTorch is not installed.
     """
     module = _module(contract.architecture)
@@ -47,7 +57,7 @@ def build(contract: Contract) -> nn.Module:
     return module.build(contract).eval()
 
 
-def _module(family: str):  # type: ignore[no-untyped-def]  # modules have no type of their own
+def _module(family: str):  # type: ignore[no-untyped-def]  # a module's attributes have no types
     if family not in FAMILIES:
         raise ContractError(f"no architecture {family!r}; {nearest(family, list(FAMILIES))}")
     try:

@@ -7,23 +7,23 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-COARSEST = 32  # px of the input a cell of the last stage: sides must divide, or the grids would not fit
-STRIDES = (8, 16, 32)  # of the three grids in which detectors look for objects
+COARSEST = 32  # px of the input per cell of the last stage; both sides of the input must be multiples of it
+STRIDES = (8, 16, 32)  # px of the input per cell, for the three grids of a detector
 
 
 class Scaling(NamedTuple):
-    """A size of a family: factors on the number of blocks and of channels of its size l."""
+    """A size of a family, as factors on the blocks and channels of its size l."""
 
     depth: float
     width: float
-    depthwise: bool = False  # 3x3 convolutions in two steps, as in the nano sizes
+    depthwise: bool = False  # depthwise separable 3x3 convolutions, as in the nano sizes
 
     def blocks(self, number: int) -> int:
-        """How many blocks of `number` there are at this size."""
+        """The number of blocks at this size, where size l has `number`."""
         return max(round(number * self.depth), 1)
 
     def channels(self, number: int) -> int:
-        """How many channels of `number` there are at this size."""
+        """The number of channels at this size, where size l has `number`."""
         return int(number * self.width)
 
 
@@ -42,7 +42,7 @@ class ConvBN(nn.Module):
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling (arXiv:1406.4729): maxima over 5, 9 and 13 cells beside the cell itself."""
+    """Spatial pyramid pooling (arXiv:1406.4729): the input beside its maxima over 5, 9 and 13 cells."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

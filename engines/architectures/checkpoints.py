@@ -1,9 +1,9 @@
-"""Checkpoints: files of weights, read without running what is in them, and loaded to the last tensor.
+"""Read checkpoints without running code from the file, and load them into the contract's network.
 
-A `.pth` is a pickle, and a pickle can call any function of any library while it is read. PyTorch's reader for
-`weights_only` knows tensors and plain containers and refuses the rest. Official files need one thing more:
-their `meta` holds numpy arrays (mmpose's dataset_meta). Those are stepped over, not built: in the place of
-numpy's functions stands a class that ignores its arguments. All else that a file asks for is refused by name.
+A `.pth` is a pickle, and a pickle can call any function of any library while it is read. PyTorch's
+`weights_only` reader allows only tensors and plain containers. Official files also hold NumPy arrays in their
+`meta` (mmpose's dataset_meta). These are skipped: a class that ignores its arguments replaces NumPy's
+functions. Everything else that a file asks for is refused, with its name.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.architectures import build
-from engines.architectures.fit import check_fit
+from engines.architectures.checkpoint_fit import check_fit
+from engines.contracts.carried_contract import check_same_numbers
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import CONTRACT, parse_contract
 from engines.errors import ContractError, EngineError
-from engines.loading.contract_check import compare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Where publishers keep the weights in a file, the averaged ones first. mmengine's `state_dict` holds averaged
-# ones already (EMAHook swaps them in before it saves), and Megvii's `model` too (yolox/core/trainer.py).
+# The keys under which publishers keep the weights, averaged weights first. mmengine's `state_dict` is
+# averaged already (EMAHook swaps the averages in before it saves), and so is Megvii's `model`
+# (yolox/core/trainer.py).
 HOLDERS = ("state_dict", "ema", "model", "module")
-PREPROCESSING = "data_preprocessor."  # mmengine's buffers: mean and std, which are the contract's business
+PREPROCESSING = "data_preprocessor."  # mmengine's buffers for mean and std, which the contract has
 
 
-class _Unread:
-    """Stands for a numpy array, number or dtype in a checkpoint's notes."""
+class _Skipped:
+    """Replaces a NumPy array, number or dtype in a checkpoint's `meta`."""
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, state: object) -> None: ...
 
 
-# As numpy 1 and numpy 2 write them.
+# The names under which NumPy 1 and NumPy 2 pickle them.
 NUMPY = (
     "numpy.ndarray",
     "numpy.dtype",
@@ -48,14 +49,14 @@ NUMPY = (
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a file by name, on the CPU: the state dict itself, or what lies in it under a usual key.
+    """The weights in a file by name, on the CPU: the file's content, or the part under one of HOLDERS.
 
     Args:
-        path: a `.safetensors`, or anything that torch.save wrote.
+        path: a `.safetensors` file, or any file written by torch.save.
 
     Raises:
-        EngineError: the file is missing, damaged, or no checkpoint; or it would have to run something to be
-            read, which is named; or PyTorch (or safetensors) is not installed.
+        EngineError: the file is missing, damaged, or no checkpoint; or reading it would run a function, which
+            is named; or PyTorch (or safetensors) is not installed.
     """
     if not path.is_file():
         raise EngineError(f"{path}: there is no such file")
@@ -68,22 +69,22 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
             else f"a {type(found).__name__}"
         )
         raise EngineError(
-            f"{path.name} holds {what}, expected tensors by name, or such under one of {', '.join(HOLDERS)}; "
-            "give a file of weights"
+            f"{path.name} holds {what}, expected tensors by name, or these under one of "
+            f"{', '.join(HOLDERS)}; give a file of weights"
         )
     return dict(weights)
 
 
 def load_weights(contract: Contract, path: Path) -> nn.Module:
-    """The contract's network with the weights of a checkpoint, all of them, in evaluation mode, float32.
+    """The contract's network with all weights of a checkpoint, in evaluation mode, float32.
 
-    Names of older mmpose versions are renamed as mmpose does. Nothing is left out but the mean and std that
-    mmengine's files may carry, and these, like a contract that the file carries, are compared with this one.
+    Names of older mmpose versions are renamed as mmpose does. Only mmengine's mean and std are left out; they
+    are compared with the contract, and so is a contract that the file carries.
 
     Raises:
         EngineError: see `load_checkpoint`.
-        ContractError: the weights are those of another network (with what differs, and the size that would
-            fit), or were trained with other numbers (with both).
+        ContractError: the weights are of another network (with the differences, and the size that would fit),
+            or were trained with other numbers (with both values).
     """
     import torch
 
@@ -91,10 +92,10 @@ def load_weights(contract: Contract, path: Path) -> nn.Module:
 
     state = load_checkpoint(path)
     if (carried := read_checkpoint_contract(path)) is not None:
-        compare(contract, carried, path.name)
+        check_same_numbers(contract, carried, path.name)
     _check_preprocessing(contract, state, path.name)
     state = current_names({name: it for name, it in state.items() if not name.startswith(PREPROCESSING)})
-    with torch.device("meta"):  # shapes alone: the checkpoint's tensors become the network's
+    with torch.device("meta"):  # no memory: the checkpoint's tensors become the network's
         network = build(contract)
     check_fit(contract, network, state, path.name)
     state = {name: it.float() if it.is_floating_point() else it for name, it in state.items()}
@@ -103,7 +104,7 @@ def load_weights(contract: Contract, path: Path) -> nn.Module:
 
 
 def save_checkpoint(contract: Contract, network: nn.Module, path: Path) -> None:
-    """Write a network's weights as `.safetensors`, with the contract inside; whole or not at all.
+    """Write a network's weights as `.safetensors`, with the contract inside; all of it or nothing.
 
     Raises:
         EngineError: safetensors is not installed, or the name has another suffix.
@@ -114,7 +115,7 @@ def save_checkpoint(contract: Contract, network: nn.Module, path: Path) -> None:
         from safetensors.torch import save_file
     except ModuleNotFoundError:
         raise _needs_safetensors(path) from None
-    # Copies, since layers that share weights (RTMDet's head) would be refused; by name they are all there.
+    # Copies: safetensors refuses layers that share weights, as in RTMDet's head.
     state = {name: it.detach().cpu().contiguous().clone() for name, it in network.state_dict().items()}
     part = path.with_name(f".{path.name}.part")
     try:
@@ -129,7 +130,7 @@ def read_checkpoint_contract(path: Path) -> Contract | None:
 
     Raises:
         EngineError: the file is damaged, or safetensors is not installed.
-        ContractError: what it carries is not a valid contract.
+        ContractError: the contract inside is not valid.
     """
     if path.suffix != ".safetensors":
         return None
@@ -146,13 +147,13 @@ def _read_pickle(path: Path) -> Any:
             f"{path.name} is read with PyTorch, which is not installed: pip install 'posestream[torch]'"
         ) from None
     try:
-        with torch.serialization.safe_globals([(_Unread, name) for name in NUMPY]):
+        with torch.serialization.safe_globals([(_Skipped, name) for name in NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         if isinstance(error, pickle.UnpicklingError) and (wanted := re.search(r"GLOBAL (\S+)", str(error))):
             raise EngineError(
-                f"{path.name} was refused, and nothing in it was run: to be read it needs {wanted[1]}, and "
-                "weights need no code; save its state dict alone where it comes from (OpenMMLab: "
+                f"{path.name} was refused, and nothing in it was run: reading it needs {wanted[1]}, and "
+                "weights need no code; save only its state dict where it comes from (OpenMMLab: "
                 "tools/misc/publish_model.py)"
             ) from None
         raise _damaged(path, error) from None
@@ -160,7 +161,7 @@ def _read_pickle(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
 
 
 @contextmanager
@@ -190,7 +191,7 @@ def _damaged(path: Path, error: Exception) -> EngineError:
 
 
 def _unwrap(found: Any) -> Any:
-    """What lies under the usual keys, of which some publishers nest two."""
+    """The content under the keys of HOLDERS, which some publishers nest twice."""
     for _ in range(2):
         held = [found.get(key) for key in HOLDERS] if isinstance(found, Mapping) else []
         found = next((it for it in held if isinstance(it, Mapping)), found)

@@ -7,7 +7,7 @@ from torch import nn
 
 from engines.architectures.blocks import SPP, ConvBN, Scaling
 
-# Of each stage at size l: channels in and out, blocks, whether these add their input (the last has SPP).
+# Each stage at size l: channels in and out, blocks, whether blocks are residual (the last stage has SPP).
 STAGES = ((64, 128, 3, True), (128, 256, 6, True), (256, 512, 6, True), (512, 1024, 3, False))
 
 
@@ -47,7 +47,7 @@ class CSPNeXt(nn.Module):
 
 
 class CSPLayer(nn.Module):
-    """Blocks on one half of the channels, past which the other half goes (arXiv:1911.11929)."""
+    """Cross-stage partial layer: blocks on half of the channels, a shortcut for half (arXiv:1911.11929)."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class CSPLayer(nn.Module):
 
 
 class Block(nn.Module):
-    """A 3x3 and a depthwise 5x5 convolution; the shape stays."""
+    """A 3x3 and a depthwise 5x5 convolution; the shape is unchanged."""
 
     def __init__(self, channels: int, *, residual: bool, depthwise: bool) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Each channel times a factor between 0 and 1 that all channels' means decide on."""
+    """Multiply each channel by a factor between 0 and 1, computed from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class ChannelAttention(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution within each channel, then one across them; each normalised and activated."""
+    """A convolution within each channel, then a 1x1 convolution across them; both with BN and SiLU."""
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -118,5 +118,5 @@ class DepthwiseConv(nn.Module):
 
 
 def conv3x3(channels: int, width: int, stride: int = 1, *, depthwise: bool) -> nn.Module:
-    """A 3x3 convolution in one step, or in two."""
+    """A 3x3 convolution, plain or depthwise separable."""
     return (DepthwiseConv if depthwise else ConvBN)(channels, width, 3, stride)

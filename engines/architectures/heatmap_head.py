@@ -1,4 +1,4 @@
-"""The heatmap head that HRNet, ViTPose and Sapiens share, and what a contract must say for it.
+"""The heatmap head that HRNet, ViTPose and Sapiens share, and its requirements of a contract.
 
 Parameters are named as in mmpose's HeatmapHead (Xiao et al., Simple Baselines, arXiv:1804.06208).
 """
@@ -12,11 +12,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from engines.architectures.demands import codec_of, keypoints_of, require_multiple
-from engines.contracts.contract import Contract, HeatmapCodec
+from engines.architectures.requirements import require_codec, require_keypoints, require_multiple
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Contract
 from engines.errors import ContractError
 
-STRIDE = 4  # px of the input a cell, in every official configuration of the three families
+STRIDE = 4  # px of the input per cell of a heatmap, in every official configuration of the three
 
 Value = TypeVar("Value")
 
@@ -24,8 +25,8 @@ Value = TypeVar("Value")
 class HeatmapHead(nn.Module):
     """Transposed convolutions that double the size, 1x1 convolutions, then a map for each keypoint.
 
-    (B, C, h, w) to (B, K, h * 2**n, w * 2**n) with n `deconvs`; each of those and of `convs` is given by its
-    channels. `kernel` is that of the final convolution.
+    (B, C, h, w) to (B, K, h * 2**n, w * 2**n) with n `deconvs`. `deconvs` and `convs` list the channels of
+    each layer; `kernel` is the size of the final convolution.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class HeatmapHead(nn.Module):
         self.final_layer = nn.Conv2d(channels, keypoints, kernel, padding=kernel // 2)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """The heatmaps, as the network gives them: not normalised, and below 0 in places."""
+        """The raw heatmaps: not normalised, and below 0 in places."""
         return self.final_layer(self.conv_layers(self.deconv_layers(features)))
 
 
@@ -64,21 +65,21 @@ class HeatmapPose(nn.Module):
         self.head = head
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Heatmaps of images that are normalised as the contract says."""
+        """Heatmaps for images normalised as the contract says."""
         return {"heatmaps": self.head(self.backbone(images))}
 
 
-def heatmaps_of(contract: Contract, multiple: int) -> int:
-    """K, the number of heatmaps, once the contract's sizes are found to fit a network of stride 4.
+def require_heatmaps(contract: Contract, multiple: int) -> int:
+    """K, the number of heatmaps; the contract's sizes must fit a network of stride 4.
 
     Args:
         contract: of a pose model.
-        multiple: px that both sides of the input must be a multiple of.
+        multiple: both sides of the input must be a multiple of this, px.
 
     Raises:
         ContractError: another codec, no skeleton, or sizes that do not belong together (with both).
     """
-    codec = codec_of(contract, HeatmapCodec)
+    codec = require_codec(contract, HeatmapCodec)
     require_multiple(contract, multiple)
     width, height = contract.input.size
     heatmap = (width // STRIDE, height // STRIDE)
@@ -89,14 +90,14 @@ def heatmaps_of(contract: Contract, multiple: int) -> int:
             f"gives heatmaps of {heatmap[0]}x{heatmap[1]}, but {stated}; "
             "correct whichever the model was not trained with"
         )
-    return keypoints_of(contract)
+    return require_keypoints(contract)
 
 
 def current_names(state: dict[str, Value]) -> dict[str, Value]:
-    """A state dict of mmpose 0.x under the names of mmpose 1.x; one of 1.x as it is.
+    """A state dict of mmpose 0.x, renamed to the names of mmpose 1.x; one of 1.x stays as it is.
 
-    The head was called keypoint_head, and its final layer held the convolutions before it too (mmpose,
-    models/heads/heatmap_heads/heatmap_head.py).
+    In 0.x the head was called keypoint_head, and its final layer also held the convolutions before it
+    (mmpose, models/heads/heatmap_heads/heatmap_head.py).
     """
     state = {re.sub("^keypoint_head", "head", name): value for name, value in state.items()}
     inner = re.compile(r"head\.final_layer\.(\d+)\.(.*)")

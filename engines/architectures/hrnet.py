@@ -1,8 +1,9 @@
 """HRNet (Sun et al., arXiv:1902.09212): branches of 1/4 to 1/32 resolution that exchange features.
 
-Named as in mmpose's checkpoints. timm has HRNet as a classifier, whose last stage holds layers that pose
-models lack, so that their files would not load strictly; hence one of our own. `v2-w18` is the HRNetV2 of the
-face and hand landmark models (arXiv:1908.07919): all four resolutions, concatenated.
+Parameters are named as in mmpose's checkpoints. timm's HRNet is a classifier; its last stage has layers that
+pose models lack, so that checkpoints of pose models would not load strictly. Hence this implementation.
+`v2-w18` is the HRNetV2 of the face and hand landmark models (arXiv:1908.07919): all four resolutions,
+concatenated.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
+from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, require_heatmaps
 from engines.contracts.contract import Contract
 
-COARSEST = 32  # px of the input a cell of the fourth branch: sides must divide, or its maps would not fit
+COARSEST = 32  # px of the input per cell of the fourth branch; both sides must be multiples of it
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Channels of the finest branch (each next has twice as many), and whether the head sees all four."""
+    """Channels of the finest branch (each next one has twice as many); whether the head sees all four."""
 
     width: int
     all_scales: bool = False
@@ -43,7 +44,7 @@ def build(contract: Contract) -> nn.Module:
         ContractError: an input that is no multiple of 32 px, or heatmaps that are not a quarter of it.
     """
     variant = VARIANTS[str(contract.variant)]
-    keypoints = heatmaps_of(contract, COARSEST)
+    keypoints = require_heatmaps(contract, COARSEST)
     backbone = HRNet(variant)
     convs = (backbone.channels,) if variant.all_scales else ()
     return HeatmapPose(backbone, HeatmapHead(backbone.channels, keypoints, convs=convs))
@@ -81,7 +82,7 @@ class HRNet(nn.Module):
             (self.transition2, self.stage3),
             (self.transition3, self.stage4),
         ):
-            # The new, coarser branch starts from the coarsest one that there is.
+            # The new, coarser branch starts from the coarsest existing one.
             maps = stage([layer(x) for layer, x in zip(transition, [*maps, maps[-1]], strict=True)])
         if not self.all_scales:
             return maps[0]
@@ -96,7 +97,7 @@ Upsampling = Literal["nearest", "bilinear"]
 class Exchange(nn.Module):
     """Four residual blocks in each branch, then each of the first `outputs` branches is the sum over all.
 
-    A list of maps (B, C << branch, h >> branch, w >> branch) to such a list, maybe a shorter one.
+    A list of maps (B, C << branch, h >> branch, w >> branch) to a list of the first `outputs` of them.
     """
 
     def __init__(self, widths: list[int], outputs: int, upsample: Upsampling) -> None:
@@ -116,7 +117,7 @@ class Exchange(nn.Module):
 
 
 class Fusion(nn.ModuleList):
-    """One layer a branch, which brings it to the resolution of one of them; their sum."""
+    """One layer for each branch, which resamples it to the target branch; then the sum of all."""
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """(B, C, h, w) of the target branch."""
@@ -125,7 +126,7 @@ class Fusion(nn.ModuleList):
 
 
 def _resample(widths: list[int], source: int, target: int, upsample: Upsampling) -> nn.Module:
-    """From the resolution and channels of one branch to those of another."""
+    """Resample from the resolution and channels of one branch to those of another."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -138,7 +139,7 @@ def _resample(widths: list[int], source: int, target: int, upsample: Upsampling)
 
 
 def _new_branch(widths: list[int]) -> nn.ModuleList:
-    """The branches that there are go on as they are; the last is new."""
+    """Existing branches are passed through; the last one is new."""
     kept = [nn.Identity() for _ in widths[:-1]]
     return nn.ModuleList([*kept, nn.Sequential(conv_bn(widths[-2], widths[-1], 2))])
 
@@ -150,7 +151,7 @@ def conv_bn(channels: int, width: int, stride: int = 1, *, relu: bool = True) ->
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the identity; the shape stays."""
+    """Two 3x3 convolutions and the identity; the shape is unchanged."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -166,7 +167,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions of 64, 64 and 256 channels; the input is widened to 256 if need be."""
+    """1x1, 3x3 and 1x1 convolutions of 64, 64 and 256 channels; a narrower input is widened to 256."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """RTMDet (Lyu et al., arXiv:2212.07784), a detector of three grids whose head shares its convolutions.
 
-Parameters are named as in mmdet's checkpoints, numbers are those of its configs/rtmdet and of mmpose's
+Parameters are named as in mmdet's checkpoints; the numbers are those of its configs/rtmdet and of mmpose's
 projects/rtmpose/rtmdet (nano). Suppression is left to the codec, so that every backend can run the graph.
 """
 
@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, STRIDES, ConvBN, Scaling
 from engines.architectures.cspnext import CSPLayer, CSPNeXt, conv3x3
-from engines.architectures.demands import classes_of, codec_of, require_multiple
-from engines.contracts.contract import Contract, RtmdetCodec
+from engines.architectures.requirements import require_codec, require_labels, require_multiple
+from engines.codecs.rtmdet import RtmdetCodec
+from engines.contracts.contract import Contract
 
 
 class Variant(NamedTuple):
-    """A size, and how its head is read: distances as they come or as logarithms; one head or three."""
+    """A size and its head: box distances plain or as logarithms; convolutions shared by all scales or not."""
 
     scaling: Scaling
     log_distances: bool = False
@@ -42,16 +43,16 @@ def build(contract: Contract) -> nn.Module:
     Raises:
         ContractError: another codec, no labels, or an input that is no multiple of 32 px.
     """
-    codec_of(contract, RtmdetCodec)
+    require_codec(contract, RtmdetCodec)
     require_multiple(contract, COARSEST)
-    return RTMDet(VARIANTS[str(contract.variant)], classes_of(contract))
+    return RTMDet(VARIANTS[str(contract.variant)], require_labels(contract))
 
 
 class RTMDet(nn.Module):
     """(B, 3, H, W) to {"boxes": (B, cells, 5), "labels": (B, cells)}, a row for each cell of the three grids.
 
-    Boxes are x0, y0, x1, y1 in px of the input and the score of the best class, 0..1; labels (int64) tell
-    which class that is. A cell with two good classes thus counts for the better one.
+    Boxes are x0, y0, x1, y1 in px of the input and the score of the best class, 0..1; labels (int64) are
+    the index of that class. A cell with two good classes thus counts for the better one only.
     """
 
     def __init__(self, variant: Variant, classes: int) -> None:
@@ -61,14 +62,14 @@ class RTMDet(nn.Module):
         self.bbox_head = SepBNHead(variant, classes)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Candidates before any suppression, of images that are normalised as the contract says."""
+        """Candidates before any suppression, for images normalised as the contract says."""
         logits, boxes = self.bbox_head(self.neck(self.backbone(images)))
         best, labels = logits.max(dim=2)
         return {"boxes": torch.cat([boxes, best.sigmoid().unsqueeze(2)], dim=2), "labels": labels}
 
 
 class CSPNeXtPAFPN(nn.Module):
-    """Mixes three scales, from coarse to fine and back (PANet, arXiv:1803.01534)."""
+    """Mix three scales, from coarse to fine and back (PANet, arXiv:1803.01534)."""
 
     def __init__(self, scaling: Scaling) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class CSPNeXtPAFPN(nn.Module):
         )
 
     def forward(self, maps: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-        """Maps of 256, 512 and 1024 channels at size l to as many of 256, finest first."""
+        """Maps of 256, 512 and 1024 channels at size l to three maps of 256, finest first."""
         fine, middle, coarse = maps
         from_coarse = self.reduce_layers[0](coarse)
         middle = self.top_down_blocks[0](torch.cat([_doubled(from_coarse), middle], dim=1))
@@ -102,7 +103,7 @@ class CSPNeXtPAFPN(nn.Module):
 
 
 class SepBNHead(nn.Module):
-    """Classes, and distances to the box's sides; the scales share convolutions, but not normalisation."""
+    """Class scores and distances to the box's sides; scales share convolutions, but not normalisation."""
 
     def __init__(self, variant: Variant, classes: int) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class SepBNHead(nn.Module):
 
 
 def _branches(variant: Variant, width: int) -> nn.ModuleList:
-    """Two convolutions for each scale, the same ones if the variant shares them."""
+    """Two convolutions for each scale; if the variant shares them, all scales use the same weights."""
     branches = [
         nn.Sequential(*(conv3x3(width, width, depthwise=variant.scaling.depthwise) for _ in range(2)))
         for _ in STRIDES
@@ -149,7 +150,7 @@ def _by_cell(x: torch.Tensor) -> torch.Tensor:
 
 
 def _corners(features: torch.Tensor, stride: int) -> torch.Tensor:
-    """(cells, 2): the upper left corner of each cell in px, where mmdet's distances start (offset=0)."""
+    """(cells, 2): the upper left corner of each cell in px; mmdet's distances start there (offset=0)."""
     height, width = features.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(height, device=features.device) * stride,

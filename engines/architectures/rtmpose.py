@@ -1,7 +1,7 @@
 """RTMPose (Jiang et al., arXiv:2303.07399) and DWPose, which is the same network trained by distillation.
 
-Parameters are named as in mmpose's checkpoints, numbers are those of its configs/*/rtmpose: CSPNeXt, a 7x7
-convolution to one map a keypoint, and RTMCCHead, in which the keypoints attend to each other.
+Parameters are named as in mmpose's checkpoints; the numbers are those of its configs/*/rtmpose: CSPNeXt, a
+7x7 convolution to one map a keypoint, and RTMCCHead, in which the keypoints attend to each other.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, Scaling
 from engines.architectures.cspnext import CSPNeXt
-from engines.architectures.demands import codec_of, keypoints_of, require_multiple
-from engines.contracts.contract import Contract, SimccCodec
+from engines.architectures.requirements import require_codec, require_keypoints, require_multiple
+from engines.codecs.simcc import SimccCodec
+from engines.contracts.contract import Contract
 
 VARIANTS = {
     "t": Scaling(0.167, 0.375),
@@ -34,7 +35,7 @@ def build(contract: Contract) -> nn.Module:
     Raises:
         ContractError: another codec, no skeleton, or an input that is no multiple of 32 px.
     """
-    codec, keypoints = codec_of(contract, SimccCodec), keypoints_of(contract)
+    codec, keypoints = require_codec(contract, SimccCodec), require_keypoints(contract)
     require_multiple(contract, COARSEST)
     return RTMPose(VARIANTS[str(contract.variant)], keypoints, contract.input.size, codec.split_ratio)
 
@@ -50,13 +51,13 @@ class RTMPose(nn.Module):
         self.head = RTMCCHead(scaling.channels(1024), keypoints, input_size, split_ratio)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Scores of each place along x and y, of images that are normalised as the contract says."""
+        """Scores of all bins along x and y, for images normalised as the contract says."""
         x, y = self.head(self.backbone(images)[-1])
         return {"simcc_x": x, "simcc_y": y}
 
 
 class RTMCCHead(nn.Module):
-    """A map for each keypoint, made a vector, mixed with those of the others, and read along x and y."""
+    """A map for each keypoint becomes a vector; attention mixes the vectors; two layers classify x and y."""
 
     def __init__(
         self, channels: int, keypoints: int, input_size: tuple[int, int], split_ratio: float
@@ -77,7 +78,7 @@ class RTMCCHead(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """The gated attention unit (arXiv:2202.10447), without a position bias: each keypoint has its place."""
+    """The gated attention unit (arXiv:2202.10447), without a position bias: keypoints have a fixed order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class GatedAttention(nn.Module):
 
 
 class ScaleNorm(nn.Module):
-    """A vector over its root mean square, times a learnt factor (arXiv:1910.05895)."""
+    """Divide a vector by its root mean square and multiply by a learnt factor (arXiv:1910.05895)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class ScaleNorm(nn.Module):
 
 
 class Scale(nn.Module):
-    """Each channel times a learnt factor."""
+    """Multiply each channel by a learnt factor."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

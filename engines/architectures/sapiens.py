@@ -1,15 +1,15 @@
 """Sapiens pose (Khirodkar et al., arXiv:2408.12569): a ViT for 768x1024 px and a wide head.
 
 Numbers from facebookresearch/sapiens (pose/configs/sapiens_pose, VisionTransformer in pretrain/mmpretrain).
-Its head is mmpose's with instance normalisation and SiLU. That normalisation has no parameters: a head
-without it would load the same file and be wrong, and only a comparison of outputs tells them apart.
+Its head is mmpose's with instance normalisation and SiLU. Instance normalisation has no parameters: a head
+without it would load the same file and give wrong results; only a comparison of outputs shows the difference.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
+from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, require_heatmaps
 from engines.architectures.vit import PATCH, Size, VisionTransformer
 from engines.contracts.contract import Contract
 
@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def build(contract: Contract) -> nn.Module:
-    """The network for a contract, see `HeatmapPose`; under `torch.device("meta")` without its memory.
+    """The network for a contract, see `HeatmapPose`; under `torch.device("meta")` it takes no memory.
 
     Raises:
         ContractError: an input that is no multiple of 16 px, or heatmaps that are not a quarter of it.
@@ -30,7 +30,7 @@ def build(contract: Contract) -> nn.Module:
     size = VARIANTS[str(contract.variant)]
     head = HeatmapHead(
         size.channels,
-        heatmaps_of(contract, PATCH),
+        require_heatmaps(contract, PATCH),
         deconvs=(768, 768),
         convs=(768, 768),
         norm=nn.InstanceNorm2d,

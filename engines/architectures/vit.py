@@ -1,8 +1,8 @@
-"""The plain Vision Transformer (arXiv:2010.11929) under mmpretrain's names, as ViTPose and Sapiens have it.
+"""The plain Vision Transformer (arXiv:2010.11929) of ViTPose and Sapiens, with mmpretrain's parameter names.
 
-transformers and timm hold this network too, under names into which the official files would have to be
-converted; these lines take them as they are, for both families, and need nothing but PyTorch. There is no
-class token: all tokens are patches.
+transformers and timm have this network too, but under other names, so that official files would need a
+conversion. This implementation loads them as they are and needs only PyTorch. There is no class token: all
+tokens are patches.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 
 PATCH = 16  # px
-PADDING = 2  # px around the image: patches start outside it, as both families were trained
+PADDING = 2  # px around the image: both families were trained with patches that start outside it
 
 
 @dataclass(frozen=True)
 class Size:
-    """Channels of a token, number of layers, heads of each; the MLP's hidden layer is 4 times as wide."""
+    """Channels of a token, number of layers, heads per layer; the MLP's hidden layer is 4 times as wide."""
 
     channels: int
     layers: int
@@ -28,7 +28,7 @@ class Size:
 
 
 def trained_input(patches: int, like: tuple[int, int]) -> tuple[int, int]:
-    """The input (width, height) px of so many patches whose aspect is nearest to that of another size."""
+    """The input size (width, height) px that has this many patches and an aspect nearest to `like`."""
     columns = [n for n in range(1, patches + 1) if patches % n == 0]
     wanted = math.log(like[0] / like[1])
     nearest = min(columns, key=lambda n: abs(math.log(n * n / patches) - wanted))
@@ -38,7 +38,7 @@ def trained_input(patches: int, like: tuple[int, int]) -> tuple[int, int]:
 class VisionTransformer(nn.Module):
     """(B, 3, H, W) of one fixed input size to (B, C, H / 16, W / 16).
 
-    The position embedding holds one vector a patch, so a checkpoint fits the size of its training alone.
+    The position embedding holds one vector a patch, so a checkpoint fits only the input size of its training.
     """
 
     def __init__(self, size: Size, input_size: tuple[int, int]) -> None:
@@ -51,7 +51,7 @@ class VisionTransformer(nn.Module):
         self.ln1 = layer_norm(size.channels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Features, a vector for each patch."""
+        """Features: one vector for each patch."""
         x = self.patch_embed(images) + self.pos_embed  # (B, patches, C)
         for layer in self.layers:
             x = layer(x)
@@ -59,19 +59,19 @@ class VisionTransformer(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """(B, 3, H, W) to (B, patches, C), row by row."""
+    """Split images into patches: (B, 3, H, W) to (B, patches, C), row by row."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.projection = nn.Conv2d(3, channels, PATCH, stride=PATCH, padding=PADDING)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The tokens, without their positions."""
+        """The tokens, without position embedding."""
         return self.projection(images).flatten(2).transpose(1, 2)
 
 
 class Layer(nn.Module):
-    """Attention, then the MLP, each on normalised tokens and added to them."""
+    """Attention, then the MLP; each works on normalised tokens and is added to the tokens."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token looks at all others, with several heads."""
+    """Multi-head self-attention."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -116,5 +116,5 @@ class MLP(nn.Module):
 
 
 def layer_norm(channels: int) -> nn.LayerNorm:
-    """With the epsilon that both families were trained with; PyTorch's own default is 1e-5."""
+    """Layer normalisation with the epsilon of both families' training; PyTorch's default is 1e-5."""
     return nn.LayerNorm(channels, eps=1e-6)

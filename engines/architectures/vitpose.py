@@ -1,4 +1,4 @@
-"""ViTPose (Xu et al., arXiv:2204.12484): a plain ViT and one of two heads, as in mmpose's checkpoints.
+"""ViTPose (Xu et al., arXiv:2204.12484): a plain ViT with one of two heads, named as in mmpose's checkpoints.
 
 The classic head doubles the resolution twice by transposed convolutions; the simple one (`s-simple`, …)
 resizes the features to four times their size and applies one 3x3 convolution.
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, heatmaps_of
+from engines.architectures.heatmap_head import HeatmapHead, HeatmapPose, require_heatmaps
 from engines.architectures.vit import PATCH, Size, VisionTransformer
 from engines.contracts.contract import Contract
 
@@ -34,7 +34,7 @@ def build(contract: Contract) -> nn.Module:
     """
     name = str(contract.variant)
     size = VARIANTS[name]
-    keypoints = heatmaps_of(contract, PATCH)
+    keypoints = require_heatmaps(contract, PATCH)
     head: nn.Module
     if name.endswith("-simple"):
         head = SimpleHead(size.channels, keypoints, kernel=3)

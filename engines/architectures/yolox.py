@@ -1,6 +1,6 @@
 """YOLOX (Ge et al., arXiv:2107.08430), a detector of three grids with separate branches for class and box.
 
-Parameters are named as in the checkpoints of Megvii's repository, numbers are those of its exps/default.
+Parameters are named as in the checkpoints of Megvii's repository; the numbers are those of its exps/default.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from engines.architectures.blocks import COARSEST, SPP, STRIDES, ConvBN, Scaling
-from engines.architectures.demands import classes_of, codec_of, require_multiple
-from engines.contracts.contract import Contract, YoloxCodec
+from engines.architectures.requirements import require_codec, require_labels, require_multiple
+from engines.codecs.yolox import YoloxCodec
+from engines.contracts.contract import Contract
 from engines.errors import ContractError
 
 VARIANTS = {
@@ -32,14 +33,14 @@ def build(contract: Contract) -> nn.Module:
     Raises:
         ContractError: another codec or other strides, no labels, or an input that is no multiple of 32 px.
     """
-    codec = codec_of(contract, YoloxCodec)
+    codec = require_codec(contract, YoloxCodec)
     if tuple(codec.strides) != STRIDES:
         raise ContractError(
             f"{contract.name} (yolox {contract.variant}): its grids have strides of {[*STRIDES]} px, "
             f"codec.strides is {codec.strides}; set it to those"
         )
     require_multiple(contract, COARSEST)
-    network = YOLOX(VARIANTS[str(contract.variant)], classes_of(contract))
+    network = YOLOX(VARIANTS[str(contract.variant)], require_labels(contract))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = EPSILON
@@ -47,7 +48,7 @@ def build(contract: Contract) -> nn.Module:
 
 
 class YOLOX(nn.Module):
-    """(B, 3, H, W) to {"predictions": (B, cells, 5 + C)}, as engines/codecs/yolox.py reads them."""
+    """(B, 3, H, W) to {"predictions": (B, cells, 5 + C)}, read by engines/codecs/yolox.py."""
 
     def __init__(self, scaling: Scaling, classes: int) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class YOLOX(nn.Module):
         self.head = DecoupledHead(scaling, classes)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Predictions before any suppression; images as the contract says."""
+        """Predictions before any suppression, for images normalised as the contract says."""
         return {"predictions": self.head(self.backbone(images))}
 
 
@@ -89,7 +90,7 @@ class CSPDarknet(nn.Module):
 
 
 class PAFPN(nn.Module):
-    """The backbone, then its scales are mixed, from coarse to fine and back (PANet, arXiv:1803.01534)."""
+    """The backbone and a neck that mixes its scales, coarse to fine and back (PANet, arXiv:1803.01534)."""
 
     def __init__(self, scaling: Scaling) -> None:
         super().__init__()
@@ -121,7 +122,7 @@ class PAFPN(nn.Module):
 
 
 class DecoupledHead(nn.Module):
-    """For each scale: box and objectness from one branch, classes from another."""
+    """For each scale: one branch for box and objectness, one for classes."""
 
     def __init__(self, scaling: Scaling, classes: int) -> None:
         super().__init__()
@@ -150,7 +151,7 @@ class DecoupledHead(nn.Module):
 
 
 class Focus(nn.Module):
-    """Each 2x2 px become one cell of 12 channels, then a 3x3 convolution."""
+    """Turn each 2x2 px into one cell of 12 channels, then apply a 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class Focus(nn.Module):
 
 
 class CSPLayer(nn.Module):
-    """Bottlenecks on one half of the channels, past which the other half goes (arXiv:1911.11929)."""
+    """Cross-stage partial: bottlenecks on half of the channels, a shortcut for half (arXiv:1911.11929)."""
 
     def __init__(
         self, channels: int, width: int, blocks: int, *, residual: bool = True, depthwise: bool
@@ -183,7 +184,7 @@ class CSPLayer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1 and a 3x3 convolution; the shape stays."""
+    """A 1x1 and a 3x3 convolution; the shape is unchanged."""
 
     def __init__(self, channels: int, *, residual: bool, depthwise: bool) -> None:
         super().__init__()
@@ -198,7 +199,7 @@ class Bottleneck(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 convolution within each channel, then one across them; each normalised and activated."""
+    """A 3x3 convolution within each channel, then a 1x1 convolution across them; both with BN and SiLU."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -211,7 +212,7 @@ class DepthwiseConv(nn.Module):
 
 
 def conv3x3(channels: int, width: int, stride: int = 1, *, depthwise: bool) -> nn.Module:
-    """A 3x3 convolution in one step, or in two."""
+    """A 3x3 convolution, plain or depthwise separable."""
     return DepthwiseConv(channels, width, stride) if depthwise else ConvBN(channels, width, 3, stride)
 
 

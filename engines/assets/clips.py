@@ -1,4 +1,4 @@
-"""Sample clips: short videos under a free licence, fetched like weights; in `configs/clips/NAME.yaml`."""
+"""Sample clips: short videos under a free licence, fetched like weights; described in `configs/clips/`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engines.contracts.contract import Asset
 
 
 class Clip(BaseModel):
-    """A sample video, with what one must know to show it to others."""
+    """A sample video, with the licence under which it may be shown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str

@@ -1,6 +1,6 @@
-"""Downloads over HTTP: continued where they were cut, tried a bounded number of times.
+"""Downloads over HTTP that continue where they were cut, with a bounded number of tries.
 
-Proxies and certificates are those of the environment (https_proxy, SSL_CERT_FILE, …).
+Proxies and certificates come from the environment (https_proxy, SSL_CERT_FILE, …).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.request import Request, urlopen
 
 from engines.errors import AssetError
 
-Progress = Callable[[int, int | None], None]  # bytes done, bytes in all where the server tells
+Progress = Callable[[int, int | None], None]  # bytes done, bytes in all (None if the server does not say)
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
-PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before the second, third … try
-BUSY = {408, 425, 429, 500, 502, 503, 504}
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before the second, third, … try
+RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 RANGE_NOT_SATISFIABLE = 416
 
 log = logging.getLogger("posestream.assets")
@@ -32,13 +32,19 @@ class _CutError(Exception):
 
 
 def download(url: str, part: Path, progress: Progress, pauses_s: Sequence[float] = PAUSES_S) -> None:
-    """Download `url` into `part`; what a download that was cut has left there is kept and continued.
+    """Download `url` into `part`; if an earlier download was cut, continue after the bytes that are there.
 
-    Beside `part` lies `PART.validator` until the end: the ETag or date that tells whether the server still
-    has the same file.
+    Until it is complete, `PART.validator` lies beside it: the file's ETag or date, by which the server tells
+    whether it still has the same file.
+
+    Args:
+        url: over HTTP.
+        part: the file to write; it stays if the download fails, for a later call to continue.
+        progress: called with the bytes done and in all.
+        pauses_s: before each further try, in seconds.
 
     Raises:
-        AssetError: the server cannot be reached or refuses, or every try was cut; `part` stays for the next.
+        AssetError: the server cannot be reached or refuses, or every try was cut.
         OSError: `part` cannot be written.
     """
     for pause_s in pauses_s:
@@ -54,7 +60,7 @@ def download(url: str, part: Path, progress: Progress, pauses_s: Sequence[float]
 
 
 def _continue(url: str, part: Path, progress: Progress) -> None:
-    """One try: ask for what `part` lacks, and append it; or start over if the server gives all of it."""
+    """One try: ask for the bytes that `part` lacks and append them; start over if the server sends all."""
     validator = part.with_name(f"{part.name}.validator")
     done = part.stat().st_size if part.is_file() else 0
     headers = {"User-Agent": "posestream"}  # several hosts refuse urllib's own
@@ -76,7 +82,7 @@ def _continue(url: str, part: Path, progress: Progress) -> None:
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total)
-    # A connection that ends early looks like the end of the file to http.client, hence the count.
+    # http.client does not tell a cut connection from the end of the file, so compare with the length.
     if total is not None and done < total:
         raise _CutError(f"the connection was cut at {done} of {total} bytes")
     validator.unlink(missing_ok=True)
@@ -88,19 +94,19 @@ def _open(request: Request, part: Path) -> HTTPResponse:
     except HTTPError as error:
         error.close()
         if error.code == RANGE_NOT_SATISFIABLE and request.has_header("Range"):
-            part.unlink()  # it is longer than the file that the server has now
+            part.unlink()  # it is as long as, or longer than, the file that the server has now
             raise _CutError("the server has no more bytes than an earlier download left") from None
         answer = f"HTTP {error.code} {error.reason}"
-        raise (_CutError(answer) if error.code in BUSY else AssetError(answer)) from None
+        raise (_CutError(answer) if error.code in RETRIED_STATUS else AssetError(answer)) from None
     except (OSError, HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
-        if _is_passing(reason):
+        if _may_pass(reason):
             raise _CutError(f"no answer: {reason}") from None
         raise AssetError(f"cannot be reached: {reason}") from None
 
 
-def _is_passing(reason: object) -> bool:
-    """Whether another try may help; without a network or with a wrong name it would only cost time."""
+def _may_pass(reason: object) -> bool:
+    """Whether another try may help; with a wrong host name or without a network it would not."""
     if isinstance(reason, InvalidURL | ConnectionRefusedError):
         return False
     return isinstance(reason, TimeoutError | ConnectionError | HTTPException)
@@ -108,13 +114,13 @@ def _is_passing(reason: object) -> bool:
 
 def _read(response: HTTPResponse, done: int, total: int | None) -> bytes:
     try:
-        return response.read1(CHUNK_BYTES)  # read() would throw away what came before a cut
+        return response.read1(CHUNK_BYTES)  # read() would lose the bytes that came before a cut
     except (OSError, HTTPException) as error:
         raise _CutError(f"the connection was cut at {done} of {total or '?'} bytes ({error})") from None
 
 
 def _extent(response: HTTPResponse) -> tuple[int, int | None]:
-    """(first byte, bytes of the whole file) of what the server is about to send."""
+    """(first byte that the server sends, bytes of the whole file if it says)."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if match:
@@ -125,5 +131,5 @@ def _extent(response: HTTPResponse) -> tuple[int, int | None]:
 
 def _validator(response: HTTPResponse) -> str:
     etag = response.headers.get("ETag", "")
-    # A weak ETag does not promise the same bytes (RFC 9110, 13.1.5), so If-Range may not carry it.
+    # If-Range must not carry a weak ETag, which does not promise the same bytes (RFC 9110, 13.1.5).
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")

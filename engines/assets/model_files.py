@@ -1,7 +1,7 @@
-"""The files that are run: an asset itself, or what was exported from it on this machine.
+"""The file that runs a model: the asset itself, or an export that was made from it on this machine.
 
-Exports lie in `HOME/onnx/NAME-KEY.onnx`; the key comes from all that decides what is in them, so that an
-export of other weights, or for another contract, is never mistaken for this one.
+Exports lie in `HOME/onnx/NAME-KEY.onnx`. The key is a hash of everything that decides what is in an export,
+so an export of other weights, or for another contract, has another name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from engines.errors import EngineError
 from engines.home import cache_home
 
 RUN_AS_THEY_ARE = {".onnx", ".tflite"}
-EXPORTER = 1  # raise it when the exporter writes other graphs than before
-DECIDING = {"name", "task", "architecture", "variant", "input", "outputs", "codec", "labels", "skeleton"}
+EXPORTER = 1  # raise it when the exporter changes: older exports are then made again
+IN_KEY = {"name", "task", "architecture", "variant", "input", "outputs", "codec", "labels", "skeleton"}
 
 
 def runnable(contract: Contract) -> Path:
@@ -25,7 +25,7 @@ def runnable(contract: Contract) -> Path:
 
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.
-        EngineError: the weights are a checkpoint that was not exported yet; likewise.
+        EngineError: the weights are a checkpoint that was not exported yet; the message names the command.
     """
     if not is_checkpoint(contract):
         return locate(contract.asset, name=contract.name)
@@ -40,27 +40,27 @@ def runnable(contract: Contract) -> Path:
 
 
 def is_checkpoint(contract: Contract) -> bool:
-    """Whether the model's asset holds weights alone, and no graph."""
+    """Whether the model's asset holds weights without a graph."""
     return Path(contract.asset.filename).suffix not in RUN_AS_THEY_ARE
 
 
 def exported_path(contract: Contract, seed: int | None = None) -> Path:
-    """Where the export of a checkpoint lies, or will lie; with `seed`, that of weights drawn at random."""
-    deciding = contract.model_dump_json(include=DECIDING) + str(contract.asset.sha256) + str(EXPORTER)
-    key = hashlib.sha256(deciding.encode()).hexdigest()[:12]
-    marked = contract.name if seed is None else f"{contract.name}-random-{seed}"
-    return cache_home() / "onnx" / f"{marked}-{key}.onnx"
+    """Where the export of a checkpoint lies, or will lie; with `seed`, the export of random weights."""
+    content = contract.model_dump_json(include=IN_KEY) + str(contract.asset.sha256) + str(EXPORTER)
+    key = hashlib.sha256(content.encode()).hexdigest()[:12]
+    stem = contract.name if seed is None else f"{contract.name}-random-{seed}"
+    return cache_home() / "onnx" / f"{stem}-{key}.onnx"
 
 
 def find_model(model: str) -> tuple[Contract, Path | None]:
     """A model by its name, or by the path of an ONNX file that carries its contract.
 
     Returns:
-        The contract; and the file, if it was given.
+        The contract, and the path if `model` is one, else None.
 
     Raises:
         ContractError: there is no such model (with the nearest name), or its contract is invalid.
-        EngineError: the file is not there, or carries no contract.
+        EngineError: there is no such file, or it carries no contract.
     """
     if not model.endswith(".onnx"):
         return load_contract(model), None

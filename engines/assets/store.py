@@ -1,8 +1,7 @@
 """Weights and clips on this machine: fetched once, verified by SHA-256, kept.
 
 They lie in `HOME/assets/SHA256/FILENAME`, with HOME from POSESTREAM_HOME, else the user's cache folder. A
-file gets that name only after it was verified, so loading looks at its size alone; `verify` and `fetch` hash
-it.
+file gets this name only after it was verified, so loading checks only its size; `verify` and `fetch` hash it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from engines.assets.download import Progress
-from engines.assets.sources import describe, is_web, obtain
+from engines.assets.sources import describe, is_web, retrieve
 from engines.contracts.contract import Asset, FileSource, Source
-from engines.errors import AssetError
-from engines.home import HOME, alone, cache_home
-
-__all__ = ["cache_home", "cached_path", "fetch", "is_cached", "locate", "sha256", "verify"]
+from engines.errors import AssetError, one_line
+from engines.home import HOME, cache_home, locked
 
 MIRROR = "POSESTREAM_MIRROR"
 
@@ -28,7 +25,11 @@ log = logging.getLogger("posestream.assets")
 
 
 def cached_path(asset: Asset) -> Path:
-    """Where the asset lies once it is fetched; the checksum in it keeps files of the same name apart."""
+    """Where the asset lies once it is fetched; the checksum in the path separates files of the same name.
+
+    Raises:
+        AssetError: the contract gives a path in place of a file name.
+    """
     if Path(asset.filename).name != asset.filename:
         raise AssetError(
             f"filename {asset.filename!r} names a folder; the contract must give a plain file name"
@@ -37,16 +38,20 @@ def cached_path(asset: Asset) -> Path:
 
 
 def is_cached(asset: Asset) -> bool:
-    """Whether the asset is here, by its size where that is known; reads nothing of it."""
+    """Whether the asset is on this machine, judged by its size if that is known; the file is not read."""
     path = cached_path(asset)
     return path.is_file() and asset.bytes in (None, path.stat().st_size)
 
 
 def locate(asset: Asset, name: str | None = None) -> Path:
-    """The asset's file on this machine; `name` is the model's, for the message. Never touches the network.
+    """The asset's file on this machine; never touches the network.
+
+    Args:
+        asset: to look for.
+        name: of the model, for the message.
 
     Raises:
-        AssetError: it is not here, or not all of it, with the command that fetches it.
+        AssetError: it is not on this machine, or not complete; the message names the command that fetches it.
     """
     if is_cached(asset):
         return cached_path(asset)
@@ -61,22 +66,27 @@ def locate(asset: Asset, name: str | None = None) -> Path:
 def verify(asset: Asset) -> bool | None:
     """Whether the cached file has the asset's SHA-256, by reading all of it; None if there is no file.
 
-    Where the publisher states eight digits of the checksum, these are all that can be compared.
+    Where the publisher states only eight digits of the checksum, only these are compared.
     """
     if not cached_path(asset).is_file():
         return None
     return is_cached(asset) and asset.has_checksum(sha256(cached_path(asset)))
 
 
-def fetch(asset: Asset, progress: Progress | None = None, *, keep: Path | None = None) -> Path:
-    """Make sure the asset is here, whole and right; the mirror is asked first, then its sources in order.
+def fetch(asset: Asset, progress: Progress | None = None, *, archives: Path | None = None) -> Path:
+    """The asset's verified file; fetched if it is missing or damaged: from the mirror, else from its sources.
 
-    Only one process or thread fetches an asset at a time; the others wait, and then find the file. `keep` is
-    a folder for archives and wheels that several assets come out of; its owner deletes it.
+    Only one process or thread fetches an asset at a time; the others wait, and then find the file.
+
+    Args:
+        asset: to fetch.
+        progress: called with the bytes done and in all.
+        archives: a folder that keeps archives and wheels, for several assets from the same one; the caller
+            deletes it. None to delete them at once.
 
     Raises:
-        AssetError: with what each source answered, or the cache folder cannot be written, or there is no
-            checksum to verify the file by.
+        AssetError: every source failed (with the answer of each), the cache folder cannot be written, or
+            there is no checksum to verify the file by.
     """
     if asset.sha256 is None:
         raise AssetError(
@@ -84,7 +94,7 @@ def fetch(asset: Asset, progress: Progress | None = None, *, keep: Path | None =
             f"from {describe(asset.sources[0])}, then: posestream models import FILE --like MODEL"
         )
     try:
-        return cached_path(asset) if verify(asset) else _fetch_alone(asset, progress or _ignore, keep)
+        return cached_path(asset) if verify(asset) else _fetch_locked(asset, progress or _ignore, archives)
     except OSError as error:
         raise AssetError(
             f"cannot write {asset.filename} to the cache {cache_home()}: {error.strerror or error}; "
@@ -92,48 +102,49 @@ def fetch(asset: Asset, progress: Progress | None = None, *, keep: Path | None =
         ) from None
 
 
-def _fetch_alone(asset: Asset, progress: Progress, keep: Path | None) -> Path:
+def _fetch_locked(asset: Asset, progress: Progress, archives: Path | None) -> Path:
     path = cached_path(asset)
-    with alone(path.parent / ".lock", f"{asset.filename} is being fetched elsewhere", log):
-        if verify(asset):
+    with locked(path.parent / ".lock", f"{asset.filename} is being fetched by another process", log):
+        if verify(asset):  # another process fetched it while we waited
             return path
         with tempfile.TemporaryDirectory(prefix="posestream-") as folder:
-            return _fetch_from_any(asset, path, keep or Path(folder), progress)
+            return _fetch_from_any(asset, path, archives or Path(folder), progress)
 
 
-def _fetch_from_any(asset: Asset, path: Path, keep: Path, progress: Progress) -> Path:
-    answers, refused = [], []
+def _fetch_from_any(asset: Asset, path: Path, archives: Path, progress: Progress) -> Path:
+    failures, rejected = [], []
     for source in [*_mirrored(asset), *asset.sources]:
         try:
-            part = obtain(source, path.parent, keep, asset.bytes, progress)
+            part = retrieve(source, path.parent, archives, asset.bytes, progress)
         except AssetError as error:
-            answers.append(f"{describe(source)}: {error}")
+            failures.append(f"{describe(source)}: {error}")
             continue
         if mismatch := _mismatch(asset, part):
             part.unlink()
-            refused.append(f"{describe(source)}: {mismatch}")
-            answers.append(refused[-1])
+            rejected.append(f"{describe(source)}: {mismatch}")
+            failures.append(rejected[-1])
             continue
         _publish(part, path)
-        for answer in refused:  # where every source fails, the error says so
-            log.warning("%s was not taken from %s", asset.filename, answer)
+        for failure in rejected:  # where every source fails, the error below names them
+            log.warning("%s was not taken from %s", asset.filename, failure)
         return path
     raise AssetError(
-        f"cannot fetch {asset.filename} from {'; '.join(' '.join(answer.split()) for answer in answers)}; "
+        f"cannot fetch {asset.filename} from {'; '.join(map(one_line, failures))}; "
         f"without a network, set {MIRROR} to a folder that holds {asset.filename}"
     )
 
 
 def _mirrored(asset: Asset) -> list[Source]:
+    """The asset on the mirror, if one is set: a folder or URL with the file under its name."""
     mirror = os.environ.get(MIRROR, "")
     if not mirror:
         return []
-    if is_web(mirror):
-        return [FileSource(url=f"{mirror.rstrip('/')}/{quote(asset.filename)}")]
-    return [FileSource(url=f"{mirror.rstrip('/')}/{asset.filename}")]
+    filename = quote(asset.filename) if is_web(mirror) else asset.filename
+    return [FileSource(url=f"{mirror.rstrip('/')}/{filename}")]
 
 
 def _mismatch(asset: Asset, part: Path) -> str | None:
+    """Why a retrieved file is not the asset; None if it is."""
     found, size = sha256(part), part.stat().st_size
     if asset.has_checksum(found):
         return None
@@ -143,11 +154,12 @@ def _mismatch(asset: Asset, part: Path) -> str | None:
 
 
 def _publish(part: Path, path: Path) -> None:
+    """Give a verified file its final name, and delete what failed sources left."""
     with part.open("rb+") as file:
-        os.fsync(file.fileno())  # else a power cut could leave a file of the right size that holds nothing
+        os.fsync(file.fileno())  # else a power cut could leave a file of the right size but empty
     part.replace(path)
-    for left in path.parent.glob(".*.part*"):  # by sources that failed before
-        left.unlink()
+    for leftover in path.parent.glob(".*.part*"):
+        leftover.unlink()
 
 
 def sha256(path: Path) -> str:

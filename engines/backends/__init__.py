@@ -1,1 +1,1 @@
-"""What runs a model: one file a backend, all behind `base.Engine`."""
+"""The libraries that run a model, one file each, behind the interface `base.Engine`. May import `device`."""

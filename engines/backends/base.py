@@ -1,4 +1,4 @@
-"""The one interface behind which all backends run models, for what lies on the host and on a device alike."""
+"""The interface of all backends, for inputs in the host's memory and on a device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from engines.device.names import same_kind
+
 if TYPE_CHECKING:
     import torch
 
@@ -14,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class TensorSpec(NamedTuple):
-    """A tensor of the model's real graph; sizes that may vary are -1."""
+    """A tensor of the model's real graph; a size that may vary is -1."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 class MadeInPlace(Protocol):
-    """A batch whose items are made where the engine wants them, as `engines.estimators.crops.Crops`."""
+    """A batch that writes its items straight into an engine's memory: `engines.estimators.crops.Crops`."""
 
     dtype: np.dtype
 
@@ -37,15 +39,15 @@ class MadeInPlace(Protocol):
 
     @property
     def device(self) -> str | None:
-        """Where what they are made of lies: cpu and cuda:0 as torch's tensors, None as arrays of the host."""
+        """Where the images lie that items are made of: cpu or cuda:0 for tensors, None for NumPy arrays."""
         ...
 
     def write(self, out: np.ndarray, first: int = 0) -> None:
-        """Write the items from `first` on to `out` (n, …), as many as have room there."""
+        """Write the items from `first` on to `out` (n, …), as many as fit."""
         ...
 
-    def cut_into(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
-        """The same on a device, as part of a stream; the host does not wait."""
+    def write_on_device(self, out: torch.Tensor, stream: Stream, first: int = 0) -> None:
+        """The same to memory of a device, queued on a stream; the host does not wait."""
         ...
 
     def __len__(self) -> int: ...
@@ -59,7 +61,7 @@ Items = Any  # an np.ndarray, a MadeInPlace, or a torch.Tensor
 
 
 def put(items: Items, out: np.ndarray, first: int = 0) -> None:
-    """Write the items from `first` on to an engine's own memory `out` (n, …), as many as have room there."""
+    """Write the items from `first` on to an engine's memory `out` (n, …), as many as fit."""
     if hasattr(items, "write"):
         items.write(out, first)
     else:
@@ -67,27 +69,27 @@ def put(items: Items, out: np.ndarray, first: int = 0) -> None:
 
 
 def host_array(items: Items) -> np.ndarray:
-    """Items as an array of the host; what lies on a device is waited for."""
+    """Items as a NumPy array; waits for items that lie on a device."""
     return np.asarray(items.cpu() if hasattr(items, "cpu") else items)
 
 
 def device_of(items: Items) -> str | None:
-    """Where items lie, as torch names it (cpu, cuda:0); None for the host's own arrays."""
-    if isinstance(items, np.ndarray):  # which calls itself on the "cpu", too
+    """Where items lie, as PyTorch names it (cpu, cuda:0); None for NumPy arrays."""
+    if isinstance(items, np.ndarray):  # whose own `device` is "cpu", too
         return None
     device = getattr(items, "device", None)
     return None if device is None else str(device)
 
 
 def on_devices_like(device: str, inputs: Mapping[str, Items]) -> bool:
-    """Whether all inputs lie on a device of this one's kind: on a GPU, where it is one."""
+    """Whether all inputs lie on a device of the same kind as `device`: all on GPUs, or all on the CPU."""
     return all(on_device_like(device, items) for items in inputs.values())
 
 
 def on_device_like(device: str, items: Items) -> bool:
-    """Whether items lie on a device of this one's kind."""
+    """Whether items lie on a device of the same kind as `device`; False for NumPy arrays."""
     place = device_of(items)
-    return place is not None and place.partition(":")[0] == device.partition(":")[0]
+    return place is not None and same_kind(place, device)
 
 
 class Engine(Protocol):
@@ -99,21 +101,22 @@ class Engine(Protocol):
 
     @property
     def halved(self) -> int:
-        """How often it has halved its largest batch, since the device's memory was too small."""
+        """How often it has halved its largest batch because the device's memory was too small."""
         ...
 
     def run(self, inputs: Mapping[str, Items]) -> dict[str, Any]:
         """Run a batch: items by input name, first axis B, to arrays by output name, first axis B.
 
-        Host in, host out: arrays, and `Crops` of images of the host, give arrays that belong to the caller.
+        Host in, host out: NumPy arrays, and `Crops` of images in the host's memory, give arrays that belong
+        to the caller.
 
-        Device in, device out: tensors of PyTorch, and `Crops` of images that lie on a device, give tensors
-        on the engine's device, and the host waits for nothing. They are ordered on this thread's stage stream
-        (`engines.device.devices.stage_stream`): what it is given next may read them, others wait for an event
-        of it. They hold until the next run of this engine, which overwrites them. An engine without memory on
-        a device (LiteRT, ONNX Runtime) takes such items through the host, and gives arrays.
+        Device in, device out: PyTorch's tensors, and `Crops` of images on a device, give tensors on the
+        engine's device, and the host does not wait. They are written in the order of this thread's stage
+        stream (`engines.device.devices.thread_stream`): work queued on it next may read them, other streams
+        must wait for an event of it. The next run of this engine overwrites them. An engine without memory
+        on a device (LiteRT, ONNX Runtime) copies such items to the host and gives arrays.
 
-        A model whose graph is fixed to one item is run B times.
+        A graph fixed to a batch of one is run B times.
         """
         ...
 

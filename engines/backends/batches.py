@@ -1,4 +1,4 @@
-"""In which sizes an engine runs batches, and what it does when the device's memory is too small for one."""
+"""The batch sizes that an engine runs, and the smaller ones it uses when the device's memory runs out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.backends.base import TensorSpec
-from engines.device.devices import stage_stream
-from engines.errors import EngineError
+from engines.device.devices import thread_stream
+from engines.errors import EngineError, one_line
 
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-TOO_SMALL = ("out of memory", "outofmemory", "alloc_failed", "failed to allocate memory")
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "alloc_failed", "failed to allocate memory")
 
 Outputs = dict[str, Any]  # arrays of NumPy or tensors of PyTorch (B, …), by output name
 
@@ -24,11 +24,11 @@ log = logging.getLogger("posestream.engine")
 
 
 class Batches:
-    """Runs batches of any number of items in few sizes, smaller ones once memory has run out.
+    """Runs any number of items in batches of a few sizes; halves the largest size when memory runs out.
 
     Args:
         name: of the model, for the log.
-        shrink: frees what the engine keeps for batches above a size.
+        shrink: called with the new largest size, to free the engine's memory for larger batches.
         smallest, largest: batches that the engine can run.
     """
 
@@ -40,14 +40,14 @@ class Batches:
         self._shrink = shrink
 
     def bucket(self, count: int) -> int:
-        """The size in which `count` items run: the smallest that holds them; at most `largest`."""
+        """The batch size for `count` items: the smallest that holds them, at most `largest`."""
         sizes = (size for size in BUCKETS if self.smallest <= size < self.largest)
         return next((size for size in (self.smallest, *sizes) if count <= size), self.largest)
 
     def run(self, count: int, run: Callable[[int, int], Outputs]) -> list[Outputs]:
-        """The outputs of the parts in which `count` items run: `run(start, stop)` of each.
+        """Run `count` items in parts of at most `largest`; returns the outputs of each `run(start, stop)`.
 
-        A part for which memory runs out is run again in halves, as are all from then on.
+        If memory runs out for a part, it is run again in halves, and so are all later ones.
 
         Raises:
             EngineError: there is not even memory for the smallest batch; or as `run`.
@@ -63,8 +63,8 @@ class Batches:
             except (RuntimeError, EngineError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = " ".join(str(error).split())
-            # Outside of the clause: until it is left, the error keeps what was being computed in memory.
+                reason = one_line(error)
+            # Not inside the except clause: until it is left, the error keeps the failed run's tensors alive.
             self._halve(self.bucket(stop - start), reason)
         return parts
 
@@ -87,15 +87,15 @@ class Batches:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of PyTorch, TensorRT or ONNX Runtime says that the device's memory is too small.
 
-    PyTorch has a class of its own only for what its allocator lacks, not for what the libraries below it do,
-    and the others have none: their words tell.
+    Judged by the message: PyTorch has an error class only for its own allocator, not for the libraries below
+    it, and the others have none.
     """
-    told = str(error).lower()
-    return any(words in told for words in TOO_SMALL)
+    message = str(error).lower()
+    return any(words in message for words in OUT_OF_MEMORY)
 
 
 def join(parts: list[Outputs], outputs: dict[str, TensorSpec]) -> Outputs:
-    """The outputs of all parts as one batch; sizes that follow from content are filled up with zeros."""
+    """The outputs of all parts as one batch; outputs whose size depends on content are padded with zeros."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
@@ -106,24 +106,24 @@ def join(parts: list[Outputs], outputs: dict[str, TensorSpec]) -> Outputs:
         sizes = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]
         shape = (sum(map(len, arrays)), *sizes)
         first = arrays[0]
-        whole = np.zeros(shape, first.dtype) if isinstance(first, np.ndarray) else first.new_zeros(shape)
+        padded = np.zeros(shape, first.dtype) if isinstance(first, np.ndarray) else first.new_zeros(shape)
         start = 0
         for array in arrays:
-            inside = tuple(slice(n) for n in array.shape[1:])
-            whole[(slice(start, start + len(array)), *inside)] = array
+            within = tuple(slice(n) for n in array.shape[1:])
+            padded[(slice(start, start + len(array)), *within)] = array
             start += len(array)
-        joined[name] = whole
+        joined[name] = padded
     return joined
 
 
 def stream_behind(last: Stream, device: Device) -> Stream:
-    """This thread's stream, behind what an engine did on the `last` one, if that is another thread's."""
-    stream = stage_stream(device)
+    """This thread's stream, after it was made to wait for work on `last`, another thread's stream."""
+    stream = thread_stream(device)
     if stream is not last:
         stream.wait(last.record())
     return stream
 
 
 def empty_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """That of an output for a batch of none; sizes that follow from content are 0."""
+    """The shape of an output for a batch of no items; sizes that depend on content are 0."""
     return (0, *(max(n, 0) for n in spec.shape[1:]))

@@ -11,17 +11,17 @@ from ai_edge_litert.interpreter import Interpreter
 
 from engines.backends.base import Items, TensorSpec, put
 from engines.backends.litert_prune import prune
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 
 
 class LitertEngine:
     """A `.tflite` model whose graph is fixed to a batch of one; B items are run one after another."""
 
     device = "cpu"
-    halved = 0  # the host's memory is not watched
+    halved = 0  # only running out of device memory halves batches
 
     def __init__(self, path: Path, threads: int = 1, outputs: Collection[str] | None = None):
-        """Load `path`; with `outputs`, what only other outputs need is cut from the graph.
+        """Load `path`; with `outputs`, operators that only other outputs need are removed from the graph.
 
         Raises:
             EngineError: the file is missing or not a TensorFlow Lite model, or it has a fixed batch above 1.
@@ -53,7 +53,7 @@ class LitertEngine:
             for name, spec in self.outputs.items()
         }
         for item in range(count):
-            # A view of the interpreter's memory must not outlive the statement: `invoke` refuses to run then.
+            # Keep no view of the interpreter's memory after the statement, else `invoke` refuses to run.
             for name, index in self._input_index.items():
                 put(inputs[name], interpreter.tensor(index)(), item)
             interpreter.invoke()
@@ -78,7 +78,7 @@ def _interpreter(path: Path, model: bytes, threads: int) -> Interpreter:
         return Interpreter(model_content=model, num_threads=threads)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"{path.name}: not a TensorFlow Lite model of {len(model)} bytes ({_one_line(error)}); "
+            f"{path.name}: not a TensorFlow Lite model of {len(model)} bytes ({one_line(error)}); "
             "delete the file and fetch the model again"
         ) from None
 
@@ -92,7 +92,3 @@ def _tensors(details: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, T
         for detail in details
     }
     return index, specs
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,8 +1,7 @@
-"""Cut a TensorFlow Lite model down to the outputs that are used.
+"""Remove from a TensorFlow Lite model the operators that only unused outputs need.
 
-The interpreter computes every output of a graph, wanted or not. The segmentation mask of BlazePose, which
-nobody here reads, costs a quarter of the model's time; without the operators that lead to it the other
-outputs stay the same to the last bit.
+The interpreter computes every output of a graph. BlazePose's segmentation mask, which is not used here, takes
+a quarter of the model's time. The other outputs stay the same to the last bit without it.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ FILE_IDENTIFIER = b"TFL3"
 def prune(model: bytes, outputs: Collection[str]) -> bytes:
     """The same model with only the named output tensors and the operators that they depend on.
 
-    `model` is a valid model (the interpreter has read it) that has all of `outputs`. A model of several
-    subgraphs (control flow) is given back as it is, since subgraphs may call each other.
+    `model` is a valid model (the interpreter has read it) that has all of `outputs`. A model with several
+    subgraphs (control flow) is returned unchanged, since subgraphs may call each other.
     """
     graphs = ModelT.InitFromPackedBuf(bytearray(model), 0)
     if len(graphs.subgraphs) != 1:
@@ -30,7 +29,7 @@ def prune(model: bytes, outputs: Collection[str]) -> bytes:
         return model
     graph.outputs = kept
     graph.operators = _contributing(graph)
-    graphs.signatureDefs = None  # signatures would still list the tensors that are gone
+    graphs.signatureDefs = None  # signatures would still list the removed tensors
     builder = flatbuffers.Builder(len(model))
     builder.Finish(graphs.Pack(builder), FILE_IDENTIFIER)
     return bytes(builder.Output())

@@ -1,4 +1,4 @@
-"""An engine's memory on a device, into which its inputs are written."""
+"""The device memory that an engine reads its inputs from."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from engines.backends.base import Items, TensorSpec, on_device_like, put
-from engines.device.copies import Staging
+from engines.device.transfers import StagingBuffers
 
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
 
 
 class InputMemory:
-    """Room for so many items of one input, at one address for as long as it lives.
+    """Memory for a number of items of one input; its address never changes.
 
     Args:
         spec: of the input.
-        rows: so many items.
-        device: on which it lies.
-        stream: that writes to it first.
+        rows: the number of items.
+        device: to allocate on.
+        stream: the first stream that writes to it.
     """
 
     def __init__(self, spec: TensorSpec, rows: int, device: Device, stream: Stream):
@@ -30,15 +30,15 @@ class InputMemory:
         size = math.prod(shape) * spec.dtype.itemsize
         memory = device.empty(size, stream)
         with stream.use():
-            memory.zero_()  # rows that are never filled are computed, too: let them be numbers
+            memory.zero_()  # the engine computes unfilled rows, too: they must be numbers
         self.tensor = memory.view(getattr(torch, spec.dtype.name)).view(shape)
-        self._staging: Staging | None = None  # made when the host first gives something
+        self._staging: StagingBuffers | None = None  # made when the first items come from the host
 
     def fill(self, items: Items, first: int, stop: int, stream: Stream) -> torch.Tensor:
-        """Write the items from `first` up to `stop`, as part of a stream; the rows that hold them.
+        """Write the items from `first` up to `stop`, queued on a stream, and return the rows that hold them.
 
-        Crops of images on a device are cut straight into it, tensors copied, and what the host has goes
-        through page-locked memory, of which the host waits for an earlier copy if it must, and for none else.
+        Crops of images on a device are cut straight into this memory, and tensors are copied. Items in the
+        host's memory go through page-locked memory; the host waits only until an earlier copy has left it.
         """
         rows = self.tensor[: stop - first]
         if not on_device_like(self._device.name, items):
@@ -46,10 +46,12 @@ class InputMemory:
         elif isinstance(items, torch.Tensor):
             part = items[first:stop]
             self._device.copy(rows, part, stream)
-            if part.device == rows.device:  # that of another device, PyTorch keeps itself until it is here
-                stream.keep(part)
+            if (
+                part.device == rows.device
+            ):  # PyTorch itself keeps a tensor of another device until it is copied
+                stream.keep_alive(part)
         else:
-            items.cut_into(rows, stream, first)
+            items.write_on_device(rows, stream, first)
         return rows
 
     def _fill_from_host(self, items: Items, first: int, rows: torch.Tensor, stream: Stream) -> None:
@@ -61,5 +63,5 @@ class InputMemory:
         def write(memory: torch.Tensor) -> None:
             put(items, memory.numpy().view(dtype).reshape(shape), first)
 
-        self._staging = self._staging or Staging(self._device, limit=2)
+        self._staging = self._staging or StagingBuffers(self._device, limit=2)
         self._staging.upload(write, rows.view(-1).view(torch.uint8), stream)

@@ -1,9 +1,9 @@
 """ONNX models by ONNX Runtime: on the CPU, or on a GPU by its CUDA and TensorRT providers.
 
-It takes and gives arrays of the host, on a GPU too: crops of images that lie there are cut there, come to
-the host and go back. To read and write PyTorch's memory in place (`io_binding`), it would have to work on the
-stream of the thread that runs it, and it takes its stream as it loads a model, in whatever thread. Who wants
-frames to stay on the GPU compiles a plan.
+It takes and gives NumPy arrays, even on a GPU: crops of images on the GPU are cut there, copied to the host
+and copied back. To use PyTorch's memory in place (`io_binding`), it would have to work on the stream of the
+thread that runs it; but it is given its stream when a model is loaded, in any thread. To keep frames on the
+GPU, compile a plan (`posestream engine build`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnxruntime
 
 from engines.backends.base import Items, TensorSpec, host_array
 from engines.backends.batches import BUCKETS, Batches, join
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 from engines.home import cache_home
 
 DTYPES = {
@@ -51,19 +51,19 @@ class OnnxEngine:
         gpu: int = 0,
         optimised: bool = True,
     ):
-        """Load `path`; with `outputs`, only these are computed and given.
+        """Load `path`; with `outputs`, only these are computed and returned.
 
         Args:
             path: the model.
-            threads: of the processor, for what runs there.
-            outputs: by name; all unless told.
-            provider: `cpu`, `cuda`, or `tensorrt` (compiled at the first run, and kept in the cache).
-            gpu: CUDA's number of the GPU, for those that need one.
-            optimised: False runs the graph node by node as it is written, as a reference for all else.
+            threads: of the processor, for operators that run there.
+            outputs: their names; None for all.
+            provider: `cpu`, `cuda`, or `tensorrt` (compiles at the first run; kept in the cache).
+            gpu: CUDA's number of the GPU, for the providers that use one.
+            optimised: False runs the graph node by node as written, as a reference.
 
         Raises:
-            EngineError: the file is missing, not an ONNX model, or uses what this runtime does not know; or
-                the installed runtime has no such provider.
+            EngineError: the file is missing, not an ONNX model, or uses operators that this runtime does not
+                know; or the installed runtime has no such provider.
         """
         session = _session(path, _options(threads, optimised=optimised), provider, gpu)
         self._session: onnxruntime.InferenceSession | None = session
@@ -78,7 +78,7 @@ class OnnxEngine:
 
     @property
     def halved(self) -> int:
-        """How often the largest batch was halved, since the device's memory was too small."""
+        """How often the largest batch was halved because the device's memory was too small."""
         return self._batches.halved
 
     def run(self, inputs: Mapping[str, Items]) -> dict[str, np.ndarray]:
@@ -98,8 +98,8 @@ class OnnxEngine:
         part = {name: array[start:stop] for name, array in inputs.items()}
         try:
             return dict(zip(names, self._session.run(names, part), strict=True))
-        except Exception as error:  # the runtime's errors share no base of their own
-            raise EngineError(_one_line(error)) from error
+        except Exception as error:  # the runtime's errors have no common base class
+            raise EngineError(one_line(error)) from error
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -107,20 +107,20 @@ class OnnxEngine:
 
 
 def _options(threads: int, *, optimised: bool) -> onnxruntime.SessionOptions:
-    """Chosen by measurement: RTMPose-m, YOLOX-nano, ONNX Runtime 1.31, one thread unless told, CPU time.
+    """Session options, chosen by measuring CPU time: RTMPose-m and YOLOX-nano, ONNX Runtime 1.31, one thread.
 
     The default graph level, with blocked convolutions, takes 57 ms a crop of RTMPose-m; `extended` 70, none
-    74. A batch of 4 takes 53 ms a crop, one of 16 58 ms. Outputs bound to memory of ours instead of copied,
-    denormals as zero, and memory patterns change nothing that can be measured.
+    74. A batch of 4 takes 53 ms a crop, a batch of 16 takes 58 ms. Outputs bound to our own memory, denormals
+    treated as zero, and memory patterns make no measurable difference.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Idle threads that spin steal the cores from the other stages: of a detector and a pose model with two
-    # threads each on the same two cores, spinning takes a third of the throughput.
+    # Idle threads that spin take the cores from other stages: a detector and a pose model with two threads
+    # each on the same two cores lose a third of their throughput.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The arena keeps what the largest batch took: after one of 32, RTMPose-m holds 465 MB with it and 221 MB
-    # without, in the same time.
+    # The arena never gives back the memory of the largest batch: after a batch of 32, RTMPose-m holds
+    # 465 MB with the arena and 221 MB without, at the same speed.
     options.enable_cpu_mem_arena = False
     options.log_severity_level = ERRORS_ONLY
     if not optimised:
@@ -138,27 +138,28 @@ def _session(
             f"{onnxruntime.get_available_providers()}; pip uninstall onnxruntime, pip install onnxruntime-gpu"
         )
     if name != "cpu" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them, which the loader would not find
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them: the loader does not look there
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=_providers(name, gpu))
-    except Exception as error:  # the runtime's errors share no base of their own
+    except Exception as error:  # the runtime's errors have no common base class
         raise EngineError(
-            f"{path.name}: not a model that ONNX Runtime can load ({_one_line(error)}); "
+            f"{path.name}: not a model that ONNX Runtime can load ({one_line(error)}); "
             "delete the file and fetch the model again"
         ) from None
-    if session.get_providers()[0] != provider:  # the runtime warns and goes on with the CPU
+    if session.get_providers()[0] != provider:  # the runtime only warns, and uses the CPU
         raise EngineError(
             f"onnxruntime-{name}: {provider} does not start here, ONNX Runtime fell back to "
-            f"{session.get_providers()[0]}; see that GPU, driver, CUDA and cuDNN fit, or take --backend auto"
+            f"{session.get_providers()[0]}; check that GPU, driver, CUDA and cuDNN fit together, or take "
+            "--backend auto"
         )
     return session
 
 
 def _providers(name: str, gpu: int) -> list[Any]:
-    """The provider, and those that take what it cannot do."""
+    """The provider with its options, and after it the providers for operators that it does not know."""
     if name == "cpu":
         return [PROVIDERS["cpu"]]
-    # EXHAUSTIVE would search at each new batch.
+    # EXHAUSTIVE, the default, would search algorithms again at every new batch size.
     cuda = (PROVIDERS["cuda"], {"device_id": gpu, "cudnn_conv_algo_search": "HEURISTIC"})
     if name == "cuda":
         return [cuda, PROVIDERS["cpu"]]
@@ -175,10 +176,6 @@ def _providers(name: str, gpu: int) -> list[Any]:
 
 
 def _spec(node: onnxruntime.NodeArg) -> TensorSpec:
-    """Shape and dtype of a graph's input or output; symbolic sizes (`batch`) become -1."""
+    """Shape and dtype of a graph's input or output; symbolic sizes such as `batch` become -1."""
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(shape, np.dtype(DTYPES.get(node.type, np.object_)))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

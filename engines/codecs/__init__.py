@@ -1,1 +1,1 @@
-"""How the outputs of a model family are read: pure functions on arrays, one file a family."""
+"""How model outputs are read: one file a family, see `registry`. Imports `device`, `images`, `kernels`."""

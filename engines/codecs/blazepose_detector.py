@@ -7,47 +7,58 @@ MediaPipe 0.10's SsdAnchorsCalculator, TensorsToDetectionsCalculator and NonMaxS
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from engines.codecs.blazepose import rois_from_alignment, sigmoid
+from engines.codecs.base import DetectionRequest, DetectorCodec, ExpectedOutput, ModelSizes
+from engines.codecs.blazepose_alignment import rois_from_alignment, sigmoid
 from engines.codecs.detections import Detections, Reduced, pack
-from engines.contracts.contract import BlazePoseDetectorCodec, Contract
 from engines.device.arrays import Outputs
 from engines.images.boxes import iou
-
-if TYPE_CHECKING:
-    from engines.device.streams import Stream
 
 BOX_VALUES = 4  # centre x, y, width, height
 
 
-def reduce(
-    outputs: Outputs, contract: Contract, min_score: float, nms_iou: float, stream: Stream | None = None
-) -> Reduced:
-    """Detections of each of B images as `engines.codecs.detections.finish` wants them.
+class BlazePoseDetectorCodec(DetectorCodec):
+    """SSD boxes and alignment points of the BlazePose detector."""
 
-    `boxes` are the squares around the body circles, not the boxes around head and torso of the raw output.
+    kind: Literal["blazepose-detector"]
+    strides: list[int]
+    anchors_per_cell: list[int] = Field(description="one number for each entry of strides")
+    points: int = Field(description="alignment points behind the box: hip centre, then the body's circle, …")
+    roi_scale: float
 
-    Args:
-        outputs: boxes (B, A, 4 + 2 points) and scores (B, A, 1) as logits, for A anchors.
-        contract: whose codec is `blazepose-detector`.
-        min_score: detections below are left out.
-        nms_iou: detections that overlap more than this are one.
-        stream: not needed, for LiteRT runs on the host; all codecs are called alike.
-    """
-    codec = contract.codec
-    assert isinstance(codec, BlazePoseDetectorCodec)  # the registry dispatches on it
-    centres = anchors(contract.input.size, tuple(codec.strides), tuple(codec.anchors_per_cell))
-    scores = sigmoid(outputs["scores"][..., 0])  # (B, A)
-    detections = []
-    for item, kept in enumerate(scores >= min_score):
-        raw = outputs["boxes"][item, kept]
-        corners, points = _decode_boxes(raw, centres[kept], codec.points)
-        points, merged_scores = weighted_nms(corners, points, scores[item, kept], nms_iou)
-        detections.append(_detections(points[:, :2], merged_scores, codec.roi_scale))
-    return pack(detections)
+    # MediaPipe's own thresholds (pose_detection_cpu.pbtxt).
+    default_min_score: ClassVar[float] = 0.5
+    default_nms_iou: ClassVar[float] = 0.3
+    gives_rois: ClassVar[bool] = True
+    aligns_pixel_centres: ClassVar[bool] = False
+
+    def expected_outputs(self, model: ModelSizes) -> dict[str, ExpectedOutput]:
+        """Nothing: the shapes of this one model are not checked."""
+        return {}
+
+    def reduce(self, outputs: Outputs, request: DetectionRequest) -> Reduced:
+        """See `DetectorCodec.reduce`. LiteRT runs this model on the host, so there are only arrays.
+
+        `boxes` are the squares around the body circles, not the model's boxes around head and torso. Of
+        overlapping detections, the average by score is taken (weighted NMS).
+
+        Args:
+            outputs: boxes (B, A, 4 + 2 points) and scores (B, A, 1) as logits, for A anchors.
+            request: as for every detector.
+        """
+        centres = anchors(request.model.input_size, tuple(self.strides), tuple(self.anchors_per_cell))
+        scores = sigmoid(outputs["scores"][..., 0])  # (B, A)
+        detections = []
+        for item, kept in enumerate(scores >= request.min_score):
+            raw = outputs["boxes"][item, kept]
+            corners, points = _decode_boxes(raw, centres[kept], self.points)
+            points, merged_scores = weighted_nms(corners, points, scores[item, kept], request.nms_iou)
+            detections.append(_detections(points[:, :2], merged_scores, self.roi_scale))
+        return pack(detections)
 
 
 @functools.cache
@@ -73,10 +84,10 @@ def _decode_boxes(raw: np.ndarray, centres: np.ndarray, count: int) -> tuple[np.
 def weighted_nms(
     corners: np.ndarray, points: np.ndarray, scores: np.ndarray, max_iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merge overlapping detections: points (N, P, 2) weighted by score, and each group's top score (N,).
+    """Merge overlapping detections: points (N, P, 2) averaged by score, and each group's top score (N,).
 
-    The best detection and all that overlap it by more than `max_iou` make a group; then the best of the
-    rest, until none is left. Corners are (M, 4), points (M, P, 2), scores (M,).
+    The best detection and all that overlap it by more than `max_iou` form a group. Then the best of the rest
+    starts the next group, until none is left. Corners are (M, 4), points (M, P, 2), scores (M,).
     """
     order = np.argsort(-scores, kind="stable")
     overlaps = iou(corners, corners) > max_iou

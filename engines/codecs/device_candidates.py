@@ -1,22 +1,22 @@
-"""Detectors' candidates on a device: the best of all cells, in tensors of fixed shapes.
+"""The best candidates of a detector whose outputs are tensors, in tensors of fixed shapes.
 
-How many cells are above a score is known on the device alone, and to ask it the host would have to wait. So
-the best ones of each image are taken, always as many, and those below the score get the score 0, which marks
-rows that only fill up. A person lies in tens of cells above the usual scores: the 1024 best hold a crowd.
+Only the device knows how many cells score above the threshold, and asking it would make the host wait. So a
+fixed number of the best cells of each image is taken, and those below the threshold get score 0, which marks
+padding. A person covers tens of cells above the usual thresholds: the 1024 best hold a crowd.
 """
 
 from __future__ import annotations
 
 import torch
 
-from engines.device.streams import Stream
-from engines.kernels.nms import MOST, suppress
+from engines.codecs.base import DetectionRequest
+from engines.kernels.nms import MAX_BOXES, suppress
 
 
 def best(scores: torch.Tensor, min_score: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (B, M) float32 and cells (B, M) of the best of scores (B, cells); M is `MOST`, or all."""
+    """The best of scores (B, cells): scores (B, M) float32, cells (B, M); M is `MAX_BOXES` or all cells."""
     scores = scores.float()
-    found = scores.where(scores >= min_score, 0).topk(min(MOST, scores.shape[1]), dim=1)
+    found = scores.where(scores >= min_score, 0).topk(min(MAX_BOXES, scores.shape[1]), dim=1)
     return found.values, found.indices
 
 
@@ -26,19 +26,17 @@ def take(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 
 
 def suppressed(
-    boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, max_iou: float, stream: Stream | None
+    boxes: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, request: DetectionRequest
 ) -> dict[str, torch.Tensor]:
-    """What `codecs.detections.finish` needs: candidates (B, M, …), best first, and where a kernel runs
-    which of them to keep.
+    """Candidates (B, M, …), best first, as `codecs.detections.Reduced`; with `kept` where our kernel can run.
 
     Args:
         boxes: (B, M, 4) float32.
-        scores: (B, M) float32; rows of score 0 only fill up.
+        scores: (B, M) float32; tensors are padded with rows of score 0.
         classes: (B, M) int64.
-        max_iou: of two boxes of a class that overlap more, the better one stays.
-        stream: the current one, on which the tensors were made.
+        request: `nms_iou`, and the stream on which the tensors were made.
     """
-    assert stream is not None  # whoever has tensors has a stream
+    assert request.stream is not None  # outputs that are tensors come with a stream
     reduced = {"boxes": boxes, "scores": scores, "classes": classes}
-    kept = suppress(boxes, scores, classes, max_iou, stream)
+    kept = suppress(boxes, scores, classes, request.nms_iou, request.stream)
     return reduced if kept is None else reduced | {"kept": kept}

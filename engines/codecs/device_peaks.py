@@ -1,7 +1,7 @@
-"""Peaks of heatmaps on a device: tensors of fixed shapes, nothing that the host would have to wait for.
+"""Find the peaks of heatmaps that are tensors: all shapes are fixed, and the host never waits for a value.
 
-The same numbers as `engines.codecs.heatmap` has for arrays. There only what lies near a peak is blurred, and
-whole maps only where their maximum is needed; which ones is known on the device alone, so here all are.
+The results are those of `host_peaks`. There, only the cells near a peak are blurred, and whole maps only
+where a limit may clip. Here all maps are blurred, since only the device knows which of them need it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engines.codecs.refinement import DARK_KERNEL, gaussian
+from engines.codecs.host_peaks import DARK_KERNEL, gaussian
 from engines.device.arrays import constant
 
 if TYPE_CHECKING:
-    from engines.codecs.refinement import Window
+    from engines.codecs.heatmap_refinement import Window
 
 
-def reduce_maps(maps: torch.Tensor, window: Window | None) -> dict[str, torch.Tensor]:
-    """Peaks of maps (M, h, w) float32.
+def find_peaks(maps: torch.Tensor, window: Window | None) -> dict[str, torch.Tensor]:
+    """The peaks of maps (M, h, w) float32.
 
     Returns:
-        cells (M, 2) x, y; scores (M,), their heights; and, with a window, near (M, s, s): what it looks at.
-        Maps without anything above 0 have no peak, and numbers there that mean nothing.
+        `cells` (M, 2) x, y; `scores` (M,), their heights; and, with a window, `near` (M, s, s), the cells
+        around each peak. Maps without a value above 0 have no peak; their cells are meaningless.
     """
     width = maps.shape[2]
     highest = maps.flatten(1).max(dim=1)
@@ -37,7 +37,7 @@ def reduce_maps(maps: torch.Tensor, window: Window | None) -> dict[str, torch.Te
 
 
 def _near(maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor, window: Window) -> torch.Tensor:
-    """(M, s, s): the cells of maps (M, h, w) around cells x, y (M,); beyond an edge what is at the edge."""
+    """(M, s, s): the cells of maps (M, h, w) around cells x, y (M,); beyond an edge, the cell at the edge."""
     _, height, width = maps.shape
     offsets = torch.arange(-window.reach, window.reach + 1, device=maps.device)
     columns = (x[:, None] + offsets).clamp(0, width - 1)  # (M, s)
@@ -49,14 +49,14 @@ def _near(maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor, window: Window) 
 def _blurred(
     maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor, heights: torch.Tensor, window: Window
 ) -> torch.Tensor:
-    """(M, s, s): the blurred maps, with their former maxima where a limit of the window may cut."""
+    """(M, s, s): the blurred maps, scaled to their former maxima where a limit of the window may clip."""
     _, height, width = maps.shape
-    # Matrix products, since PyTorch's convolutions round to TF32 (ten bits) unless told not to.
+    # Matrix products, since PyTorch's convolutions round to TF32 (ten bits) by default.
     blurred = _blur(height, maps.device) @ (maps @ _blur(width, maps.device))
     near = _near(blurred, x, y, window)
-    cut = (near.amin(dim=(1, 2)) < window.lowest) | (heights > window.highest)
-    factors = (heights / blurred.amax(dim=(1, 2))).where(cut, 1)
-    return near * factors[:, None, None]
+    clipped = (near.amin(dim=(1, 2)) < window.lowest) | (heights > window.highest)
+    scales = (heights / blurred.amax(dim=(1, 2))).where(clipped, 1)
+    return near * scales[:, None, None]
 
 
 @functools.cache

@@ -1,1 +1,1 @@
-"""Contracts: the description of a model and its skeleton, and how both are read. Ground floor."""
+"""Contracts: the descriptions of models and skeletons, and how to read them. Imports `codecs`, `images`."""

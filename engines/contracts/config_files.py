@@ -1,37 +1,36 @@
-"""Descriptions in `configs/`: found by name, read and checked, with errors that say what would be right.
+"""Descriptions in `configs/`: found by name, read and validated, with errors that name the correction.
 
-One's own lie in `HOME/FOLDER/NAME.yaml`, with HOME the folder of all that is kept on this machine.
+The user's own descriptions lie in `HOME/FOLDER/NAME.yaml`; HOME is `engines.home.cache_home()`.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from engines.errors import ContractError
+from engines.errors import ContractError, nearest
 from engines.home import cache_home
 
-# Beside the package, in a checkout as after installation.
+# The folder beside the package, both in a checkout and when installed.
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 Described = TypeVar("Described", bound=BaseModel)
 
 
 def available(folder: str) -> list[str]:
-    """The names of all descriptions in a folder of `configs/`, and of one's own, sorted."""
+    """The names of all descriptions in a folder of `configs/` and of the user's own, sorted."""
     return sorted({path.stem for place in _places(folder) for path in place.glob("*.yaml")})
 
 
 def read_config(kind: type[Described], folder: str, name: str) -> Described:
-    """The description `configs/FOLDER/NAME.yaml`, or one's own.
+    """The description `configs/FOLDER/NAME.yaml`, or the user's own of that name.
 
     Raises:
         ContractError: there is none (with the nearest name), or it is invalid (with field and reason), or
-            one's own has the name of a ready one.
+            the user's own has the name of one in `configs/`.
     """
     path = find_config(folder, name)
     return check_config(kind, _read(path), path.name)
@@ -41,7 +40,7 @@ def read_names(folder: str, name: str) -> list[str]:
     """The list of names `configs/FOLDER/NAME.yaml`.
 
     Raises:
-        ContractError: there is none (with the nearest name), or it holds something else.
+        ContractError: there is none (with the nearest name), or the file holds something else.
     """
     path = find_config(folder, name)
     names = _read(path)
@@ -51,17 +50,19 @@ def read_names(folder: str, name: str) -> list[str]:
 
 
 def find_config(folder: str, name: str) -> Path:
-    """The file of a description.
+    """The file of a description, in `configs/` or among the user's own.
 
     Raises:
-        ContractError: there is none (with the nearest name), or there are two.
+        ContractError: there is none (with the nearest name), or both places have one.
     """
     names = available(folder)
     if name not in names:
         raise ContractError(f"no {folder.removesuffix('s')} {name!r}; {nearest(name, names)}")
     found = [path for place in _places(folder) if (path := place / f"{name}.yaml").is_file()]
     if len(found) > 1:
-        raise ContractError(f"{found[1]} has the name of a ready {folder.removesuffix('s')}; rename it")
+        raise ContractError(
+            f"{found[1]} has the name of a {folder.removesuffix('s')} that posestream brings; rename it"
+        )
     return found[0]
 
 
@@ -69,7 +70,7 @@ def check_config(kind: type[Described], data: Any, where: str) -> Described:
     """Validate a description that was read from `where`.
 
     Raises:
-        ContractError: with the first field that is wrong, and why.
+        ContractError: a field is wrong; with the first such field and the reason.
     """
     try:
         return kind.model_validate(data)
@@ -79,12 +80,6 @@ def check_config(kind: type[Described], data: Any, where: str) -> Described:
         reason = first["msg"].removeprefix("Value error, ")
         found = f", found {first['input']!r}" if field else ""
         raise ContractError(f"{where}: {field + ': ' if field else ''}{reason}{found}") from None
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """A hint for a message: the name most like `name`, or the whole list."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
 
 
 def _places(folder: str) -> list[Path]:

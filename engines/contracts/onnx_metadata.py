@@ -1,7 +1,7 @@
 """The contract inside an ONNX file, as an entry of its metadata.
 
-Reading needs no library: an ONNX file is a protobuf message, whose top level holds a graph, which is stepped
-over, and entries of metadata (onnx.proto: ModelProto.metadata_props, field 14, of StringStringEntryProto).
+Reading needs no library. An ONNX file is a protobuf message; its top level holds the graph, which is skipped,
+and entries of metadata (onnx.proto: ModelProto.metadata_props, field 14, of type StringStringEntryProto).
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     import onnx
 
 CONTRACT, EXPORT, QUANTISED = "posestream.contract", "posestream.export", "posestream.quantised"
-RANDOM = "random"  # how the note on weights starts that are not those of a checkpoint
+RANDOM = "random"  # the export note on weights starts with this if they do not come from a checkpoint
 
 METADATA_PROPS = 14
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 
 def read_contract(path: Path) -> Contract | None:
-    """The contract that `path` carries; None where it has none, or is not ONNX, or is not there.
+    """The contract inside the file; None if it has none, is not ONNX or does not exist.
 
     Raises:
-        ContractError: what it carries is not a valid contract.
+        ContractError: the contract inside is not valid.
     """
     text = read_metadata(path).get(CONTRACT)
     return None if text is None else parse_contract(text, path.name)
 
 
 def parse_contract(text: str, filename: str) -> Contract:
-    """The contract in JSON that a file carries.
+    """The contract that a file carries as JSON.
 
     Raises:
-        ContractError: it is not valid, with the first field that is wrong.
+        ContractError: it is not valid; with the first field that is wrong.
     """
     try:
         return Contract.model_validate_json(text)
@@ -54,7 +54,7 @@ def parse_contract(text: str, filename: str) -> Contract:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """All entries of metadata of an ONNX file; none where it is not one or is not there."""
+    """All entries of metadata of an ONNX file; none if it is not ONNX or does not exist."""
     entries = {}
     try:
         with path.open("rb") as file:
@@ -70,7 +70,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What our export noted in the file: its weights, and how they compare with PyTorch; else nothing."""
+    """The notes of our export: the weights' origin, and how outputs compare with PyTorch; else empty."""
     try:
         notes = json.loads(read_metadata(path).get(EXPORT, "{}"))
     except ValueError:
@@ -79,23 +79,23 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def has_random_weights(path: Path) -> bool:
-    """Whether an ONNX file says of itself that its weights were drawn at random, to time it."""
+    """Whether the file says that its weights were drawn at random, for benchmarks."""
     return str(read_notes(path).get("weights", "")).startswith(RANDOM)
 
 
 def quantised_from(path: Path) -> dict[str, Any] | None:
-    """What an INT8 file says of its making: the FP32 file's name and SHA-256, inputs, method; else None."""
+    """How an INT8 file was made: name and SHA-256 of the FP32 file, inputs, method; None for other files."""
     text = read_metadata(path).get(QUANTISED)
     return None if text is None else cast(dict[str, Any], json.loads(text))
 
 
 def is_quantised(path: Path) -> bool:
-    """Whether an ONNX file says of itself that it is the INT8 version of a model."""
+    """Whether the file says that it is the INT8 version of a model."""
     return read_notes(path).get("precision") == "int8"
 
 
 def write_contract(model: onnx.ModelProto, contract: Contract) -> None:
-    """Put the contract into a model, in place of one that is there."""
+    """Put the contract into a model; it replaces a contract that is already there."""
     write_metadata(model, CONTRACT, contract.model_dump_json())
 
 
@@ -117,7 +117,7 @@ def _entry(content: bytes) -> tuple[str, str]:
 
 
 def _field(file: BinaryIO, end: int, *wanted: int) -> tuple[int, bytes]:
-    """The next field's number, and its bytes if it is a wanted one.
+    """The number of the next field, and its bytes if the number is one of `wanted`.
 
     Raises:
         ValueError: this is not protobuf.

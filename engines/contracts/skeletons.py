@@ -1,4 +1,4 @@
-"""Skeletons: what the K keypoints of an instance are, as data in `configs/skeletons`."""
+"""Skeletons: the K keypoints of an instance, described in `configs/skeletons`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engines.contracts.config_files import available, nearest, read_config
-from engines.errors import ContractError
+from engines.contracts.config_files import available, read_config
+from engines.errors import ContractError, nearest
 
 Side = Literal["left", "right", "centre"]
 
 
 class Skeleton(BaseModel):
-    """K keypoints: names, how they are joined, which mirror each other, how exactly they can be placed."""
+    """K keypoints: their names, limbs, left/right pairs, and how exactly annotators place each (sigmas)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,10 +25,11 @@ class Skeleton(BaseModel):
     pairs: tuple[tuple[str, str], ...] = Field(description="left and right, as the person or animal has them")
     limbs: tuple[tuple[str, str], ...]
     sigmas: tuple[float, ...] = Field(
-        description="a keypoint; OKS' per-keypoint deviation, in parts of sqrt(area)"
+        description="one a keypoint: its standard deviation in OKS, as a fraction of sqrt(area)"
     )
     subsets: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="another skeleton to the keypoints that are its own, in its order"
+        default_factory=dict,
+        description="by the name of another skeleton: the keypoints here that form it, in its order",
     )
 
     @model_validator(mode="after")
@@ -58,7 +59,7 @@ class Skeleton(BaseModel):
 
     @cached_property
     def mirror(self) -> np.ndarray:
-        """(K,) int64: the keypoint that each becomes when the image is mirrored; itself without a pair."""
+        """(K,) int64: the keypoint that each becomes when the image is mirrored; unpaired ones stay."""
         partner = dict(self.pairs) | {right: left for left, right in self.pairs}
         return np.array([self.keypoints.index(partner.get(name, name)) for name in self.keypoints])
 
@@ -71,11 +72,11 @@ class Skeleton(BaseModel):
         return tuple(side.get(name, "centre") for name in self.keypoints)
 
     def maps_onto(self, other: str) -> bool:
-        """Whether this skeleton has all keypoints of the other."""
+        """Whether this skeleton contains all keypoints of the other."""
         return other == self.name or other in self.subsets
 
     def indices_for(self, other: str) -> np.ndarray:
-        """(K of the other,) int64: `keypoints[:, skeleton.indices_for("coco17")]` are those of coco17.
+        """(K of the other,) int64: `keypoints[:, skeleton.indices_for("coco17")]` are keypoints of coco17.
 
         Raises:
             ContractError: this skeleton has no mapping onto the other.

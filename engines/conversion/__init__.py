@@ -1,1 +1,1 @@
-"""Turn weights into files that run: import, export, INT8."""
+"""Turn weights into files that run: import, export, INT8. May import `comparison` and `architectures`."""

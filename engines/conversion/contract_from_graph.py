@@ -1,35 +1,39 @@
-"""What a graph tells of itself, put into a contract: names and sizes of its tensors."""
+"""Put the names and sizes of a graph's tensors into a contract."""
 
 from __future__ import annotations
 
 from engines.backends.base import Engine, TensorSpec
-from engines.contracts.contract import Codec, Contract, Input, Output
-from engines.contracts.contradictions import describe_shape, expected_shapes
+from engines.contracts.contract import Contract, Output
+from engines.contracts.shapes import describe_shape
 from engines.errors import ContractError
+from engines.images.model_input import Input
 
 
-def as_the_graph_says(contract: Contract, engine: Engine, filename: str) -> Contract:
-    """The contract with the names and sizes of the graph's tensors; sizes that vary there stay.
+def with_graph_tensors(contract: Contract, engine: Engine, filename: str) -> Contract:
+    """The contract with the names and sizes of the graph's tensors; keeps its own where the graph's vary.
 
-    Outputs are found by their names, else, if there are as many as the contract has, by their order. The
-    result is not validated: what the graph says may contradict the rest.
+    Outputs are matched by name, or by order if no names match and there are as many as the contract has. The
+    result is not validated: the graph's sizes may contradict the rest of the contract.
 
     Raises:
-        ContractError: the graph's tensors are not those of such a model.
+        ContractError: the graph has other inputs or outputs than a model of this kind.
     """
     if len(engine.inputs) != 1:
         raise ContractError(f"{filename} has inputs {sorted(engine.inputs)}; expected one, an image")
     ((name, spec),) = engine.inputs.items()
     outputs = _by_role(contract, engine, filename)
+    shapes = {role: spec.shape for role, (_, spec) in outputs.items()}
     changed = contract.model_copy(
         update={
             "input": _input(contract.input, name, spec.shape, filename),
-            "codec": _codec(contract.codec, {role: spec for role, (_, spec) in outputs.items()}),
+            "codec": contract.codec.with_graph_shapes(shapes),
         }
     )
-    expected = {role: shape for role, (shape, _) in expected_shapes(changed).items()}
-    shapes = {role: _filled(spec.shape, expected.get(role, ())) for role, (_, spec) in outputs.items()}
-    named = {role: Output(name=outputs[role][0], shape=shape) for role, shape in shapes.items()}
+    expected = {role: shape for role, (shape, _) in changed.expected_outputs().items()}
+    named = {
+        role: Output(name=outputs[role][0], shape=_filled(shape, expected.get(role, ())))
+        for role, shape in shapes.items()
+    }
     return changed.model_copy(update={"outputs": named})
 
 
@@ -40,31 +44,25 @@ def _input(model_input: Input, name: str, shape: tuple[int, ...], filename: str)
         raise ContractError(f"{filename}: input {name!r} is {describe_shape(shape)}, expected {wanted}")
     height, width = shape[1:3] if nhwc else shape[2:4]
     found = (width, height)
-    size = tuple(told if side == -1 else side for side, told in zip(found, model_input.size, strict=True))
+    size = tuple(ours if side == -1 else side for side, ours in zip(found, model_input.size, strict=True))
     return model_input.model_copy(update={"name": name, "size": size})
 
 
-def _codec(codec: Codec, outputs: dict[str, TensorSpec]) -> Codec:
-    if codec.kind != "heatmap":
-        return codec
-    height, width = outputs["heatmaps"].shape[-2:]
-    return codec if -1 in (height, width) else codec.model_copy(update={"size": (width, height)})
-
-
 def _by_role(contract: Contract, engine: Engine, filename: str) -> dict[str, tuple[str, TensorSpec]]:
+    """Name and shape of the graph's output for each role in the contract."""
     names = {role: output.name for role, output in contract.outputs.items()}
     if not engine.outputs.keys() >= {*names.values()}:
         if len(names) != len(engine.outputs):
             raise ContractError(
-                f"{filename} has outputs {sorted(engine.outputs)}, what it is to be like has "
-                f"{sorted(names.values())}; name a model with such outputs: --like"
+                f"{filename} has outputs {sorted(engine.outputs)}, the model that it is like has "
+                f"{sorted(names.values())}; name a model with these outputs: --like"
             )
         names = dict(zip(names, engine.outputs, strict=True))
     return {role: (name, engine.outputs[name]) for role, name in names.items()}
 
 
 def _filled(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape whose varying sizes, but not that of the batch, are those which follow from the contract."""
+    """A shape with its varying sizes, except the batch, taken from the expected shape."""
     if len(shape) != len(expected):
         return shape
     return (shape[0], *(e if s == -1 else s for s, e in zip(shape[1:], expected[1:], strict=True)))

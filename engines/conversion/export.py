@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from engines.assets.model_files import exported_path, is_checkpoint
 from engines.assets.store import locate
 from engines.backends.onnxruntime import OnnxEngine
+from engines.comparison.compare import compare_engines
+from engines.comparison.example_inputs import drawn_picture, examples, inputs_of
 from engines.contracts.contract import Contract
 from engines.contracts.onnx_metadata import (
     EXPORT,
@@ -26,19 +28,17 @@ from engines.contracts.onnx_metadata import (
 )
 from engines.conversion.onnx_files import require, save, weight_bytes
 from engines.errors import ContractError, EngineError
-from engines.verification.compare import compare_engines
-from engines.verification.example_inputs import drawn, examples, inputs_of
 
 if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-OPSET = 18  # the lowest that PyTorch's exporter writes by itself
-# Scale after random layers. At 1, RTMPose-m amplifies noise on its input 560 times, at this 28 times, so that
-# FP32 and FP16 can be compared.
-CALM = 0.1
-# Bytes of weights from which on a model is not simplified and is compared on fewer inputs: simplifying
-# Sapiens 0.3b (1.3 GB) took 12 GB of memory and 100 s, and each input takes a minute of one core.
+OPSET = 18  # the lowest that PyTorch's exporter writes without a conversion
+# Scale of the batch norms of random networks. At 1, RTMPose-m amplifies noise on its input 560 times, at 0.1
+# 28 times, which makes FP32 and FP16 comparable.
+RANDOM_SCALE = 0.1
+# Models with this many bytes of weights or more are not simplified, and are compared on fewer inputs:
+# simplifying Sapiens 0.3b (1.3 GB) took 12 GB of memory and 100 s, and each input takes a core one minute.
 LARGE = 2**29
 
 
@@ -46,27 +46,27 @@ class Exported(NamedTuple):
     """An exported file, and how it compares with PyTorch."""
 
     path: Path
-    difference: dict[str, float]  # by output: the largest, in units of the output
+    difference: dict[str, float]  # by output: the largest, in the output's units
     compared_on: str
     fresh: bool  # whether this call made it
 
     @property
-    def told(self) -> str:
-        """The comparison, in words."""
+    def difference_text(self) -> str:
+        """The largest difference and the inputs, for a message."""
         return f"{max(self.difference.values()):.2g}, on {self.compared_on}"
 
 
 def export_model(
     contract: Contract, *, out: Path | None = None, force: bool = False, seed: int | None = None
 ) -> Exported:
-    """Export a model to the cache, or to `out`, unless that was done already.
+    """Export a model to the cache, or to `out`, unless the same export is there already.
 
     Args:
         contract: of a model whose asset is a checkpoint.
         out: a file to write instead of the one in the cache.
         force: export again.
-        seed: take weights drawn by it instead of the checkpoint's. The file says so in its name, its
-            metadata and its contract, and nothing ever runs it unless its path is given.
+        seed: use random weights from this seed in place of the checkpoint's. The file's name, metadata and
+            contract say so, and nothing runs it unless its path is given.
 
     Raises:
         AssetError: the checkpoint is not on this machine; the message names the command that fetches it.
@@ -74,7 +74,7 @@ def export_model(
     """
     if not is_checkpoint(contract):
         raise EngineError(
-            f"{contract.name}: {contract.asset.filename} has a graph of its own and runs as it is; "
+            f"{contract.name}: {contract.asset.filename} contains its graph and runs as it is; "
             "only checkpoints are exported"
         )
     path = out or exported_path(contract, seed)
@@ -85,7 +85,7 @@ def export_model(
 
 
 def export(contract: Contract, checkpoint: Path | None, out: Path, *, seed: int | None = None) -> Exported:
-    """Write `checkpoint`, or weights drawn by `seed`, to the ONNX file `out`, whole or not at all.
+    """Write `checkpoint`, or random weights from `seed`, to the ONNX file `out`; all of it or nothing.
 
     Raises:
         EngineError: a library is missing, the checkpoint does not fit, or ONNX and PyTorch disagree.
@@ -97,13 +97,13 @@ def export(contract: Contract, checkpoint: Path | None, out: Path, *, seed: int 
 
     weights = _weights_of(contract, seed)
     if seed is not None:
-        network, contract = random_network(contract, seed), _marked(contract, seed)
+        network, contract = random_network(contract, seed), _as_random(contract, seed)
     elif checkpoint is not None:
         from engines.architectures.checkpoints import load_weights
 
         network = load_weights(contract, checkpoint)
     else:
-        raise EngineError(f"{contract.name}: neither a checkpoint nor a seed to draw weights by")
+        raise EngineError(f"{contract.name}: neither a checkpoint nor a seed for random weights")
     model = to_onnx(contract, network)
     write_contract(model, contract)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,30 +112,30 @@ def export(contract: Contract, checkpoint: Path | None, out: Path, *, seed: int 
         save(model, part)
         threads = torch.get_num_threads()
         reference = TorchEngine(contract, network=network, threads=threads, device="cpu")
-        report = compare_engines(
+        comparison = compare_engines(
             contract,
             reference,
             OnnxEngine(part, threads),
             trained=seed is None,
             on=examples(contract, few=weight_bytes(model) >= LARGE),
         )
-        if not report.passed:
+        if not comparison.passed:
             raise EngineError(
-                f"{contract.name}: the export does not do what PyTorch does: {'; '.join(report.lines())}; "
+                f"{contract.name}: the export differs from PyTorch: {'; '.join(comparison.lines())}; "
                 "it was not kept; please report this"
             )
-        difference = {name: float(error.max) for name, error in report.outputs.items()}
+        difference = {name: float(error.max) for name, error in comparison.outputs.items()}
         notes = {
             "weights": weights,
             "torch": _version("torch"),
             "difference": difference,
-            "compared_on": report.compared_on,
+            "compared_on": comparison.compared_on,
         }
         write_metadata(model, EXPORT, json.dumps(notes))
         save(model, part)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file == part):  # the graph last
             file.replace(out.parent / file.name)
-    return Exported(out, difference, report.compared_on, fresh=True)
+    return Exported(out, difference, comparison.compared_on, fresh=True)
 
 
 def to_onnx(contract: Contract, network: nn.Module) -> onnx.ModelProto:
@@ -154,7 +154,7 @@ def to_onnx(contract: Contract, network: nn.Module) -> onnx.ModelProto:
             return tuple(found[role] for role in outputs)
 
     width, height = contract.input.size
-    example = torch.zeros(2, 3, height, width)  # not 1, which the exporter would take for a constant
+    example = torch.zeros(2, 3, height, width)  # not 1: the exporter would make it a constant
     with _quiet(), torch.inference_mode():
         program = torch.onnx.export(
             Ordered().eval(),
@@ -166,13 +166,13 @@ def to_onnx(contract: Contract, network: nn.Module) -> onnx.ModelProto:
             output_names=list(outputs.values()),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
-    assert program is not None  # with dynamo, it never is
+    assert program is not None  # with dynamo it never is None
     return _simplified(_cleaned(program.model_proto))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch's exporter tells of its own deprecations and of torchvision, which is not used."""
+    """Silence the exporter's warnings about its own deprecations and about torchvision, which is not used."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -185,7 +185,7 @@ def _quiet() -> Iterator[None]:
 
 
 def random_network(contract: Contract, seed: int) -> nn.Module:
-    """The contract's network with weights drawn by `seed`, its numbers of an order as after training."""
+    """The network with random weights from `seed`, scaled so that signals are as large as after training."""
     import torch
     from torch import nn
 
@@ -196,16 +196,16 @@ def random_network(contract: Contract, seed: int) -> nn.Module:
         network = build(contract)
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
-            norm.weight.fill_(CALM)
-            norm.momentum = None  # the statistics are those of this batch: else signals fade to denormals
+            norm.weight.fill_(RANDOM_SCALE)
+            norm.momentum = None  # take this batch's statistics, else signals fade to denormals
             norm.train()
         if norms:
-            network(torch.from_numpy(inputs_of(contract, drawn())))
+            network(torch.from_numpy(inputs_of(contract, drawn_picture())))
     return network.eval()
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what can be computed beforehand: 37 of ViTPose-s's 504 nodes, 3 of RTMPose-m's 243."""
+    """Fold constant nodes: 37 of ViTPose-s's 504 nodes, 3 of RTMPose-m's 243."""
     if weight_bytes(model) >= LARGE:
         return model
     import onnxslim
@@ -214,7 +214,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes, which hold paths of this machine and are longer than the graph."""
+    """Remove the exporter's notes, which contain paths of this machine and are longer than the graph."""
     for item in [*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
@@ -228,7 +228,8 @@ def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _marked(contract: Contract, seed: int) -> Contract:
+def _as_random(contract: Contract, seed: int) -> Contract:
+    """The contract of the model with random weights."""
     return contract.model_copy(
         update={
             "name": f"{contract.name}-random-{seed}",
@@ -238,19 +239,20 @@ def _marked(contract: Contract, seed: int) -> Contract:
 
 
 def _exported(path: Path, contract: Contract, seed: int | None) -> Exported | None:
-    """What `path` holds, if that is the very same export."""
+    """The export in `path`, if it was made of the same weights for the same contract."""
     notes = read_notes(path)
-    made_of = contract if seed is None else _marked(contract, seed)
+    expected = contract if seed is None else _as_random(contract, seed)
     try:
         carried = read_contract(path)
-    except ContractError:  # of another version of posestream
+    except ContractError:  # written by another version of posestream
         return None
-    if carried != made_of or notes.get("weights") != _weights_of(contract, seed):
+    if carried != expected or notes.get("weights") != _weights_of(contract, seed):
         return None
     return Exported(path, notes["difference"], notes["compared_on"], fresh=False)
 
 
 def _weights_of(contract: Contract, seed: int | None) -> str | None:
+    """The note in the file that identifies the weights."""
     return contract.asset.sha256 if seed is None else f"{RANDOM}, seed {seed}"
 
 

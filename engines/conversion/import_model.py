@@ -1,8 +1,7 @@
-"""One's own models: a contract for a file that has none, kept in `HOME/models/NAME.yaml`.
+"""Import a model of the user's own: make its contract and keep it in `HOME/models/NAME.yaml`.
 
-The numbers that a file cannot tell (mean, std, padding, codec) come from the contract that it carries, or
-from that of a model which it is like. What the file itself tells (names and shapes of its tensors) comes from
-it.
+Names and shapes of tensors come from the file. The other numbers (mean, std, padding, codec) come from the
+contract that the file carries, or from a ready model that it is like.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import yaml
 from engines.architectures.checkpoints import load_weights, read_checkpoint_contract
 from engines.assets.store import cached_path, sha256
 from engines.backends.base import Engine
+from engines.contracts.carried_contract import check_same_numbers
 from engines.contracts.config_files import check_config, find_config
 from engines.contracts.contract import Asset, Contract, FileSource, Output, available_models, load_contract
-from engines.contracts.contradictions import expected_shapes
 from engines.contracts.onnx_metadata import read_contract
-from engines.conversion.contract_from_graph import as_the_graph_says
+from engines.conversion.contract_from_graph import with_graph_tensors
 from engines.errors import AssetError, ContractError, EngineError
 from engines.home import cache_home
-from engines.loading.contract_check import compare
 
 GRAPHS, CHECKPOINTS = (".onnx", ".tflite"), (".pth", ".pt", ".safetensors")
 
@@ -37,21 +35,21 @@ def import_model(
     variant: str | None = None,
     skeleton: str | None = None,
 ) -> Contract:
-    """Make a contract for a model of one's own, and write it where `load_contract` finds it.
+    """Make the contract of a model file, and write it where `load_contract` finds it.
 
     Args:
         file: a graph (.onnx, .tflite), a checkpoint (.pth, .safetensors, .pt), or an ultralytics .pt, which
             is exported.
-        name: of the new model; the file's, unless told.
-        like: the model whose numbers it was trained with.
-        architecture: instead of `like`, with `variant`: the models of this size that the file fits, if they
-            all have the same numbers.
-        variant: likewise.
-        skeleton: if it is another than that of the model that it is like.
+        name: of the new model; the file's name by default.
+        like: the ready model whose numbers it was trained with.
+        architecture: in place of `like`, together with `variant`: take the numbers from the ready models of
+            this architecture and size that the file fits, if they all have the same.
+        variant: see `architecture`.
+        skeleton: if it is not the skeleton of the model that it is like.
 
     Raises:
         AssetError: there is no such file.
-        ContractError: the name is taken; or nothing tells the model's numbers, or what tells them disagrees.
+        ContractError: the name is taken; or the model's numbers are unknown, or two sources of them disagree.
         EngineError: the file is not a model, or its weights do not fit the architecture.
     """
     if not file.is_file():
@@ -65,7 +63,7 @@ def import_model(
         base, file = _exported(file, name, skeleton)
     else:
         base = _base(file, like, architecture, variant, skeleton)
-    contract = _as_the_file_says(_described(base, file, name), file)
+    contract = _with_file_tensors(_for_file(base, file, name), file)
     own_path(name).parent.mkdir(parents=True, exist_ok=True)
     data = contract.model_dump(mode="json", exclude_none=True)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
@@ -74,13 +72,13 @@ def import_model(
 
 
 def remove_model(name: str) -> None:
-    """Remove the contract of a model of one's own, and its weights from the cache if no other model has them.
+    """Remove an imported model: its contract, and its weights from the cache if no other model has them.
 
     Raises:
         ContractError: there is no such model, or it is a ready one.
     """
     if find_config("models", name) != own_path(name):
-        raise ContractError(f"{name} is a ready model; only one's own are removed")
+        raise ContractError(f"{name} is a ready model; only imported models are removed")
     weights = cached_path(load_contract(name).asset)
     others = (load_contract(other).asset for other in available_models() if other != name)
     if weights not in map(cached_path, others):  # a file can be imported under several names
@@ -91,13 +89,15 @@ def remove_model(name: str) -> None:
 
 
 def own_path(name: str) -> Path:
-    """Where the contract of a model of one's own lies, or would."""
+    """Where the contract of an imported model lies, or would lie."""
     return cache_home() / "models" / f"{name}.yaml"
 
 
 def _refuse_taken(name: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise ContractError(f"{name!r}: a name has small letters, digits, dots and dashes; give one: --name")
+        raise ContractError(
+            f"{name!r}: a name may have small letters, digits, dots and dashes; give one: --name"
+        )
     if own_path(name).is_file():
         raise ContractError(f"you have a model {name!r}; remove it first: posestream models remove {name}")
     if name in available_models():
@@ -105,7 +105,7 @@ def _refuse_taken(name: str) -> None:
 
 
 def _exported(file: Path, name: str, skeleton: str | None) -> tuple[Contract, Path]:
-    """The contract of an ultralytics model, and the graph that was made of it, which is kept."""
+    """Export an ultralytics model; returns its contract and the ONNX file, which is kept."""
     from engines.conversion.import_ultralytics import import_pt
 
     graph = own_path(name).with_suffix(".onnx")
@@ -116,28 +116,28 @@ def _exported(file: Path, name: str, skeleton: str | None) -> tuple[Contract, Pa
 def _base(
     file: Path, like: str | None, architecture: str | None, variant: str | None, skeleton: str | None
 ) -> Contract:
-    """The contract whose numbers are the file's."""
+    """The contract from which the numbers are taken that the file itself does not have."""
     carried = _carried(file)
     if like or architecture:
-        told = load_contract(like) if like else _fitting(file, str(architecture), variant, skeleton)
-        unlike = {
-            "title": f"{file.name}, like {told.name}",
+        base = load_contract(like) if like else _fitting(file, str(architecture), variant, skeleton)
+        described = {
+            "title": f"{file.name}, like {base.name}",
             "licence": "not stated",
             "homepage": "not stated",
         }
-        told = told.model_copy(update=unlike)
+        base = base.model_copy(update=described)
     elif carried:
-        told = carried
+        base = carried
     else:
         raise ContractError(
-            f"{file.name} does not tell how it is fed and read; name a model that it is like (posestream "
+            f"{file.name} carries no contract; name a model that it is like (posestream "
             "models list): --like NAME, or --architecture and --variant"
         )
-    if skeleton and skeleton != told.skeleton:
-        told = _with_skeleton(told, skeleton)
+    if skeleton and skeleton != base.skeleton:
+        base = _with_skeleton(base, skeleton)
     if carried:
-        compare(told, carried, file.name)
-    return told
+        check_same_numbers(base, carried, file.name)
+    return base
 
 
 def _carried(file: Path) -> Contract | None:
@@ -146,7 +146,7 @@ def _carried(file: Path) -> Contract | None:
 
 
 def _fitting(file: Path, architecture: str, variant: str | None, skeleton: str | None) -> Contract:
-    """The model of an architecture and size that the file fits; any of several whose numbers are the same."""
+    """A ready model of this architecture and size that the file fits; all that fit have the same numbers."""
     models = [load_contract(name) for name in available_models()]
     fitting = [it for it in models if (it.architecture, it.variant) == (architecture, variant)]
     if not fitting:
@@ -160,35 +160,36 @@ def _fitting(file: Path, architecture: str, variant: str | None, skeleton: str |
     if not _agree(fitting):
         names = ", ".join(it.name for it in fitting)
         raise ContractError(
-            f"the models {architecture} {variant} differ in input or codec; name the one that it is like, "
-            f"--like, of {names}"
+            f"the models {architecture} {variant} differ in input or codec; name the model that it is like, "
+            f"--like, one of {names}"
         )
     return fitting[0]
 
 
 def _agree(contracts: list[Contract]) -> bool:
+    """Whether all have the same input and codec."""
     return len({it.model_dump_json(include={"input", "codec"}) for it in contracts}) == 1
 
 
 def _fits(contract: Contract, file: Path) -> bool:
     try:
-        return _as_the_file_says(contract, file).input.size == contract.input.size
+        return _with_file_tensors(contract, file).input.size == contract.input.size
     except EngineError:
         return False
 
 
 def _with_skeleton(contract: Contract, skeleton: str) -> Contract:
-    """The same model for other keypoints: its outputs have as many rows as the skeleton has keypoints."""
+    """The same model for other keypoints: its outputs get as many rows as the skeleton has keypoints."""
     changed = contract.model_copy(update={"skeleton": skeleton})
     outputs = dict(changed.outputs)
-    for role, (shape, _) in expected_shapes(changed).items():
+    for role, (shape, _) in changed.expected_outputs().items():
         told = zip(shape, outputs[role].shape, strict=True)
         shape = tuple(old if new == -1 else new for new, old in told)
         outputs[role] = Output(name=outputs[role].name, shape=shape)
     return changed.model_copy(update={"outputs": outputs})
 
 
-def _described(base: Contract, file: Path, name: str) -> Contract:
+def _for_file(base: Contract, file: Path, name: str) -> Contract:
     """`base` with this file's name and weights."""
     asset = Asset(
         filename=file.name,
@@ -200,12 +201,12 @@ def _described(base: Contract, file: Path, name: str) -> Contract:
     return base.model_copy(update={"name": name, "asset": asset})
 
 
-def _as_the_file_says(contract: Contract, file: Path) -> Contract:
-    """With the names and sizes of a graph's tensors; a checkpoint's weights are tried, where PyTorch is."""
+def _with_file_tensors(contract: Contract, file: Path) -> Contract:
+    """The contract with a graph's names and sizes; a checkpoint is loaded as a test, with PyTorch."""
     if file.suffix in GRAPHS:
         engine = _open(file)
         try:
-            contract = as_the_graph_says(contract, engine, file.name)
+            contract = with_graph_tensors(contract, engine, file.name)
         finally:
             engine.close()
     contract = check_config(Contract, contract.model_dump(), file.name)

@@ -1,4 +1,4 @@
-"""ONNX files as such: how large, written whole, in half precision. Needs the package `onnx`."""
+"""Convert ONNX graphs to FP16 and write them, also those too large for one file. Needs the package `onnx`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engines.errors import EngineError
 if TYPE_CHECKING:
     import onnx
 
-FILE_LIMIT = 2**31 - 2**26  # protobuf's, with room for the graph
+FILE_LIMIT = 2**31 - 2**26  # bytes of weights: protobuf's limit of 2 GB, less room for the graph
 
 
 def to_float16(path: Path) -> onnx.ModelProto:
-    """The FP32 graph in `path` in FP16, weights too; its inputs and outputs stay FP32.
+    """The FP32 graph in `path` converted to FP16, with its weights; inputs and outputs stay FP32.
 
     Raises:
         EngineError: the library is missing.
@@ -26,7 +26,7 @@ def to_float16(path: Path) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a line for each weight that rounds to zero
+        warnings.simplefilter("ignore")  # one for each weight that rounds to zero
         return convert_float_to_float16(
             onnx.load(path),
             keep_io_types=True,
@@ -35,24 +35,24 @@ def to_float16(path: Path) -> onnx.ModelProto:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model; weights beyond what one file can hold go to `PATH.data` beside it."""
+    """Write a model; weights too large for one file go to `PATH.data` beside it."""
     import onnx
 
     if weight_bytes(model) < FILE_LIMIT:
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
-    beside = onnx.ModelProto()
-    beside.CopyFrom(model)  # as the weights are taken out of what is saved so
-    onnx.save_model(beside, path, save_as_external_data=True, location=f"{path.name}.data")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # saving moves the weights out of the model
+    onnx.save_model(copy, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """How many bytes its weights take."""
+    """The size of a model's weights in bytes."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def require(library: str) -> None:
-    """Make sure that a library for exporting is there.
+    """Check that a library for exporting is installed.
 
     Raises:
         EngineError: it is not.
@@ -60,5 +60,5 @@ def require(library: str) -> None:
     if find_spec(library) is None:
         raise EngineError(
             f"exporting needs {library}, which is not installed: pip install 'posestream[torch]'; "
-            "what was exported elsewhere runs without it"
+            "a file that was exported on another machine runs without it"
         )

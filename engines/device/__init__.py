@@ -1,1 +1,1 @@
-"""Frames, crops and results that stay in the memory of a GPU."""
+"""Frames in a GPU's memory, its streams, copies and CUDA graphs. Imports no other room but `images`."""

@@ -1,6 +1,6 @@
-"""What arrays of NumPy and tensors of PyTorch share, so that one function serves both.
+"""Functions that take NumPy arrays and PyTorch tensors alike, so that the code above them is written once.
 
-PyTorch is not imported here: who has a tensor has imported it.
+PyTorch is not imported here: a caller that has a tensor has imported it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.streams import Stream
 
-Array = Any  # an np.ndarray, or a torch.Tensor of any device
-Outputs = dict[str, Array]  # of a model, by role
+Array = Any  # an np.ndarray, or a torch.Tensor on any device
+Outputs = dict[str, Array]  # a model's outputs, by role
 
 
 def is_tensor(array: Array) -> bool:
-    """Whether an array is PyTorch's, not NumPy's."""
+    """Whether an array is a PyTorch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
 
@@ -30,7 +30,7 @@ def namespace(array: Array) -> Any:
 
 
 def single(array: Array) -> Array:
-    """The same in float32; the array itself where it is."""
+    """The array in single precision, float32; not copied if it is float32 already."""
     return array.float() if is_tensor(array) else array.astype(np.float32, copy=False)
 
 
@@ -40,23 +40,23 @@ def mean(one: Outputs, other: Outputs) -> Outputs:
 
 
 def copied(outputs: Outputs) -> Outputs:
-    """Outputs that are the caller's own; an engine's tensors hold until its next run, its arrays for ever."""
+    """Outputs that stay valid: tensors are copied, as the engine's next run overwrites them."""
     return {role: array.clone() if is_tensor(array) else array for role, array in outputs.items()}
 
 
 def flipped(array: Array, axis: int) -> Array:
-    """The same in reverse along an axis, contiguous."""
+    """The array reversed along an axis, contiguous."""
     return array.flip(axis) if is_tensor(array) else np.ascontiguousarray(np.flip(array, axis))
 
 
 def stream_of(outputs: Outputs) -> Stream | None:
-    """The stream of this thread on which outputs that are tensors can be read; None if they are arrays."""
+    """This thread's stream on the outputs' device, on which they can be read; None for NumPy arrays."""
     first = next(iter(outputs.values()))
-    return stage_stream(open_device(str(first.device))) if is_tensor(first) else None
+    return thread_stream(open_device(str(first.device))) if is_tensor(first) else None
 
 
 def to_host(reduced: dict[str, Array]) -> dict[str, np.ndarray]:
-    """Small arrays as they are, tensors downloaded: the one place where a stage waits for its device."""
+    """NumPy arrays unchanged, tensors downloaded: the one place where a stage waits for its device."""
     stream = stream_of(reduced)
     if stream is None:
         return reduced
@@ -65,12 +65,12 @@ def to_host(reduced: dict[str, Array]) -> dict[str, np.ndarray]:
 
 
 def constant(values: np.ndarray, device: Any) -> Array:
-    """Values on a torch device. The host waits for the copy: keep what it gives, and ask once a device."""
+    """The values as a tensor on a torch device; the host waits for the copy, so keep the result."""
     return sys.modules["torch"].from_numpy(values).to(device)
 
 
 def indices(values: np.ndarray, array: Array) -> Array:
-    """Indices (n,) with which the array can be indexed; those of a tensor lie on its device, and stay."""
+    """Indices (n,) for `array`: for a tensor they are copied to its device, once, and cached."""
     return _indices(tuple(values.tolist()), array.device) if is_tensor(array) else values
 
 

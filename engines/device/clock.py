@@ -1,4 +1,4 @@
-"""Times of a CUDA device on the clock of the host."""
+"""Times of work on a CUDA device, on the host's clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from engines.device.streams import Device, Stream
 
-ANCHOR_EVERY_NS = 5_000_000_000  # CUDA tells times in float32 ms, which after 8 s are right to 1 µs only
+# CUDA gives the time between two events in float32 ms: after 8 s it is exact to 1 µs only.
+ANCHOR_EVERY_NS = 5_000_000_000
 ANCHOR_TRIES = 5
 
 
@@ -23,56 +24,57 @@ class _Anchor(NamedTuple):
 
 
 class DeviceClock:
-    """Tells when work on a device began and ended, in ns of the host's monotonic clock, once it is done.
+    """Measures when work on a device began and ended, in ns of the host's monotonic clock.
 
-    CUDA only tells how much later one event was than another. One whose moment the host knows, since it
-    waited for it on a stream that does nothing else, anchors all others; it is taken anew now and then, since
-    clocks drift. No other work is waited for.
+    CUDA only gives the time between two events. So an anchor is needed: an event whose host time is known,
+    since the host waited for it on a stream that has no other work. The times of all other events are
+    relative to it. The anchor is renewed every five seconds, because the two clocks drift. The host waits for
+    no other event.
 
     Args:
-        device: that works.
-        new_event: makes an event that keeps its time, as PyTorch's with `enable_timing`.
-        clock: of the host.
+        device: the device that is measured.
+        new_event: makes an event that records its time, such as PyTorch's with `enable_timing`.
+        clock: the host's clock.
     """
 
     def __init__(
         self, device: Device, new_event: Callable[[], Any], clock: Callable[[], int] = time.monotonic_ns
     ):
-        self._stream = device.stream()
+        self._stream = device.new_stream()
         self._new_event, self._clock = new_event, clock
         self._running: deque[tuple[_Anchor, Any, Any]] = deque()  # the anchor of its time, begin, end
         self._anchor = self._take_anchor()
 
     def begin(self, stream: Stream) -> None:
-        """What is given to the stream from now on is measured."""
+        """Start a measurement of the work that is queued on `stream` until `end`."""
         if self._clock() - self._anchor.at_ns > ANCHOR_EVERY_NS:
             self._anchor = self._take_anchor()
-        self._begin = self._mark(stream)
+        self._begin = self._record_on(stream)
 
     def end(self, stream: Stream) -> None:
-        """… until here."""
-        self._running.append((self._anchor, self._begin, self._mark(stream)))
+        """End the measurement that `begin` started."""
+        self._running.append((self._anchor, self._begin, self._record_on(stream)))
 
     def done(self) -> tuple[tuple[int, int], ...]:
-        """Begin and end of what has ended since the last call, in order; what still runs is told later."""
+        """(begin, end) in ns of the measurements that ended since the last call, in order; does not wait."""
         found = []
         while self._running and self._running[0][2].query():
             anchor, begin, end = self._running.popleft()
             found.append((anchor.time(begin), anchor.time(end)))
         return tuple(found)
 
-    def _mark(self, stream: Stream) -> Any:
+    def _record_on(self, stream: Stream) -> Any:
         event = self._new_event()
         with stream.use():
             event.record()
         return event
 
     def _take_anchor(self) -> _Anchor:
-        """Of several tries the one whose moment is known best; what lies between was seen by both clocks."""
+        """The most exact of several anchors: the one with the shortest time between two host readings."""
         tries = []
         for _ in range(ANCHOR_TRIES):
             before = self._clock()
-            event = self._mark(self._stream)
+            event = self._record_on(self._stream)
             event.synchronize()
             took = self._clock() - before
             tries.append((took, _Anchor(event, before + took // 2)))

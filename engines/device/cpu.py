@@ -1,4 +1,4 @@
-"""The CPU as a device: torch's operations are done when they return, so nothing ever waits."""
+"""The CPU as a device: PyTorch's operations have run when they return, so nothing ever waits."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
 from engines.device.streams import Event, Stream
+from engines.device.transfers import DownloadBuffer
 
 
 class CpuEvent:
-    """Has passed."""
+    """An event that has completed."""
 
     def synchronise(self) -> None:
         """Return at once."""
 
-    def passed(self) -> bool:
+    def completed(self) -> bool:
         """True."""
         return True
 
 
 class CpuStream:
-    """The thread that calls."""
+    """Runs work at once, on the thread that calls."""
 
     handle = 0
 
     def __init__(self, device: CpuDevice):
-        self.landing = Landing(device)
+        self.downloads = DownloadBuffer(device)
 
     def wait(self, event: Event) -> None:
-        """Nothing to wait for, unless the event is another device's."""
+        """Block the host: it is the one that works; an event of the CPU returns at once."""
         event.synchronise()
 
     def record(self) -> CpuEvent:
-        """An event that has passed."""
+        """An event that has completed."""
         return CpuEvent()
 
     def use(self) -> contextlib.AbstractContextManager[None]:
-        """Changes nothing."""
+        """Does nothing."""
         return contextlib.nullcontext()
 
-    def adopt(self) -> None:
-        """Changes nothing."""
+    def make_current(self) -> None:
+        """Does nothing."""
 
-    def keep(self, tensor: torch.Tensor) -> None:
-        """Nothing runs any more."""
+    def keep_alive(self, tensor: torch.Tensor) -> None:
+        """Does nothing: all work has run."""
 
 
 class CpuDevice:
@@ -56,20 +56,20 @@ class CpuDevice:
     name = "cpu"
     torch_device = torch.device("cpu")
 
-    def stream(self) -> CpuStream:
+    def new_stream(self) -> CpuStream:
         """A stream of its own."""
         return CpuStream(self)
 
-    def legacy(self) -> CpuEvent:
-        """An event that has passed."""
+    def legacy_stream_event(self) -> CpuEvent:
+        """An event that has completed."""
         return CpuEvent()
 
     def empty(self, size: int, stream: Stream) -> torch.Tensor:
-        """Memory (size,) uint8."""
+        """Memory, (size,) uint8, not initialised."""
         return torch.empty(size, dtype=torch.uint8)
 
     def pinned(self, size: int) -> torch.Tensor:
-        """Memory (size,) uint8; all of it is the host's."""
+        """Memory, (size,) uint8; no GPU copies from it, so it need not be page-locked."""
         return torch.empty(size, dtype=torch.uint8)
 
     def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
@@ -77,6 +77,6 @@ class CpuDevice:
         to.copy_(source)
 
     def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
-        """Tensors as arrays of their own."""
+        """Copies of the tensors as NumPy arrays."""
         assert isinstance(stream, CpuStream)
-        return stream.landing.download(tensors, stream)
+        return stream.downloads.download(tensors, stream)

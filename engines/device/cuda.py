@@ -11,57 +11,58 @@ from typing import cast
 import numpy as np
 import torch
 
-from engines.device.copies import Landing
-from engines.device.gpus import call, runtime
+from engines.device.cuda_bindings import call, library
 from engines.device.streams import Event, Stream
+from engines.device.transfers import DownloadBuffer
 
 
 class CudaEvent:
-    """A point in a stream's work."""
+    """A point in a CUDA stream's queue."""
 
     def __init__(self, stream: torch.cuda.Stream):
-        # A host that waits for it sleeps; without `blocking` it would spin and take a core from the decoders.
+        # With `blocking`, a host thread that waits sleeps. Without, it would spin and take a core from the
+        # decoders.
         self.event = torch.cuda.Event(blocking=True)
         self.event.record(stream)
 
     def synchronise(self) -> None:
-        """Make the host wait; torch lets go of the interpreter's lock meanwhile."""
+        """Block the host until the event has completed; PyTorch releases the interpreter lock meanwhile."""
         self.event.synchronize()
 
-    def passed(self) -> bool:
-        """Whether it has passed; without waiting."""
+    def completed(self) -> bool:
+        """Whether the event has completed; does not wait."""
         return bool(self.event.query())
 
 
 class CudaStream:
-    """A stream of CUDA that waits for no other but by events."""
+    """A non-blocking CUDA stream: it waits for other streams by events only, not for the default stream."""
 
     def __init__(self, device: CudaDevice, stream: torch.cuda.Stream):
         self.stream = stream
         self.handle = int(stream.cuda_stream)
-        self.landing = Landing(device)
+        self.downloads = DownloadBuffer(device)
 
     def wait(self, event: Event) -> None:
-        """What is handed in from now on runs once the event has passed."""
+        """Work that is queued from now on runs after the event."""
         if isinstance(event, CudaEvent):
             self.stream.wait_event(event.event)
         else:
-            event.synchronise()  # the CPU's have passed
+            event.synchronise()  # an event of the CPU: it has completed
 
     def record(self) -> CudaEvent:
-        """The event behind all that was handed in until now."""
+        """The event after all work that is queued so far."""
         return CudaEvent(self.stream)
 
     def use(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, torch's operations of this thread go here, and this is the current device."""
+        """Inside, PyTorch's operations of this thread go to this stream; its device is the current one."""
         return cast(contextlib.AbstractContextManager[None], torch.cuda.stream(self.stream))
 
-    def adopt(self) -> None:
-        """From now on, torch's operations of this thread go here, and this is its current device."""
+    def make_current(self) -> None:
+        """From now on, PyTorch's operations of this thread go to this stream, on its device."""
         torch.cuda.set_stream(self.stream)
 
-    def keep(self, tensor: torch.Tensor) -> None:
-        """The tensor's memory is not reused before what was handed in here has run."""
+    def keep_alive(self, tensor: torch.Tensor) -> None:
+        """Record that work queued on this stream uses the tensor's memory."""
         tensor.record_stream(self.stream)
 
 
@@ -73,44 +74,46 @@ class CudaDevice:
         self.torch_device = torch.device("cuda", index)
         self._idle: deque[torch.cuda.Stream] = deque()
 
-    def stream(self) -> CudaStream:
-        """A stream that nobody else has; it is used again once it is dropped.
+    def new_stream(self) -> CudaStream:
+        """A stream that nobody else has; once it is dropped, it is used again.
 
-        Streams that torch makes itself come from 32 that it hands out in turn, to several threads each; what
-        one of them gave to a stream while another records a CUDA graph on it would end up in the graph.
-        PyTorch may ask for a stream's progress long after it was used, so none is ever destroyed.
+        PyTorch's own streams will not do: it hands out 32 of them in turn, so several threads share each.
+        Work that one thread queues while another records a CUDA graph on the same stream would become part of
+        the graph. Streams are never destroyed, since PyTorch may query a stream long after its last use.
         """
         try:
             stream = self._idle.popleft()
         except IndexError:
             torch.cuda.init()
             with torch.cuda.device(self.torch_device):
-                call("cudaSetDevice", self.torch_device.index)  # the bindings' own runtime may think another
-                handle = int(call("cudaStreamCreateWithFlags", runtime().cudaStreamNonBlocking))
+                # The bindings have a CUDA runtime of their own, which may have another current device.
+                call("runtime", "cudaSetDevice", self.torch_device.index)
+                flags = library("runtime").cudaStreamNonBlocking
+                handle = int(call("runtime", "cudaStreamCreateWithFlags", flags))
             stream = torch.cuda.ExternalStream(handle, self.torch_device)
         ours = CudaStream(self, stream)
         weakref.finalize(ours, self._idle.append, stream).atexit = False
         return ours
 
-    def legacy(self) -> CudaEvent:
-        """The event behind what others gave the legacy default stream; none of our own work goes there."""
+    def legacy_stream_event(self) -> CudaEvent:
+        """The event after other libraries' work on the legacy default stream; we queue none there."""
         return CudaEvent(torch.cuda.default_stream(self.torch_device))
 
     def empty(self, size: int, stream: Stream) -> torch.Tensor:
-        """Memory (size,) uint8, for `stream` to use."""
+        """Memory of the GPU, (size,) uint8, not initialised, for `stream` to use."""
         with stream.use():
             return torch.empty(size, dtype=torch.uint8, device=self.torch_device)
 
     def pinned(self, size: int) -> torch.Tensor:
-        """Page-locked memory of the host (size,) uint8."""
+        """Page-locked host memory, (size,) uint8."""
         with torch.cuda.device(self.torch_device):
             return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
-        """Copy as part of a stream; the host does not wait."""
+        """Queue a copy on `stream`; the host does not wait."""
         with stream.use():
             to.copy_(source, non_blocking=True)
 
     def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
-        """Tensors that `stream` may read as arrays of the host; waits for their own event only."""
-        return cast(CudaStream, stream).landing.download(tensors, stream)
+        """Copy tensors that `stream` may read to NumPy arrays; the host waits for these copies only."""
+        return cast(CudaStream, stream).downloads.download(tensors, stream)

@@ -1,4 +1,4 @@
-"""CUDA graphs: work that is the same each time is recorded once, and handed in by one call from then on."""
+"""CUDA graphs: work that is the same at each run is recorded once and then launched by one call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from engines.device.gpus import call, runtime
+from engines.device.cuda_bindings import call, library
 from engines.device.streams import Stream
 from engines.errors import EngineError
 
@@ -16,65 +16,76 @@ Enqueue = Callable[[], None]
 log = logging.getLogger("posestream.device")
 
 
-class Recorded(Protocol):
-    """Work that was recorded, with the addresses and sizes that it had then."""
+class RecordedWork(Protocol):
+    """Recorded work, with the addresses and sizes that it had when it was recorded."""
 
     def launch(self, stream: Stream) -> None:
-        """Hand it in; the host does not wait."""
+        """Queue it on a stream; the host does not wait."""
 
 
-class Graph:
-    """A graph of CUDA, recorded by its own functions.
+class CudaGraph:
+    """A CUDA graph, recorded with CUDA's own functions.
 
-    PyTorch's would give this thread's allocations a pool of their own meanwhile, and go on with that where
-    the recording fails.
+    PyTorch's `torch.cuda.graph` will not do: it redirects this thread's allocations to a private pool, and
+    they stay redirected if recording fails.
     """
 
     def __init__(self, enqueue: Enqueue, stream: Stream):
-        """Record what `enqueue` gives to the stream; none of it runs.
+        """Record the work that `enqueue` queues on the stream; it does not run.
 
         Raises:
-            EngineError: it cannot be recorded, as it waits or allocates; or as `enqueue`.
+            EngineError: the work waits or allocates, so CUDA cannot record it; or `enqueue` raised it.
         """
-        # What other threads do meanwhile does not matter: they have streams of their own.
-        mode = runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        call("cudaStreamBeginCapture", stream.handle, mode)
+        # In this mode other threads may call anything meanwhile: they use streams of their own.
+        mode = library("runtime").cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call("runtime", "cudaStreamBeginCapture", stream.handle, mode)
         try:
             enqueue()
         finally:
-            graph = call("cudaStreamEndCapture", stream.handle)  # in any case, else the stream records on
+            # Also after an error: until the capture ends, the stream goes on recording.
+            graph = call("runtime", "cudaStreamEndCapture", stream.handle)
         try:
-            self._work = call("cudaGraphInstantiate", graph, 0)
+            self._executable = call("runtime", "cudaGraphInstantiate", graph, 0)
         finally:
-            call("cudaGraphDestroy", graph)
-        weakref.finalize(self, call, "cudaGraphExecDestroy", self._work).atexit = False
+            call("runtime", "cudaGraphDestroy", graph)
+        weakref.finalize(self, call, "runtime", "cudaGraphExecDestroy", self._executable).atexit = False
 
     def launch(self, stream: Stream) -> None:
-        """Hand it in; the host does not wait."""
-        call("cudaGraphLaunch", self._work, stream.handle)
+        """Queue it on a stream; the host does not wait."""
+        call("runtime", "cudaGraphLaunch", self._executable, stream.handle)
 
 
-class Graphs:
-    """Hands in work of several kinds: each as it is at first, recorded at its second use, replayed since.
+class CudaGraphs:
+    """Runs work of several kinds: the first run of a kind is queued directly, later runs replay its graph.
 
-    The first use is never recorded, since libraries load and set up what they need then. If one kind cannot
-    be recorded, all are handed in as they are from then on, which is said in the log.
+    The graph is recorded at the second run, because libraries load code and allocate memory in the first. If
+    one kind cannot be recorded, nothing more is recorded: a warning is logged, and such runs are queued
+    directly from then on.
 
     Args:
-        name: of what works, for the log.
-        wanted: whether to record at all.
-        record: makes the recorded work; tests have no GPU.
+        name: the name of the engine, for the log.
+        enabled: whether to record at all.
+        record: makes the recorded work; the tests have no GPU and pass their own.
     """
 
-    def __init__(self, name: str, *, wanted: bool, record: Callable[[Enqueue, Stream], Recorded] = Graph):
-        self._name, self._wanted, self._record = name, wanted, record
+    def __init__(
+        self, name: str, *, enabled: bool, record: Callable[[Enqueue, Stream], RecordedWork] = CudaGraph
+    ):
+        self._name, self._enabled, self._record = name, enabled, record
         self._seen: set[int] = set()
-        self.recorded: dict[int, Recorded] = {}
+        self.recorded: dict[int, RecordedWork] = {}
 
     def run(self, kind: int, enqueue: Enqueue, stream: Stream, *, fixed: bool = True) -> None:
-        """Hand in the work of this kind; `enqueue` does so as it is. Unless `fixed`, it differs each time."""
-        if kind not in self.recorded and kind in self._seen and self._wanted and fixed:
-            self._try(kind, enqueue, stream)
+        """Queue the work of a kind on a stream.
+
+        Args:
+            kind: identifies work that is the same each time, such as a batch size.
+            enqueue: queues the work directly.
+            stream: where it runs.
+            fixed: whether the work is the same each time; if not, it is never recorded.
+        """
+        if kind not in self.recorded and kind in self._seen and self._enabled and fixed:
+            self._try_to_record(kind, enqueue, stream)
         self._seen.add(kind)
         if kind in self.recorded:
             self.recorded[kind].launch(stream)
@@ -82,14 +93,18 @@ class Graphs:
             enqueue()
 
     def forget(self, kinds: set[int]) -> None:
-        """Free what was recorded of these kinds; none of it may run any more."""
+        """Free the graphs of these kinds; the caller makes sure that none of them is still running."""
         self._seen -= kinds
         for kind in kinds:
             self.recorded.pop(kind, None)
 
-    def _try(self, kind: int, enqueue: Enqueue, stream: Stream) -> None:
+    def _try_to_record(self, kind: int, enqueue: Enqueue, stream: Stream) -> None:
         try:
             self.recorded[kind] = self._record(enqueue, stream)
         except EngineError as error:
-            self._wanted = False
-            log.warning("%s: no CUDA graph of it, each run is handed in as it is: %s", self._name, error)
+            self._enabled = False
+            log.warning(
+                "%s: CUDA cannot record a graph of it, so every run is queued call by call: %s",
+                self._name,
+                error,
+            )

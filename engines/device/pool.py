@@ -1,4 +1,4 @@
-"""A bounded pool of surfaces: memory for frames, used again and again."""
+"""A bounded pool of surfaces: memory for frames that is used again and again."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.device.copies import Kept, Staging
-from engines.device.image import DeviceImage, Layout, Readers, layout_of, memory_size, planes_of
+from engines.device.image import DeviceImage, PendingReads
+from engines.device.plane_layout import Layout, frame_bytes, layout_of, planes_in
+from engines.device.transfers import KeepAlive, StagingBuffers
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 
@@ -25,68 +26,70 @@ WAIT_S = 30.0
 
 
 class Surface:
-    """Memory for one frame after the other: `planes` lie inside of `memory` (bytes,) uint8."""
+    """Memory for one frame after another; `planes` are views of `memory`, (bytes,) uint8."""
 
     def __init__(self, memory: torch.Tensor, layout: Layout, size: tuple[int, int]):
         self.memory, self.layout, self.size = memory, layout, size
-        self.planes = planes_of(memory, layout, size)
-        self.readers = Readers()
-        self.written: Event | None = None  # behind the last write, for which perhaps nobody has waited
+        self.planes = planes_in(memory, layout, size)
+        self.reads = PendingReads()
+        self.written: Event | None = None  # after the last write, which may still be running
 
 
 class SurfacePool:
-    """At most `limit` surfaces of a device; one comes back when the image that it holds is gone.
+    """At most `limit` surfaces of a device; a surface returns when the image that it holds is dropped.
 
-    In steady state nothing is allocated: `made` counts the surfaces that ever were.
+    In steady state nothing is allocated: `allocated` counts all surfaces that the pool has ever allocated.
     """
 
     def __init__(self, device: Device, limit: int, wait_s: float = WAIT_S):
         self.device, self.limit = device, limit
-        self.made = 0
+        self.allocated = 0
         self._wait_s = wait_s
-        self._there = 0
+        self._count = 0
         self._free: list[Surface] = []
-        # Images vanish in any thread, also in one that holds a lock when the garbage collector comes by. So
-        # what runs then must take no lock of ours; a SimpleQueue may be entered again.
-        self._back: queue.SimpleQueue[Surface] = queue.SimpleQueue()
-        self._turn = threading.Lock()
-        self._staging = Staging(device)
+        # Images are dropped on any thread, even on one that holds a lock of ours when the garbage collector
+        # runs. So the finaliser of an image must take no lock; a SimpleQueue may be entered again by the same
+        # thread.
+        self._returned: queue.SimpleQueue[Surface] = queue.SimpleQueue()
+        self._taking = threading.Lock()
+        self._staging = StagingBuffers(device)
 
     @property
     def held(self) -> int:
-        """Surfaces that are being written, or hold an image that somebody has."""
-        return self._there - len(self._free) - self._back.qsize()
+        """Surfaces that are being written, or hold an image that somebody still has."""
+        return self._count - len(self._free) - self._returned.qsize()
 
     def take(self, layout: Layout, size: tuple[int, int], stream: Stream) -> Surface:
-        """A surface for an image of `size` (width, height), which `stream` may overwrite.
+        """A surface for a frame of `size` (width, height), which work on `stream` may overwrite.
 
-        Waits, on the host, while all are out. Whoever takes one makes it an `image` or gives it back.
+        The host waits while all surfaces are held. The caller passes the surface to `as_image` or
+        `give_back`.
 
         Raises:
-            EngineError: none came back in time.
+            EngineError: no surface returned in time.
         """
         deadline = time.monotonic() + self._wait_s
-        if not self._turn.acquire(timeout=self._wait_s):
+        if not self._taking.acquire(timeout=self._wait_s):
             raise self._exhausted()
         try:
-            surface = self._find(layout, size, deadline) or self._make(layout, size, stream)
+            surface = self._find(layout, size, deadline) or self._allocate(layout, size, stream)
         finally:
-            self._turn.release()
+            self._taking.release()
         if surface.written is not None:
             stream.wait(surface.written)
-        surface.readers.let_write(stream)
-        stream.keep(surface.memory)
+        surface.reads.wait_before_write(stream)
+        stream.keep_alive(surface.memory)
         return surface
 
     def give_back(self, surface: Surface) -> None:
-        """Take back a surface that became no image."""
-        self._back.put(surface)
+        """Return a surface that did not become an image."""
+        self._returned.put(surface)
 
-    def image(self, surface: Surface, matrix: np.ndarray | None, ready: Event) -> DeviceImage:
-        """The frame that was written to a surface, which comes back when the image is gone."""
+    def as_image(self, surface: Surface, matrix: np.ndarray | None, ready: Event) -> DeviceImage:
+        """The frame that is in a surface after `ready`; the surface returns when the image is dropped."""
         surface.written = ready
-        image = DeviceImage(surface.planes, matrix, ready, self.device, surface.readers)
-        weakref.finalize(image, self._back.put, surface).atexit = False
+        image = DeviceImage(surface.planes, matrix, ready, self.device, surface.reads)
+        weakref.finalize(image, self._returned.put, surface).atexit = False
         return image
 
     def from_host(self, picture: YuvImage | np.ndarray, stream: Stream) -> DeviceImage:
@@ -104,7 +107,7 @@ class SurfacePool:
         surface = self.take(layout, (width, height), stream)
 
         def fill(memory: torch.Tensor) -> None:
-            for to, plane in zip(planes_of(memory, layout, surface.size), planes, strict=True):
+            for to, plane in zip(planes_in(memory, layout, surface.size), planes, strict=True):
                 np.copyto(to.numpy(), plane)
 
         try:
@@ -112,7 +115,7 @@ class SurfacePool:
         except BaseException:
             self._abandon(surface, stream)
             raise
-        return self.image(surface, matrix, ready)
+        return self.as_image(surface, matrix, ready)
 
     def from_device(
         self,
@@ -121,20 +124,20 @@ class SurfacePool:
         stream: Stream,
         after: Event,
         owner: Any,
-        kept: Kept,
+        keep_alive: KeepAlive,
     ) -> DeviceImage:
-        """Copy planes in another's memory on the device, such as a decoder's, to a surface.
+        """Copy planes that lie in another library's memory on the device, such as a decoder's, to a surface.
 
         Args:
             planes: as `DeviceImage` has them; rows may be padded.
             matrix: as `DeviceImage` has it.
-            stream: does the copy.
-            after: the event after which they may be read; FFmpeg's: `device.legacy()`.
-            owner: what keeps their memory, held until the copy has run.
-            kept: holds it; one a decoder.
+            stream: the stream that copies.
+            after: the event after which the planes may be read; for FFmpeg `device.legacy_stream_event()`.
+            owner: the object that owns their memory; kept alive until the copy has run.
+            keep_alive: keeps `owner`; one for each decoder.
 
         Raises:
-            LayoutError: they are not 8 bit, or not NV12, I420 or RGB.
+            LayoutError: the planes are not 8 bit, or not NV12, I420 or RGB.
             EngineError: as `take`.
         """
         layout, (height, width) = layout_of(planes), planes[0].shape[:2]
@@ -144,47 +147,49 @@ class SurfacePool:
             for to, plane in zip(surface.planes, planes, strict=True):
                 self.device.copy(to, plane, stream)
         except BaseException:
-            kept.keep(owner, self._abandon(surface, stream))
+            keep_alive.keep(owner, self._abandon(surface, stream))
             raise
         ready = stream.record()
-        kept.keep(owner, ready)
-        return self.image(surface, matrix, ready)
+        keep_alive.keep(owner, ready)
+        return self.as_image(surface, matrix, ready)
 
     def _abandon(self, surface: Surface, stream: Stream) -> Event:
-        """Take back a surface that `stream` may write to still; the event after which it does not."""
+        """Return a surface after an error; the event after the last write that `stream` may still do."""
         done = stream.record()
-        surface.readers.read_by(stream, done)  # the next writer waits for it
+        surface.reads.add(stream, done)  # so that the next writer waits for it
         self.give_back(surface)
         return done
 
     def _find(self, layout: Layout, size: tuple[int, int], deadline: float) -> Surface | None:
-        """A free surface of this kind; None if one may be made."""
+        """A free surface of this layout and size; None if the caller may allocate one."""
         while True:
-            while not self._back.empty():
-                self._free.append(self._back.get())
+            while not self._returned.empty():
+                self._free.append(self._returned.get())
             for surface in self._free:
                 if (surface.layout, surface.size) == (layout, size):
                     self._free.remove(surface)
                     return surface
-            if self._there < self.limit:
+            if self._count < self.limit:
                 return None
-            if self._free:  # of another size: its memory goes back to PyTorch, which knows who uses it still
+            if (
+                self._free
+            ):  # of another size: PyTorch gets its memory back and waits for work that still uses it
                 self._free.pop(0)
-                self._there -= 1
+                self._count -= 1
                 return None
             try:
-                self._free.append(self._back.get(timeout=max(0.0, deadline - time.monotonic())))
+                self._free.append(self._returned.get(timeout=max(0.0, deadline - time.monotonic())))
             except queue.Empty:
                 raise self._exhausted() from None
 
-    def _make(self, layout: Layout, size: tuple[int, int], stream: Stream) -> Surface:
-        surface = Surface(self.device.empty(memory_size(layout, size), stream), layout, size)
-        self._there += 1
-        self.made += 1
+    def _allocate(self, layout: Layout, size: tuple[int, int], stream: Stream) -> Surface:
+        surface = Surface(self.device.empty(frame_bytes(layout, size), stream), layout, size)
+        self._count += 1
+        self.allocated += 1
         return surface
 
     def _exhausted(self) -> EngineError:
         return EngineError(
-            f"no surface on {self.device.name} came back for {self._wait_s:g} s, {self.held} of {self.limit} "
+            f"no surface on {self.device.name} was free for {self._wait_s:g} s, {self.held} of {self.limit} "
             "are held by frames in the graph; give decode more surfaces, or make edges and batches smaller"
         )

@@ -1,11 +1,12 @@
-"""Devices, their streams and events, as everything that works on a device sees them.
+"""The interfaces of devices, streams and events; `cpu.py` and `cuda.py` implement them.
 
-A stream is work that a device does in order, beside that of other streams. The host only hands it in; where
-work of one stream needs that of another, it waits for an event on the device, never on the host.
+A stream is a queue of work that a device runs in order, beside the work of other streams. The host only adds
+to the queue. Where work of one stream needs the result of another, the stream waits for an event on the
+device; the host does not wait. Three rules keep memory correct:
 
-    read after write   a stream waits for the event behind what it reads (`DeviceImage.ready`)
-    write after read   a stream waits for the events of the last readers of what it overwrites (`Surface`)
-    freed too early    a stream that works on memory which another one has allocated keeps it (`Stream.keep`)
+    read after write   before reading, a stream waits for the event after the write (`DeviceImage.ready`)
+    write after read   before overwriting, a stream waits for the events after all reads (`PendingReads`)
+    freed too early    a stream that uses memory which another stream allocated says so (`Stream.keep_alive`)
 """
 
 from __future__ import annotations
@@ -21,60 +22,61 @@ if TYPE_CHECKING:
 
 
 class Event(Protocol):
-    """A point in a stream's work."""
+    """A point in a stream's queue: it completes when all work queued before it has run."""
 
     def synchronise(self) -> None:
-        """Make the host wait until it has passed; other threads of Python go on meanwhile."""
+        """Block the host until the event has completed; other Python threads run meanwhile."""
 
-    def passed(self) -> bool:
-        """Whether it has passed; without waiting."""
+    def completed(self) -> bool:
+        """Whether the event has completed; does not wait."""
 
 
 class Stream(Protocol):
-    """Work that the device does in order, beside that of other streams."""
+    """A queue of work that the device runs in order, beside the work of other streams."""
 
-    handle: int  # CUDA's; 0 on the CPU
+    handle: int  # CUDA's cudaStream_t; 0 on the CPU
 
     def wait(self, event: Event) -> None:
-        """What is handed in from now on runs once the event has passed; the host does not wait."""
+        """Work that is queued from now on runs after the event; the device waits, not the host."""
 
     def record(self) -> Event:
-        """The event behind all that was handed in until now."""
+        """The event after all work that is queued so far."""
 
     def use(self) -> AbstractContextManager[None]:
-        """Inside, torch's operations of this thread go to this stream, and its device is the current one."""
+        """Inside, PyTorch's operations of this thread go to this stream; its device is the current one."""
 
-    def adopt(self) -> None:
-        """From now on, torch's operations of this thread go to this stream."""
+    def make_current(self) -> None:
+        """From now on, PyTorch's operations of this thread go to this stream."""
 
-    def keep(self, tensor: torch.Tensor) -> None:
-        """The tensor's memory is not reused before what was handed in until it is dropped has run.
+    def keep_alive(self, tensor: torch.Tensor) -> None:
+        """Record that work queued on this stream uses the tensor's memory (PyTorch's `record_stream`).
 
-        PyTorch gives the memory of a dropped tensor to the next that its own stream allocates, which other
-        streams' work may still read or write. So it must be told of every other stream that does.
+        When a tensor is dropped, PyTorch gives its memory to the next allocation on the stream that allocated
+        it. Work of other streams may still use it. After this call, PyTorch first waits for the work that
+        this stream has queued up to the moment the tensor is dropped.
         """
 
 
 class Device(Protocol):
-    """Where tensors lie and streams run."""
+    """A GPU or the CPU: where tensors lie and streams run."""
 
-    name: str  # as torch names it: cuda:0, cpu
+    name: str  # PyTorch's: cuda:0, cpu
     torch_device: torch.device
 
-    def stream(self) -> Stream:
-        """A stream that nobody else has; it is used again once it is dropped."""
+    def new_stream(self) -> Stream:
+        """A stream that nobody else has; once it is dropped, it is used again."""
 
-    def legacy(self) -> Event:
-        """The event behind what other libraries gave CUDA's legacy default stream, as FFmpeg does."""
+    def legacy_stream_event(self) -> Event:
+        """The event after other libraries' work on CUDA's legacy default stream, such as FFmpeg's."""
 
     def empty(self, size: int, stream: Stream) -> torch.Tensor:
-        """`size` bytes of the device's memory (size,) uint8, for `stream` to use."""
+        """`size` bytes of the device's memory, (size,) uint8, not initialised, for `stream` to use."""
 
     def pinned(self, size: int) -> torch.Tensor:
-        """`size` bytes of page-locked memory of the host (size,) uint8: copies from and to it do not wait."""
+        """`size` bytes of page-locked host memory, (size,) uint8; its copies need no wait."""
 
     def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
-        """Copy as part of a stream; one of the two may lie in page-locked memory, or on another device."""
+        """Queue a copy on `stream`; either tensor may lie in page-locked memory or on another device."""
 
     def download(self, tensors: Mapping[str, torch.Tensor], stream: Stream) -> dict[str, np.ndarray]:
-        """Tensors that `stream` may read as arrays of the host that are the caller's own; waits for them."""
+        """Copy tensors that `stream` may read to NumPy arrays of the caller's own; the host waits."""

@@ -1,1 +1,1 @@
-"""Detectors and pose estimators: images in, boxes or keypoints out."""
+"""Detectors and pose estimators: images in, boxes or keypoints out. Imports `backends` and below."""

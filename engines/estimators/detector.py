@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from engines.backends.base import Engine
-from engines.codecs import blazepose_detector, rtmdet, yolo, yolo_pose, yolox
-from engines.codecs.detections import Detections, finish
+from engines.codecs.base import DetectionRequest, DetectorCodec
+from engines.codecs.detections import Detections
 from engines.contracts.contract import Contract
-from engines.device.arrays import Array, Outputs, stream_of, to_host
+from engines.device.arrays import stream_of, to_host
 from engines.device.image import Image
-from engines.errors import ContractError
 from engines.estimators.crops import Crops
 from engines.images.geometry import invert_affine, letterbox_matrix, transform_points
 
-if TYPE_CHECKING:
-    from engines.device.streams import Stream
-
-Reduce = Callable[[Outputs, Contract, float, float, "Stream | None"], dict[str, Array]]
-
-
-class DetectorKind(NamedTuple):
-    """How a family of detectors is read, and the thresholds that serve it unless told otherwise."""
-
-    reduce: Reduce
-    min_score: float
-    nms_iou: float
-    rois: bool = False  # whether it also gives rotated regions, for the pose model of the same family
-    # Whether resizing aligned the centres of pixels in training (cv2.resize), or their indices (MediaPipe).
-    # From 1920 px to 416 px, mistaking the two shifts the image by 1.8 px of the frame.
-    centred: bool = True
-
-
-KINDS: dict[str, DetectorKind] = {
-    # MediaPipe's own thresholds (pose_detection_cpu.pbtxt).
-    "blazepose-detector": DetectorKind(
-        blazepose_detector.reduce, min_score=0.5, nms_iou=0.3, rois=True, centred=False
-    ),
-    # Those of the YOLOX demo. Boxes as weak as 0.3 help a tracker to keep its tracks going.
-    "yolox": DetectorKind(yolox.reduce, min_score=0.3, nms_iou=0.45),
-    # That of MMDetection's rtmdet_l_8xb32-300e_coco.py. Graphs by MMDeploy have suppressed at 0.6 already.
-    "rtmdet": DetectorKind(rtmdet.reduce, min_score=0.3, nms_iou=0.65),
-    # Those of ultralytics' predict (cfg/default.yaml).
-    "yolo": DetectorKind(yolo.reduce, min_score=0.25, nms_iou=0.7),
-    "yolo-pose": DetectorKind(yolo_pose.reduce, min_score=0.25, nms_iou=0.7),
-}
-
 
 class Detector:
-    """A detector or one-stage pose model that is fed whole frames and answers in px of the frames."""
+    """A detector or one-stage pose model: whole frames in, detections in px of the frames out."""
 
     def __init__(self, contract: Contract, engine: Engine):
         """Take an engine that runs the contract's model.
@@ -59,12 +25,8 @@ class Detector:
         Raises:
             ContractError: the contract is not that of a detector.
         """
-        if contract.codec.kind not in KINDS:
-            raise ContractError(
-                f"{contract.name}: codec {contract.codec.kind!r} does not detect; "
-                f"choose a model whose codec is one of {sorted(KINDS)}"
-            )
-        self.contract, self.engine, self.kind = contract, engine, KINDS[contract.codec.kind]
+        self.codec, self.sizes = _detector_codec(contract), contract.sizes()
+        self.contract, self.engine = contract, engine
 
     def __call__(
         self,
@@ -76,20 +38,20 @@ class Detector:
 
         Args:
             images: (H, W, 3) uint8 RGB, or YUV, each of its own size; all on the host or all on a device.
-            min_score: None for that of `KINDS`.
-            nms_iou: likewise.
+            min_score: detections below are left out; None for the default of the model's family.
+            nms_iou: of two boxes of one class that overlap by more, the better one stays; None likewise.
         """
         if not images:
             return []
         batch, matrices = letterboxed(images, self.contract)
         found = self.engine.run({self.contract.input.name: batch})
         outputs = {role: found[output.name] for role, output in self.contract.outputs.items()}
-        min_score = self.kind.min_score if min_score is None else min_score
-        nms_iou = self.kind.nms_iou if nms_iou is None else nms_iou
-        reduced = self.kind.reduce(outputs, self.contract, min_score, nms_iou, stream_of(outputs))
-        detections = finish(to_host(reduced), nms_iou)
+        min_score = self.codec.default_min_score if min_score is None else min_score
+        nms_iou = self.codec.default_nms_iou if nms_iou is None else nms_iou
+        request = DetectionRequest(self.sizes, min_score, nms_iou, stream_of(outputs))
+        detections = self.codec.finish(to_host(self.codec.reduce(outputs, request)), nms_iou)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        return to_frames(detections, invert_affine(matrices), sizes, clip=not self.kind.rois)
+        return to_frames(detections, invert_affine(matrices), sizes, clip=not self.codec.gives_rois)
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -97,17 +59,25 @@ class Detector:
 
 
 def letterboxed(images: Sequence[Image], contract: Contract) -> tuple[Crops, np.ndarray]:
-    """Whole images as a detector's input, a batch of B; and the maps (B, 2, 3) from their px to its."""
+    """Whole images as a detector's input: a batch of B, and the maps (B, 2, 3) from their px to its px.
+
+    Raises:
+        ContractError: the contract is not that of a detector.
+    """
     model_input = contract.input
     sizes = [(image.shape[1], image.shape[0]) for image in images]
-    of_size = {size: letterbox_matrix(size, model_input) for size in set(sizes)}
-    matrices = np.stack([of_size[size] for size in sizes])  # (B, 2, 3)
-    sampling = _centred(matrices) if KINDS[contract.codec.kind].centred else matrices
+    by_size = {size: letterbox_matrix(size, model_input) for size in set(sizes)}
+    matrices = np.stack([by_size[size] for size in sizes])  # (B, 2, 3)
+    sampling = _centred(matrices) if _detector_codec(contract).aligns_pixel_centres else matrices
     return Crops(images, np.arange(len(images)), sampling, model_input), matrices
 
 
+def _detector_codec(contract: Contract) -> DetectorCodec:
+    return contract.codec_as(DetectorCodec, "detect")  # type: ignore[type-abstract]  # of any family
+
+
 def _centred(matrices: np.ndarray) -> np.ndarray:
-    """Maps of coordinates (B, 2, 3) as maps of pixel indices, where pixel i has its centre at i + 0.5."""
+    """Maps of coordinates (B, 2, 3), turned into maps of pixel indices: pixel i is centred at i + 0.5."""
     shifted = matrices.copy()
     shifted[:, :, 2] += matrices[:, :, :2].sum(axis=2) / 2 - 0.5
     return shifted
@@ -116,16 +86,16 @@ def _centred(matrices: np.ndarray) -> np.ndarray:
 def to_frames(
     found: Sequence[Detections], back: np.ndarray, sizes: Sequence[tuple[int, int]], *, clip: bool
 ) -> list[Detections]:
-    """Detections of B frames from px of the model's input to px of the frames.
+    """Map the detections of B frames from px of the model's input to px of the frames.
 
     Args:
         found: in px of the model's input.
         back: (B, 2, 3), the inverses of the letterboxes: a scale and a shift.
-        sizes: of the frames, (width, height).
-        clip: cut boxes off at the frame's edge; regions of interest and keypoints may always lie outside.
+        sizes: (width, height) of the frames.
+        clip: clip boxes to the frame; regions of interest and keypoints may always lie outside.
     """
-    counts = [len(one.scores) for one in found]
-    # All rows of all frames at once: frame by frame this is much of what the host does where a GPU detects.
+    counts = [len(detections.scores) for detections in found]
+    # All frames at once: one by one, this takes much of the host's time where a GPU detects.
     every = Detections._make(
         None if rows[0] is None else np.concatenate(rows) for rows in zip(*found, strict=True)
     )

@@ -1,1 +1,1 @@
-"""How good found poses are, measured against annotations."""
+"""The accuracy of poses, measured against annotations. Imports `contracts`."""

@@ -1,8 +1,8 @@
 """Average precision and recall of keypoints by OKS, the same numbers as pycocotools'.
 
 https://cocodataset.org/#keypoints-eval; Ronchi and Perona, "Benchmarking and Error Diagnosis in
-Multi-Instance Pose Estimation" (arXiv:1707.05388). Written anew, and held against pycocotools in a test:
-that prints its results, is compiled, and sees no keypoints at all when told not to mind categories.
+Multi-Instance Pose Estimation" (arXiv:1707.05388). A test compares it with pycocotools, which is not used
+itself: it is a compiled package, prints its results, and ignores keypoints when categories are ignored.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from engines.evaluation.coco_files import Annotations, Results
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS
 RECALLS = np.linspace(0, 1, 101)  # at which precision is averaged
-MAX_DETECTIONS = 20  # a category of an image
-AREAS = {"": (0.0, 1e10), "M": (32.0**2, 96.0**2), "L": (96.0**2, 1e10)}  # px²; both ends count
+MAX_DETECTIONS = 20  # per category and image
+AREAS = {"": (0.0, 1e10), "M": (32.0**2, 96.0**2), "L": (96.0**2, 1e10)}  # px²; both limits are included
 TINY = np.spacing(1)
 
 
@@ -25,9 +25,9 @@ class _Matches(NamedTuple):
     """The D detections of one category in one image, best first, at T thresholds."""
 
     scores: np.ndarray  # (D,)
-    right: np.ndarray  # (T, D) bool: it has met an instance
-    ignored: np.ndarray  # (T, D) bool: it counts neither for nor against
-    instances: int  # that ought to be found
+    right: np.ndarray  # (T, D) bool: it matches an instance
+    ignored: np.ndarray  # (T, D) bool: it counts neither as right nor as wrong
+    instances: int  # number of instances that must be found
 
 
 def evaluate(annotations: Annotations, results: Results, *, any_category: bool = False) -> dict[str, float]:
@@ -36,8 +36,8 @@ def evaluate(annotations: Annotations, results: Results, *, any_category: bool =
     Args:
         annotations: ground truth.
         results: what was found.
-        any_category: an instance may be found as any category; else each category is evaluated for itself,
-            and the figures are means over the categories that occur.
+        any_category: categories are ignored; else each category is evaluated on its own, and the figures are
+            means over the categories that occur.
 
     Returns:
         AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL; NaN where there is nothing to find.
@@ -70,8 +70,8 @@ def oks(
 
     Args:
         found: (D, K, 2) px.
-        truth: (G, K, 3) x, y, and 0 where not labelled. An instance without a labelled keypoint is as near as
-            the found ones are to twice its box, so that what lies in it can be ignored.
+        truth: (G, K, 3) x, y, and 0 where not labelled. An instance without labelled keypoints is compared by
+            the distances to its box, enlarged by its size on each side, so that detections in it are ignored.
         boxes: (G, 4) x0, y0, width, height of the instances.
         areas: (G,) px².
         sigmas: (K,) of the skeleton.
@@ -91,7 +91,7 @@ def oks(
 def _match_all(
     annotations: Annotations, results: Results, category: int, limits: tuple[float, float]
 ) -> Iterator[_Matches]:
-    """Image by image, those without detections and without instances left out."""
+    """The matches of each image that has detections or instances."""
     instances = _by_image(annotations.image_ids, annotations.category_ids == category)
     detections = _by_image(results.image_ids, results.category_ids == category)
     none = np.empty(0, np.intp)
@@ -108,7 +108,7 @@ def _match(
     found: np.ndarray,
     limits: tuple[float, float],
 ) -> _Matches:
-    """Give each detection, best first, the instance that it is most like and that is still free."""
+    """Match each detection, best first, with the most similar instance that is still free."""
     ignored = annotations.ignored[rows] | _outside(annotations.areas[rows], limits)
     order = np.argsort(ignored, kind="stable")
     rows, ignored = rows[order], ignored[order]
@@ -123,17 +123,19 @@ def _match(
     thresholds, every = THRESHOLDS[:, None], np.arange(len(THRESHOLDS))
     free = np.ones((len(THRESHOLDS), len(rows)), np.bool_)
     right = np.zeros((len(THRESHOLDS), len(found)), np.bool_)
-    aside = np.zeros_like(right)
+    set_aside = np.zeros_like(right)
     for d in range(len(found) if len(rows) else 0):
         fitting = np.where(free & (similarity[d] >= thresholds), similarity[d], -1.0)  # (T, G)
-        # An ignored instance is taken only where no other fits.
+        # An ignored instance is matched only where no other instance fits.
         fitting[:, required:][(fitting[:, :required] >= 0).any(axis=1)] = -1.0
-        best = len(rows) - 1 - fitting[:, ::-1].argmax(axis=1)  # the last of equals, as in pycocotools
+        best = (
+            len(rows) - 1 - fitting[:, ::-1].argmax(axis=1)
+        )  # of equal similarities the last, as in pycocotools
         right[:, d] = met = fitting[every, best] >= 0
-        aside[:, d] = met & ignored[best]
+        set_aside[:, d] = met & ignored[best]
         free[every, best] &= ~met | crowd[best]
-    aside |= ~right & _outside(results.areas[found], limits)
-    return _Matches(results.scores[found], right, aside, required)
+    set_aside |= ~right & _outside(results.areas[found], limits)
+    return _Matches(results.scores[found], right, set_aside, required)
 
 
 def _curves(matches: list[_Matches]) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +159,7 @@ def _curves(matches: list[_Matches]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_image(image_ids: np.ndarray, chosen: np.ndarray) -> dict[int, np.ndarray]:
-    """The chosen rows of each image, in their order."""
+    """The chosen rows by image, in their original order."""
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(image_ids[rows], kind="stable")]
     images, starts = np.unique(image_ids[rows], return_index=True)

@@ -24,8 +24,8 @@ class Annotations(NamedTuple):
     boxes: np.ndarray  # (N, 4) float64, x0, y0, width, height in px
     areas: np.ndarray  # (N,) float64, px²
     keypoints: np.ndarray  # (N, K, 3) float64: x, y, and 0 where the keypoint is not labelled
-    crowd: np.ndarray  # (N,) bool: a group, which any number of detections may match
-    ignored: np.ndarray  # (N,) bool: crowd, or without any labelled keypoint; no detection need match it
+    crowd: np.ndarray  # (N,) bool: a group; any number of detections may match it
+    ignored: np.ndarray  # (N,) bool: crowd, or without labelled keypoints; it need not be found
 
 
 class Results(NamedTuple):
@@ -43,10 +43,10 @@ def read_annotations(path: Path, skeleton: str | None = None) -> Annotations:
 
     Args:
         path: a JSON file with `images`, `categories` and `annotations`.
-        skeleton: what the keypoints are, where the file does not name them as one of ours does.
+        skeleton: its name, if the file's keypoint names match no known skeleton.
 
     Raises:
-        EngineError: no such file, damaged, without keypoints, or with those of another skeleton.
+        EngineError: the file is missing or damaged, has no keypoints, or keypoints of another skeleton.
     """
     data = read_json(path)
     try:
@@ -81,11 +81,11 @@ def read_annotations(path: Path, skeleton: str | None = None) -> Annotations:
 def results_of(entries: Sequence[dict[str, Any]], annotations: Annotations, where: str) -> Results:
     """Entries of a COCO results file, as arrays; `where` is the file, for messages.
 
-    An instance's area is that of its box, or of the box round its keypoints where the first entry has none,
-    as pycocotools takes it.
+    As in pycocotools, an instance's area is that of its box; if the first entry has no box, it is the area of
+    the box around the keypoints, for all entries.
 
     Raises:
-        EngineError: an entry lacks something, is of an image that is not annotated, or has other keypoints.
+        EngineError: an entry lacks a field, is of an image that is not annotated, or has other keypoints.
     """
     try:
         keypoints = _keypoints([it["keypoints"] for it in entries], annotations.skeleton, where)[..., :2]
@@ -116,10 +116,10 @@ def results_of(entries: Sequence[dict[str, Any]], annotations: Annotations, wher
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        EngineError: no such file, or damaged.
+        EngineError: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_bytes())
@@ -141,11 +141,11 @@ def _keypoints(rows: list[list[float]], skeleton: Skeleton, where: Path | str) -
 
 
 def _skeleton_of(names: list[str], path: Path) -> Skeleton:
-    """The skeleton with keypoints of these names."""
+    """The skeleton whose keypoints have these names, in this order."""
     for known in available_skeletons():
         if [*load_skeleton(known).keypoints] == names:
             return load_skeleton(known)
     raise EngineError(
-        f"{path}: its {len(names)} keypoints {names[:3]} … are those of no skeleton here; name one of "
-        f"as many: --skeleton {', '.join(available_skeletons())}"
+        f"{path}: its {len(names)} keypoints {names[:3]} … match no known skeleton; name one with "
+        f"that many: --skeleton {', '.join(available_skeletons())}"
     )

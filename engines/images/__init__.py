@@ -1,1 +1,1 @@
-"""Images on the way into a model: geometry, crops, colours, boxes. Imports `device`."""
+"""Images on the way into a model: geometry, colour planes, boxes, regions. Imports no other room."""

@@ -1,10 +1,9 @@
-"""Overlap of boxes, and the suppression of boxes that overlap better ones."""
+"""Overlap of boxes, and non-maximum suppression."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -16,7 +15,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The same of each box (…, 4) with the other one in its place (…, 4): (…)."""
+    """Intersection over union of each box in a (…, 4) with the box at the same place in b (…, 4): (…)."""
     sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
     common = sides[..., 0] * sides[..., 1]
     return common / np.maximum(_area(a) + _area(b) - common, TINY)
@@ -34,10 +33,12 @@ def nms(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, max_iou: flo
         boxes: (N, 4) x0 y0 x1 y1.
         scores: (N,).
         classes: (N,) int; boxes of different classes never suppress each other.
-        max_iou: a box goes if it overlaps a kept one by more than this.
+        max_iou: a box is removed if it overlaps a kept one by more than this.
     """
     if not len(boxes):
         return np.empty(0, np.intp)
+    import cv2  # here, since reading a contract imports this file and must not wait for OpenCV
+
     xywh: Any = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
     ranks: Any = scores.astype(np.float32)
     groups: Any = classes.astype(np.int32)  # Any: OpenCV's stubs know only lists

@@ -12,15 +12,15 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from engines.contracts.contract import Input
+from engines.images.model_input import Input
 from engines.images.yuv import YuvImage
 
-# Stages are what keeps the processors busy; threads within a warp of 0.3 ms would only get in their way.
+# The pipeline's stages already keep all cores busy; threads within a warp of 0.3 ms would only slow them.
 cv2.setNumThreads(1)
 
 
 def letterbox_matrix(image_size: tuple[int, int], model_input: Input) -> np.ndarray:
-    """(2, 3): the whole frame (width, height) inside the model's input, its aspect kept."""
+    """(2, 3): places the whole frame (width, height) inside the model's input, with its aspect kept."""
     width, height = image_size
     input_width, input_height = model_input.size
     scale = min(input_width / width, input_height / height)
@@ -34,7 +34,7 @@ def letterbox_matrix(image_size: tuple[int, int], model_input: Input) -> np.ndar
 
 
 def _on_whole_px(image_size: tuple[int, int], size: tuple[int, int], scale: float) -> np.ndarray:
-    """The letterbox of ultralytics' LetterBox (data/augment.py); an odd px of padding lies right or below."""
+    """As ultralytics' LetterBox (data/augment.py); an odd px of padding goes to the right or the bottom."""
     matrix = np.zeros((2, 3))
     for axis in (0, 1):
         side = max(round(image_size[axis] * scale), 1)
@@ -44,7 +44,7 @@ def _on_whole_px(image_size: tuple[int, int], size: tuple[int, int], scale: floa
 
 
 def roi_matrices(rois: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(N, 2, 3): rotated rectangles (N, 5) to a crop of `size` (width, height) px.
+    """(N, 2, 3): from px of the frame to px of crops of `size` (width, height), for rotated regions (N, 5).
 
     A row is the centre x, y, the width and height in px, and the angle in rad, clockwise on the screen.
     """
@@ -52,7 +52,7 @@ def roi_matrices(rois: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def crop_to_frame(rois: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(N, 2, 3): the inverse of `roi_matrices`."""
+    """(N, 2, 3): from px of the crops to px of the frame, the inverse of `roi_matrices`."""
     centre_x, centre_y, width, height, angle = np.asarray(rois, np.float64).T
     cos, sin = np.cos(angle), np.sin(angle)
     matrices = np.empty((len(centre_x), 2, 3))
@@ -75,7 +75,7 @@ def invert_affine(matrices: np.ndarray) -> np.ndarray:
 
 
 def transform_points(points: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """Points (N, …, 2) by one matrix (2, 3) for all, or by a matrix each row (N, 2, 3); float64."""
+    """Points (N, …, 2) mapped by one matrix (2, 3), or row by row by matrices (N, 2, 3); float64."""
     if matrices.ndim == 3:
         matrices = matrices.reshape(len(matrices), *(1,) * (points.ndim - 2), 2, 3)
     x, y = points[..., 0], points[..., 1]
@@ -93,9 +93,9 @@ def warp(
 ) -> np.ndarray:
     """The part of an image, (H, W, 3) uint8 or YUV, that `matrix` maps to `size` (width, height), bilinear.
 
-    What lies outside the image is `pad_value`, or the nearest pixel of its edge.
+    Outside the image the result is `pad_value`, or the nearest pixel of the image's edge.
     """
-    inverse = cv2.invertAffineTransform(matrix)  # OpenCV wants the map from the result to the image
+    inverse = cv2.invertAffineTransform(matrix)  # OpenCV takes the map from the result to the image
     if isinstance(image, YuvImage):
         return image.warp(inverse, size, pad_value)
     edge = pad_value == "edge"

@@ -1,4 +1,4 @@
-"""Regions of interest of many instances, and the comparison of what was found in them; arrays only.
+"""Regions of interest of many instances, and the search for duplicate poses; functions on arrays.
 
 A region (5,) is the centre x, y, the width and height in px, and the angle in rad.
 """
@@ -9,19 +9,20 @@ import numpy as np
 
 from engines.images.boxes import iou
 
-# Two poses with boxes this alike and keypoints this near, in parts of the box's long side, are one person.
+# Two poses are of one person if the IoU of their boxes is above, and the mean distance of their keypoints, as
+# a fraction of the box's long side, is below these.
 DUPLICATE_IOU, DUPLICATE_DISTANCE = 0.8, 0.1
 
 
-def squares_round(boxes: np.ndarray, scale: float) -> np.ndarray:
-    """(N, 5) float32: upright squares round boxes (N, 4), their side the boxes' long side times `scale`."""
+def squares_around(boxes: np.ndarray, scale: float) -> np.ndarray:
+    """(N, 5) float32: upright squares around boxes (N, 4); side: the box's long side times `scale`."""
     low, high = boxes[:, :2], boxes[:, 2:]
     side = np.maximum((high - low).max(axis=1), 1.0)[:, None] * scale
     return np.concatenate([(low + high) / 2, side, side, np.zeros_like(side)], axis=1, dtype=np.float32)
 
 
-def overlaps(rois: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N,): intersection over union of two regions (N, 5), row by row, as if they stood upright."""
+def upright_ious(rois: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,): intersection over union of regions (N, 5), row by row; the angles are ignored."""
     return np.diagonal(iou(_upright(rois), _upright(others)))
 
 
@@ -35,19 +36,19 @@ def enclosing_boxes(keypoints: np.ndarray) -> np.ndarray:
 
 
 def duplicates(keypoints: np.ndarray, boxes: np.ndarray, since: np.ndarray) -> np.ndarray:
-    """(N,) bool: rows whose pose is that of an older row, or of an earlier one where both are as old.
+    """(N,) bool: rows whose pose is also that of an older row; of equally old rows, the first one stays.
 
     Args:
         keypoints: (N, K, 2) px.
-        boxes: (N, 4) around them.
-        since: (N,) when each was first seen; smaller is older.
+        boxes: (N, 4) around the keypoints.
+        since: (N,) when each instance was first seen; smaller is older.
     """
     if len(boxes) < 2:
         return np.zeros(len(boxes), np.bool_)
-    alike = iou(boxes, boxes) > DUPLICATE_IOU  # (N, N)
-    if alike.sum() <= len(boxes):  # each row is like itself
+    similar = iou(boxes, boxes) > DUPLICATE_IOU  # (N, N)
+    if similar.sum() <= len(boxes):  # each row is similar to itself only
         return np.zeros(len(boxes), np.bool_)
     distance = np.linalg.norm(keypoints[:, None] - keypoints[None], axis=-1).mean(axis=-1)  # (N, N) px
     size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     age = np.argsort(np.argsort(since, kind="stable"))  # 0 is the oldest
-    return (alike & (distance < DUPLICATE_DISTANCE * size) & (age[:, None] < age)).any(axis=0)
+    return (similar & (distance < DUPLICATE_DISTANCE * size) & (age[:, None] < age)).any(axis=0)

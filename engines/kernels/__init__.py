@@ -1,1 +1,4 @@
-"""CUDA kernels of our own, each with the same work in PyTorch's operations. Imports `device` and `images`."""
+"""CUDA kernels: their sources, how they are compiled and launched, and what computes the same on the CPU.
+
+Imports `device`, `images` and `contracts`.
+"""

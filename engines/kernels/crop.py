@@ -1,7 +1,7 @@
-"""Crops of frames on a device, straight into an engine's input there: one kernel, or PyTorch's operations.
+"""Crops of frames on a device, written straight into an engine's input: by a kernel, or by PyTorch.
 
-The reference is the path on the host (`images.crops.Crops`, `images.yuv.YuvImage.warp`), roundings to 8 bit
-included; both ways here do the same operations in the same order, so that they give the same bits.
+The reference is the path on the host (`estimators.crops.Crops`, `images.yuv.YuvImage.warp`), 8 bit roundings
+included. The kernel and PyTorch do the same operations in the same order, so both give the same bits.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from engines.contracts.contract import Input
 from engines.device.image import DeviceImage, reading
 from engines.device.streams import Stream
 from engines.errors import EngineError
 from engines.images.geometry import invert_affine
+from engines.images.model_input import Input
 from engines.images.yuv import SPARSE, brightness
 from engines.kernels.nvrtc import Kernel, kernel_for
 
 CROPS, SURFACES = 32, 16  # in one launch, as in kernels/crop.cu
-BLOCK = (32, 8, 1)  # threads: a row of 32 px reads and writes memory that lies side by side
-NEUTRAL = 128  # the colour of greys
-OUTSIDE = -2.0
+BLOCK = (
+    32,
+    8,
+    1,
+)  # threads: the 32 of a warp make neighbouring px of a row, so their memory accesses coalesce
+GREY_CHROMA = 128  # U and V of all greys
+OUTSIDE = -2.0  # a position that is outside every frame, px
 RGB = np.eye(3, 4, dtype=np.float32)
 
-# The structures of kernels/crop.cu, which says what the fields are.
+# The structures of kernels/crop.cu, where the fields are explained.
 SURFACE = np.dtype(
     [
         ("channels", np.uintp, 3),
@@ -33,22 +37,24 @@ SURFACE = np.dtype(
         ("steps", np.int32, 3),
         ("width", np.int32),
         ("height", np.int32),
-        ("halved", np.int32),
+        ("subsampled", np.int32),
         ("pads", np.float32, 3),
         ("matrix", np.float32, (3, 4)),
     ],
     align=True,
 )
-CROP = np.dtype([("inverse", np.float32, (2, 3)), ("surface", np.int32), ("sparse", np.int32)], align=True)
-WORK = np.dtype(
+CROP = np.dtype(
+    [("inverse", np.float32, (2, 3)), ("surface", np.int32), ("nearest_chroma", np.int32)], align=True
+)
+PARAMETERS = np.dtype(
     [
         ("out", np.uintp),
         ("strides", np.int64, 4),
         ("width", np.int32),
         ("height", np.int32),
-        ("half", np.int32),
+        ("float16", np.int32),
         ("bgr", np.int32),
-        ("edge", np.int32),
+        ("repeat_edge", np.int32),
         ("scale", np.float32, 3),
         ("bias", np.float32, 3),
         ("crops", CROP, CROPS),
@@ -57,10 +63,10 @@ WORK = np.dtype(
     align=True,
 )
 
-Channels = list[torch.Tensor]  # three of (h, w) uint8, the second and third perhaps halved
+Channels = list[torch.Tensor]  # three of (h, w) uint8; U and V may be subsampled
 
 
-def cut(
+def write_crops(
     images: Sequence[DeviceImage],
     image_index: np.ndarray,
     matrices: np.ndarray,
@@ -68,60 +74,61 @@ def cut(
     out: torch.Tensor,
     stream: Stream,
 ) -> None:
-    """Write N crops, normalised, into `out`, as part of a stream; the host does not wait.
+    """Write N crops, normalised, into `out`, as work of a stream; the host does not wait.
 
     Args:
         images: frames on the device of `out`, of any sizes.
-        image_index: (N,), the image that a crop is of; N may be 0.
+        image_index: (N,), the index in `images` of the frame of each crop; N may be 0.
         matrices: (N, 2, 3) float64, from px of the image to px of the input.
-        model_input: what the model wants.
-        out: (N, 3, H, W) or (N, H, W, 3), as its layout says, float32 or float16, with any strides.
-        stream: of the same device; it waits for the images, and they for it before they are overwritten.
+        model_input: the size, layout, colours and normalisation that the model takes.
+        out: (N, 3, H, W) or (N, H, W, 3) by the input's layout, float32 or float16, with any strides.
+        stream: a stream of the same device. It waits for the images, and they are not overwritten before it
+            has read them.
 
     Raises:
-        EngineError: `out` is another one, or CUDA refuses.
+        EngineError: `out` has another shape or dtype, or CUDA refuses the launch.
     """
     _check(out, len(matrices), model_input)
     if not len(matrices):
         return
-    distinct = {i: n for n, i in enumerate(dict.fromkeys(image_index.tolist()))}
+    used = {i: n for n, i in enumerate(dict.fromkeys(image_index.tolist()))}
     inverses = _inverses(matrices)
     crops = np.zeros(len(matrices), CROP)
-    crops["inverse"], crops["surface"] = inverses, [distinct[i] for i in image_index.tolist()]
-    crops["sparse"] = np.abs(np.linalg.det(inverses[:, :, :2])) >= SPARSE**2
-    with reading([images[i] for i in distinct], stream) as planes:
-        surfaces = _surfaces(planes, [images[i] for i in distinct], model_input.pad_value)
-        fused = kernel_for(out, "crop", WORK)
-        if fused:
-            for work, count in _works(crops, surfaces, model_input, out):
-                _launch(fused, work, count, stream)
+    crops["inverse"], crops["surface"] = inverses, [used[i] for i in image_index.tolist()]
+    crops["nearest_chroma"] = np.abs(np.linalg.det(inverses[:, :, :2])) >= SPARSE**2
+    with reading([images[i] for i in used], stream) as planes:
+        surfaces = _surfaces(planes, [images[i] for i in used], model_input.pad_value)
+        kernel = kernel_for(out, "crop", PARAMETERS)
+        if kernel:
+            for params, count in _launch_parameters(crops, surfaces, model_input, out):
+                _launch(kernel, params, count, stream)
             return
         with stream.use():
             for crop, to in zip(crops, out, strict=True):
                 n = crop["surface"]
-                _cut_one(_channels(planes[n]), surfaces[n], crop, model_input, to)
+                _write_crop_with_pytorch(_channels(planes[n]), surfaces[n], crop, model_input, to)
 
 
-def _works(
+def _launch_parameters(
     crops: np.ndarray, surfaces: np.ndarray, model_input: Input, out: torch.Tensor
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """The parameters of the kernel, launch by launch, and the number of crops of each."""
+    """The kernel's parameters for each launch, and the number of its crops; the array is reused."""
     nchw = model_input.layout == "nchw"
-    work = np.zeros((), WORK)
-    work["strides"] = [out.stride(axis) for axis in ((0, 1, 2, 3) if nchw else (0, 3, 1, 2))]
-    work["width"], work["height"] = model_input.size
-    work["half"] = out.dtype == torch.float16
-    work["bgr"] = model_input.colour == "bgr"
-    work["edge"] = model_input.pad_value == "edge"
-    work["scale"], work["bias"] = model_input.scale_and_bias()
+    params = np.zeros((), PARAMETERS)
+    params["strides"] = [out.stride(axis) for axis in ((0, 1, 2, 3) if nchw else (0, 3, 1, 2))]
+    params["width"], params["height"] = model_input.size
+    params["float16"] = out.dtype == torch.float16
+    params["bgr"] = model_input.colour == "bgr"
+    params["repeat_edge"] = model_input.pad_value == "edge"
+    params["scale"], params["bias"] = model_input.scale_and_bias()
     index = crops["surface"].tolist()
-    for start, stop, table in _launches(index):
+    for start, stop, places in _launches(index):
         count = stop - start
-        work["out"] = out[start].data_ptr()
-        work["crops"][:count] = crops[start:stop]
-        work["crops"]["surface"][:count] = [table[i] for i in index[start:stop]]
-        work["surfaces"][: len(table)] = surfaces[list(table)]
-        yield work, count
+        params["out"] = out[start].data_ptr()
+        params["crops"][:count] = crops[start:stop]
+        params["crops"]["surface"][:count] = [places[i] for i in index[start:stop]]
+        params["surfaces"][: len(places)] = surfaces[list(places)]
+        yield params, count
 
 
 def _check(out: torch.Tensor, count: int, model_input: Input) -> None:
@@ -137,13 +144,13 @@ def _inverses(matrices: np.ndarray) -> np.ndarray:
     """(N, 2, 3) float64, from px of the input to px of the image."""
     with np.errstate(divide="ignore", invalid="ignore"):
         inverses = invert_affine(matrices)
-    # A region without size has no inverse, and OpenCV finds nothing but padding in it: so do we.
+    # A region without area has no inverse. OpenCV fills its crop with padding, so this does the same.
     inverses[~np.isfinite(inverses)] = OUTSIDE
     return inverses
 
 
 def _channels(planes: Sequence[torch.Tensor]) -> Channels:
-    """Views of a frame's planes: RGB in one, NV12 in two, I420 in three."""
+    """Views of a frame's three channels: RGB has one plane, NV12 two, I420 three."""
     if len(planes) == 1:
         return [planes[0][..., i] for i in range(3)]
     if len(planes) == 2:
@@ -157,12 +164,12 @@ def _surfaces(
     """A `SURFACE` for each image."""
     pad = 0.0 if pad_value == "edge" else float(pad_value)
     described = np.zeros(len(images), SURFACE)
-    # By column, and in Python where it can be: this is done for every frame.
-    channels, pitches, steps = zip(*map(_layout, planes), strict=True)
+    # Field by field from Python lists: this runs for every frame, and NumPy is slow on small arrays.
+    channels, pitches, steps = zip(*map(_addresses, planes), strict=True)
     described["channels"], described["pitches"], described["steps"] = channels, pitches, steps
     described["width"] = [image.shape[1] for image in images]
     described["height"] = [image.shape[0] for image in images]
-    described["halved"] = [image.matrix is not None for image in images]
+    described["subsampled"] = [image.matrix is not None for image in images]
     described["matrix"] = [RGB if image.matrix is None else image.matrix for image in images]
     matrices = {id(image.matrix): image.matrix for image in images}  # most share one
     pads = {key: _pads(matrix, pad) for key, matrix in matrices.items()}
@@ -170,8 +177,8 @@ def _surfaces(
     return described
 
 
-def _layout(planes: Sequence[torch.Tensor]) -> tuple[list[int], list[int], list[int]]:
-    """Of each channel of a frame: the address, the bytes from row to row, and those from sample to sample."""
+def _addresses(planes: Sequence[torch.Tensor]) -> tuple[list[int], list[int], list[int]]:
+    """The address of each channel, its bytes from row to row, and its bytes from sample to sample."""
     first, second = planes[0], planes[-1]
     if len(planes) == 3:  # I420
         places, rows = [plane.data_ptr() for plane in planes], [plane.stride(0) for plane in planes]
@@ -184,41 +191,41 @@ def _layout(planes: Sequence[torch.Tensor]) -> tuple[list[int], list[int], list[
 
 
 def _pads(matrix: np.ndarray | None, pad: float) -> list[int]:
-    """What lies around a frame, by channel."""
-    values = [pad] * 3 if matrix is None else [brightness(matrix, pad), NEUTRAL, NEUTRAL]
+    """The value of each channel outside the frame, 8 bit."""
+    values = [pad] * 3 if matrix is None else [brightness(matrix, pad), GREY_CHROMA, GREY_CHROMA]
     return [min(max(round(value), 0), 255) for value in values]
 
 
 def _launches(index: list[int]) -> Iterator[tuple[int, int, dict[int, int]]]:
-    """The parts (start, stop) of crops that go into one launch each, and the place of each surface there."""
-    start, table = 0, dict[int, int]()
+    """Split crops into launches: (start, stop) of each, and the places of the surfaces in its parameters."""
+    start, places = 0, dict[int, int]()
     for n, surface in enumerate(index):
-        if n - start == CROPS or (surface not in table and len(table) == SURFACES):
-            yield start, n, table
-            start, table = n, {}
-        table.setdefault(surface, len(table))
-    yield start, len(index), table
+        if n - start == CROPS or (surface not in places and len(places) == SURFACES):
+            yield start, n, places
+            start, places = n, {}
+        places.setdefault(surface, len(places))
+    yield start, len(index), places
 
 
-def _launch(fused: Kernel, work: np.ndarray, count: int, stream: Stream) -> None:
-    across, down = -(-int(work["width"]) // BLOCK[0]), -(-int(work["height"]) // BLOCK[1])
-    fused.launch((across, down, count), BLOCK, work, stream.handle)
+def _launch(kernel: Kernel, params: np.ndarray, count: int, stream: Stream) -> None:
+    across, down = -(-int(params["width"]) // BLOCK[0]), -(-int(params["height"]) // BLOCK[1])
+    kernel.launch((across, down, count), BLOCK, params, stream.handle)
 
 
-def _cut_one(
+def _write_crop_with_pytorch(
     channels: Channels, surface: np.void, crop: np.void, model_input: Input, out: torch.Tensor
 ) -> None:
-    """One crop with PyTorch's operations; the same, operation by operation, as kernels/crop.cu."""
+    """Write one crop with PyTorch's operations: the same as kernels/crop.cu, operation by operation."""
     (a, b, c), (d, e, f) = crop["inverse"].tolist()
     width, height = model_input.size
     x = torch.arange(width, dtype=torch.float32, device=out.device)
     y = torch.arange(height, dtype=torch.float32, device=out.device)[:, None]
-    at = (a * x + b * y + c, d * x + e * y + f)  # (H, W) each
-    halved = (at[0] * 0.5 - 0.25, at[1] * 0.5 - 0.25) if surface["halved"] else at
-    nearest = bool(surface["halved"] and crop["sparse"])
+    frame = (a * x + b * y + c, d * x + e * y + f)  # x and y, (H, W) each
+    chroma = (frame[0] * 0.5 - 0.25, frame[1] * 0.5 - 0.25) if surface["subsampled"] else frame
+    nearest = bool(surface["subsampled"] and crop["nearest_chroma"])
     pads = [None] * 3 if model_input.pad_value == "edge" else surface["pads"].tolist()
-    first = _taken(channels[0], *at, pads[0], nearest=False)
-    second, third = (_taken(channels[i], *halved, pads[i], nearest=nearest) for i in (1, 2))
+    first = _interpolate(channels[0], *frame, pads[0], nearest=False)
+    second, third = (_interpolate(channels[i], *chroma, pads[i], nearest=nearest) for i in (1, 2))
     rgb = [
         (m[0] * first + m[1] * second + m[2] * third + m[3]).clamp(0, 255).round()
         for m in surface["matrix"].tolist()
@@ -229,12 +236,12 @@ def _cut_one(
         channel.copy_(values * scale[i] + bias[i])
 
 
-def _taken(
+def _interpolate(
     channel: torch.Tensor, x: torch.Tensor, y: torch.Tensor, pad: float | None, *, nearest: bool
 ) -> torch.Tensor:
-    """(H, W) float32: a channel at points of its plane, in 8 bit; without `pad` its edge is repeated."""
+    """(H, W) float32: a channel at points of its plane, in 8 bit; without `pad`, its edge is repeated."""
     height, width = channel.shape
-    x, y = x.clamp(-2, width + 1), y.clamp(-2, height + 1)  # so that indices fit
+    x, y = x.clamp(-2, width + 1), y.clamp(-2, height + 1)  # far outside, indices would overflow
 
     def sample(column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         inside_x, inside_y = column.clamp(0, width - 1), row.clamp(0, height - 1)

@@ -1,10 +1,11 @@
 """Non-maximum suppression on a device, for all images of a batch at once.
 
-The kernel gives what `images.boxes.nms` does, OpenCV's NMSBoxesBatched: float64 areas, float32 overlaps.
+The kernel gives what `images.boxes.nms` gives, OpenCV's NMSBoxesBatched: float64 areas, float32 overlaps.
 
-It has no twin of PyTorch's operations. Greedy suppression is a chain of decisions: as operations on whole
-tensors it takes an unknown number of rounds over all pairs, and the host would have to look at each. Where
-the kernel cannot run, the host suppresses once it has the candidates, which it waits for in any case.
+There is no version of PyTorch's operations. Greedy suppression is a chain of decisions: with operations on
+whole tensors it takes an unknown number of rounds over all pairs, and the host would have to check after each
+whether more are needed. Where the kernel cannot run, the host suppresses after it has downloaded the
+candidates, for which it waits anyway.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from engines.device.streams import Stream
 from engines.errors import EngineError
 from engines.kernels.nvrtc import kernel_for
 
-MOST = 1024  # boxes of an image: the threads of a block
+MAX_BOXES = 1024  # of an image: a thread each, all in one block
 WARP = 32
 
-# The structure of kernels/nms.cu.
-WORK = np.dtype(
+# The structure `Parameters` of kernels/nms.cu.
+PARAMETERS = np.dtype(
     [
         ("boxes", np.uintp),
         ("scores", np.uintp),
@@ -42,27 +43,30 @@ def suppress(
 
     Args:
         boxes: (B, M, 4) float32 x0 y0 x1 y1, best first; M at most 1024.
-        scores: (B, M) float32; rows of 0 and less are padding, and not kept.
+        scores: (B, M) float32; rows with a score of 0 or less are padding, and are not kept.
         classes: (B, M) int; boxes of different classes never suppress each other.
-        max_iou: a box goes if it overlaps a kept one by more than this.
-        stream: of their device, which they were made on.
+        max_iou: a box is dropped if it overlaps a kept one by more.
+        stream: the stream on which the tensors were made.
 
     Raises:
-        EngineError: there are more boxes an image, or CUDA refuses.
+        EngineError: there are more boxes an image, or CUDA refuses the launch.
     """
     images, count = scores.shape
-    if count > MOST:
-        raise EngineError(f"{count} boxes an image, at most {MOST} can be suppressed; give the best ones")
-    fused = kernel_for(boxes, "nms", WORK)
-    if fused is None:
+    if count > MAX_BOXES:
+        raise EngineError(
+            f"{count} boxes an image, at most {MAX_BOXES} can be suppressed; pass the best {MAX_BOXES}"
+        )
+    kernel = kernel_for(boxes, "nms", PARAMETERS)
+    if kernel is None:
         return None
     with stream.use():
         given = (boxes.float().contiguous(), scores.float().contiguous(), classes.int().contiguous())
         kept = torch.empty_like(given[1], dtype=torch.bool)
         if not kept.numel():
             return kept
-        work = np.zeros((), WORK)
-        work[()] = (*(tensor.data_ptr() for tensor in (*given, kept)), count, max_iou)
-        # Until it has run the memory of `given` stays theirs: PyTorch reuses it on this stream alone, later.
-        fused.launch((images, 1, 1), (-(-count // WARP) * WARP, 1, 1), work, stream.handle)
+        params = np.zeros((), PARAMETERS)
+        params[()] = (*(tensor.data_ptr() for tensor in (*given, kept)), count, max_iou)
+        # `given` is dropped before the kernel runs, but PyTorch reuses its memory only after it, on this
+        # stream.
+        kernel.launch((images, 1, 1), (-(-count // WARP) * WARP, 1, 1), params, stream.handle)
         return kept

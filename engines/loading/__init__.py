@@ -1,1 +1,1 @@
-"""Load a model: choose its backend, open it, hold it against its contract."""
+"""Choose what runs a model, open it, check it against its contract. May import `tensorrt` and `backends`."""

@@ -1,4 +1,4 @@
-"""Watch the calls of engines: how long each took, on the host and on the device, and what it was given."""
+"""Report every engine call to watchers: its time on the host and on the device, and the size of its batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """A model that was loaded while somebody watched."""
+    """A model that was loaded while a watcher was there."""
 
     model: str
     file: str
@@ -31,21 +31,21 @@ class EngineCall(NamedTuple):
     engine: Loaded
     start_ns: int  # monotonic
     end_ns: int
-    making_ns: int  # of that time, in which the inputs were made in the engine's own memory
+    making_ns: int  # the part of this time that went into writing the inputs into the engine's memory
     items: int  # in the batch
     bytes_in: int
     bytes_out: int
-    # Begin and end on the device, by the same clock, where it can tell: of those calls that have ended there
-    # since the last one was told. Nobody waits for the device to tell them, so they may be of earlier calls.
+    # Begin and end of work on the device, by the same clock, if the engine measures it. They may belong to
+    # earlier calls: these are the runs that ended since the last report, as nobody waits for the device.
     device_ns: tuple[tuple[int, int], ...]
-    copied: int | None  # bytes to and from the device; None without one
+    copied: int | None  # bytes copied to and from the device; None without a device
 
 
 class Watcher(Protocol):
-    """Is told of each call by the thread that makes it, so it has to be quick about it."""
+    """Gets a report of each call, in the thread that makes the call, so its methods must be fast."""
 
     def engine_entered(self, engine: Loaded) -> None:
-        """A call begins; `engine_left` follows, also where it fails."""
+        """A call begins; `engine_left` follows, even if the call fails."""
         ...
 
     def engine_left(self, call: EngineCall) -> None:
@@ -53,15 +53,15 @@ class Watcher(Protocol):
         ...
 
 
-# Of the whole process, since operators load their models by themselves, in threads of their own: whoever
-# watches has no way to hand them anything. Only ever replaced, so that threads read it without a lock.
+# Global, since operators load their models themselves, in their own threads: no watcher can be passed to
+# them. The tuple is only replaced, never changed, so that threads can read it without a lock.
 _watchers: tuple[Watcher, ...] = ()
 _changing = threading.Lock()
 
 
 @contextmanager
 def watch(watcher: Watcher) -> Iterator[None]:
-    """In here, `watcher` is told of the calls of all engines, in all threads, that are loaded in here."""
+    """Report the calls of all engines that are loaded in this context, by any thread, to `watcher`."""
     global _watchers
     with _changing:
         _watchers = (*_watchers, watcher)
@@ -73,24 +73,24 @@ def watch(watcher: Watcher) -> Iterator[None]:
 
 
 def watched(engine: Engine, loaded: Loaded) -> Engine:
-    """The engine itself while nobody watches, at no cost; else one that tells of its calls."""
-    return Watched(engine, loaded) if _watchers else engine
+    """The engine itself if there is no watcher; else a wrapper that reports its calls."""
+    return WatchedEngine(engine, loaded) if _watchers else engine
 
 
 class TimesDevice(Protocol):
-    """An engine that can tell when the device worked for it; it does so only once it was asked to."""
+    """An engine that can measure when the device worked for it; it measures only after `time_device`."""
 
     def time_device(self) -> None:
         """Measure from now on."""
         ...
 
     def device_times(self) -> tuple[tuple[int, int], ...]:
-        """Begin and end, monotonic, of the runs that have ended since the last call; without waiting."""
+        """Begin and end, monotonic ns, of the runs that have ended since the last call; does not wait."""
         ...
 
 
-class Watched:
-    """An engine whose calls are told to those who watch; for all else like the one inside."""
+class WatchedEngine:
+    """Wraps an engine and reports its calls to the watchers; otherwise behaves like the engine."""
 
     def __init__(self, engine: Engine, loaded: Loaded):
         self._engine, self._loaded = engine, loaded
@@ -105,12 +105,12 @@ class Watched:
         return self._engine.halved
 
     def run(self, inputs: Mapping[str, Items]) -> dict[str, Any]:
-        """Run a batch, as the engine does, and tell of it."""
+        """Run a batch as the engine does, and report the call."""
         if not (watchers := _watchers):
             return self._engine.run(inputs)
         outputs: dict[str, Any] = {}
-        making = _Making()
-        timed = {name: making.of(items) for name, items in inputs.items()}
+        making = _MakingTime()
+        timed = {name: making.timed(items) for name, items in inputs.items()}
         for watcher in watchers:
             watcher.engine_entered(self._loaded)
         start_ns = time.monotonic_ns()
@@ -137,30 +137,30 @@ class Watched:
         self._engine.close()
 
     def _copied(self, inputs: Mapping[str, Items], outputs: Mapping[str, Any]) -> int | None:
-        """Bytes that went from the host to a GPU or back; None where there is none."""
-        down = sum(items.nbytes for items in inputs.values() if (device_of(items) or "cpu") != "cpu")
+        """Bytes that went from the host to a GPU or back; None without a GPU."""
+        downloaded = sum(items.nbytes for items in inputs.values() if (device_of(items) or "cpu") != "cpu")
         if self.device == "cpu":
-            return down or None
-        if down and not any(isinstance(output, np.ndarray) for output in outputs.values()):
-            return 0  # all of it has stayed there
-        return down + _nbytes(inputs) + _nbytes(outputs)
+            return downloaded or None
+        if downloaded and not any(isinstance(output, np.ndarray) for output in outputs.values()):
+            return 0  # inputs and outputs stayed on the device
+        return downloaded + _nbytes(inputs) + _nbytes(outputs)
 
 
-class _Making:
-    """How long items took to be made in the engine's memory, while its call went on."""
+class _MakingTime:
+    """Adds up the time that items take to be written into the engine's memory during a call."""
 
     def __init__(self) -> None:
         self.ns = 0
 
-    def of(self, items: Items) -> Items:
-        """The same items; the time they take is added up."""
+    def timed(self, items: Items) -> Items:
+        """The same items, if they are made in place with their time added up here."""
         return _TimedItems(items, self) if hasattr(items, "write") else items
 
 
 class _TimedItems:
-    """Items that tell how long they take to be made; for all else like those inside."""
+    """Wraps items and adds up the time they take to be made; otherwise behaves like them."""
 
-    def __init__(self, items: MadeInPlace, making: _Making):
+    def __init__(self, items: MadeInPlace, making: _MakingTime):
         self._items, self._making = items, making
         self.dtype, self.shape, self.nbytes = items.dtype, items.shape, items.nbytes
         self.device = device_of(items)
@@ -170,9 +170,9 @@ class _TimedItems:
         self._items.write(out, first)
         self._making.ns += time.monotonic_ns() - start
 
-    def cut_into(self, out: Any, stream: Stream, first: int = 0) -> None:
+    def write_on_device(self, out: Any, stream: Stream, first: int = 0) -> None:
         start = time.monotonic_ns()
-        self._items.cut_into(out, stream, first)
+        self._items.write_on_device(out, stream, first)
         self._making.ns += time.monotonic_ns() - start
 
     def __len__(self) -> int:

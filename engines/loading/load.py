@@ -1,23 +1,18 @@
-"""Load a model: its file, the backend that runs it, and the check against its contract."""
+"""Load a model: decide what runs it, open the engine, and check it against the contract."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import cast
 
-from engines.assets.model_files import runnable
-from engines.assets.store import locate
 from engines.backends.base import Engine
-from engines.contracts.config_files import nearest
+from engines.contracts.carried_contract import check_carried
 from engines.contracts.contract import Contract
-from engines.device.gpus import gpu_index
+from engines.device.names import parse_device
 from engines.errors import ContractError, EngineError
-from engines.loading.backend_choice import BACKENDS, Backend, choices, device_name, kinds, suits
-from engines.loading.contract_check import check, check_carried
+from engines.loading.contract_check import check_graph
 from engines.loading.engine_calls import Loaded, watched
-
-__all__ = ["BACKENDS", "Backend", "find_engine", "load_engine"]
+from engines.loading.engine_choice import Backend, EngineChoice, engine_choices
 
 log = logging.getLogger("posestream.engine")
 
@@ -30,19 +25,19 @@ def load_engine(
     backend: Backend = "auto",
     device: str | None = None,
 ) -> Engine:
-    """The engine that runs `contract`'s model, from what is kept on this machine or from `path`.
+    """The engine that runs `contract`'s model, from the cache or from `path`.
 
     Outputs that the contract does not name are not computed. `auto` takes the fastest backend that is
-    installed, has its device and can run the file, and logs which, and why. One that fails all the same, as a
-    plan that is found beyond the tolerance, gives way to the next, with a warning.
+    installed, has its device and can run the file, and logs which one and why. If that backend fails, for
+    example because its plan is beyond the contract's tolerance, the next one is tried, with a warning.
 
     Args:
         contract: of the model.
-        threads: of the processor, for what runs there.
-        path: of the model's file, if it is not the one that is kept.
+        threads: of the processor, for a backend that computes there.
+        path: of the model's file; None for the file in the cache.
         backend: what shall run it.
-        device: where it shall run, and nowhere else: cpu, cuda (the first GPU), cuda:1. Unless told, that is
-            the first GPU for what runs on one.
+        device: where it shall run, and nowhere else: cpu, cuda (the first GPU), cuda:1. None for the first
+            GPU if the backend can use one, else the CPU.
 
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.
@@ -50,66 +45,41 @@ def load_engine(
             installed, lacks its device, or cannot run such a file; or there is no such device.
         ContractError: the file is another model than the contract describes; both values are named.
     """
-    device = device and device_name(device)
-    path, found, _ = find_engine(contract, path, backend, device)
-    if backend != "auto":
-        return _checked(contract, path, threads, found, device)
     failure: EngineError | None = None
-    for candidate, why in choices(contract, path, device):
+    for choice in engine_choices(contract, path, backend, device):
         if failure:
-            log.warning("%s: what is faster fails: %s", contract.name, failure)
-        log.info("%s: %s (%s)", contract.name, candidate, why)
+            log.warning("%s: a faster backend failed: %s", contract.name, failure)
+        if backend == "auto":
+            log.info("%s: %s (%s)", contract.name, choice.backend, choice.why)
         try:
-            return _checked(contract, path, threads, candidate, device)
+            return open_engine(choice, threads)
         except ContractError:
             raise
         except EngineError as error:
             failure = error
-    raise failure or EngineError(f"{contract.name}: nothing here runs {path.name}")
+    assert failure is not None  # there is at least one choice, else `engine_choices` raises
+    raise failure
 
 
-def _checked(contract: Contract, path: Path, threads: int, backend: Backend, device: str | None) -> Engine:
-    engine = _open(contract, path, threads, backend, device)
+def open_engine(choice: EngineChoice, threads: int = 1) -> Engine:
+    """Open exactly what was chosen, and check it against its contract.
+
+    Raises:
+        EngineError, ContractError: as `load_engine`.
+    """
+    engine = _open(choice, threads)
     try:
-        check(contract, engine, path.name)
-        check_carried(contract, path)
+        check_graph(choice.contract, engine, choice.path.name)
+        check_carried(choice.contract, choice.path)
     except ContractError:
         engine.close()
         raise
-    return watched(engine, Loaded(contract.name, path.name, backend, threads))
+    return watched(engine, Loaded(choice.contract.name, choice.path.name, choice.backend, threads))
 
 
-def find_engine(
-    contract: Contract, path: Path | None, backend: str, device: str | None = None
-) -> tuple[Path, Backend, str]:
-    """What `load_engine` would load: the file, the backend that runs it, and why it is this one.
-
-    Raises:
-        AssetError, EngineError: as `load_engine`, for what is missing or does not go together.
-    """
-    if backend not in BACKENDS:
-        raise EngineError(f"no backend {backend!r}; {nearest(backend, list(BACKENDS))}")
-    if path is None:
-        path = locate(contract.asset, name=contract.name) if backend == "torch" else runnable(contract)
-    if backend == "auto":
-        if not (first := next(choices(contract, path, device), None)):
-            raise EngineError(
-                f"{contract.name}: nothing here runs {path.name} on {device}; leave the device out, or build "
-                f"a plan: posestream engine build {contract.name}, or pip install onnxruntime-gpu"
-            )
-        return path, *first
-    told = cast(Backend, backend)
-    if device and device.partition(":")[0] not in kinds(told):
-        raise EngineError(
-            f"{contract.name}: {backend} does not run on {device}; leave out the device or the backend"
-        )
-    if not suits(told, path):
-        raise EngineError(f"{contract.name}: {backend} cannot run {path.name}; leave the backend to auto")
-    return path, told, "as told"
-
-
-def _open(contract: Contract, path: Path, threads: int, backend: Backend, device: str | None) -> Engine:
-    """The backend is imported here, so that a run loads only the libraries of its own models."""
+def _open(choice: EngineChoice, threads: int) -> Engine:
+    # Each backend is imported here, so that a run loads only the libraries of its own models.
+    contract, path, backend = choice.contract, choice.path, choice.backend
     outputs = [output.name for output in contract.outputs.values()]
     if backend == "litert":
         from engines.backends.litert import LitertEngine
@@ -118,12 +88,12 @@ def _open(contract: Contract, path: Path, threads: int, backend: Backend, device
     if backend == "torch":
         from engines.backends.pytorch import TorchEngine
 
-        return TorchEngine(contract, path, threads, device=device)
-    if backend in ("tensorrt", "tensorrt-rtx"):
-        from engines.tensorrt.plan_cache import open_plan
+        return TorchEngine(contract, path, threads, device=choice.device)
+    if choice.plan is not None:
+        from engines.tensorrt.open_plan import open_plan
 
-        return open_plan(contract, path, backend, device or "cuda:0")
+        return open_plan(choice.plan, contract, path, choice.device)
     from engines.backends.onnxruntime import OnnxEngine
 
     provider = backend.removeprefix("onnxruntime").removeprefix("-") or "cpu"
-    return OnnxEngine(path, threads, outputs, provider=provider, gpu=gpu_index(device or ""))
+    return OnnxEngine(path, threads, outputs, provider=provider, gpu=parse_device(choice.device).number)

@@ -1,1 +1,1 @@
-"""Compile ONNX for one GPU, with TensorRT or TensorRT for RTX; imported only where one of them is used."""
+"""Compile ONNX for one GPU, with TensorRT or TensorRT for RTX. May import `comparison` and `conversion`."""

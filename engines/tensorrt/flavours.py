@@ -1,8 +1,8 @@
-"""What differs between TensorRT and TensorRT for RTX, behind one small interface.
+"""The differences between TensorRT and TensorRT for RTX, behind one small interface.
 
-The two modules have the same builder, parser and runtime. TensorRT times kernels on the GPU that it builds
-on; its timings are kept between builds. TensorRT for RTX builds for any GPU, on any machine, and compiles the
-kernels when they first run; these are kept between runs.
+Both have the same builder, parser and runtime. TensorRT times kernels on the GPU that it builds on; the
+timings are kept between builds. TensorRT for RTX builds on any machine for any GPU and compiles the kernels
+when they first run; the compiled kernels are kept between runs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from engines.device.gpus import Gpu
-from engines.errors import EngineError
-from engines.home import write_whole
+from engines.errors import EngineError, one_line
+from engines.home import write_atomically
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -29,7 +29,7 @@ class TensorRT:
     name: FlavourName = "tensorrt"
     module = "tensorrt"
     install = "tensorrt"
-    records_itself = False  # whether the library makes CUDA graphs of its own
+    records_itself = False  # whether the library records CUDA graphs itself
 
     def __init__(self, trt: ModuleType):
         """Take the imported module."""
@@ -38,13 +38,13 @@ class TensorRT:
         self.logger = _logger(trt)
 
     def network_flags(self) -> int:
-        """Types of tensors are those of the ONNX graph; from 11 on, they always are."""
+        """Tensors get the types that they have in the ONNX graph; from version 11 on, they always do."""
         if int(self.version.partition(".")[0]) >= 11:
             return 0
         return 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
     def check_target(self, compute_capability: str, gpu: Gpu | None) -> None:
-        """Make sure that this flavour can build for a GPU, on the machine that has `gpu`.
+        """Check that this flavour can build for a compute capability on a machine with `gpu`.
 
         Raises:
             EngineError: it cannot.
@@ -60,28 +60,28 @@ class TensorRT:
                 f"{gpu.compute_capability}; build on the target, or take --backend tensorrt-rtx"
             )
 
-    def aim(self, config: Any, compute_capability: str) -> None:
-        """The GPU to build for is the one that is here."""
+    def set_target(self, config: Any, compute_capability: str) -> None:
+        """Nothing to set: TensorRT builds for the GPU of this machine."""
 
-    def remember(self, config: Any, kept: Path) -> None:
-        """Give the timings of earlier builds to a build."""
-        cache = config.create_timing_cache(kept.read_bytes() if kept.is_file() else b"")
+    def load_timings(self, config: Any, file: Path) -> None:
+        """Give a build the kernel timings of earlier builds."""
+        cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
-    def keep(self, config: Any, kept: Path) -> None:
-        """Keep the timings of a build for the next."""
-        write_whole(kept, bytes(config.get_timing_cache().serialize()))
+    def save_timings(self, config: Any, file: Path) -> None:
+        """Keep a build's kernel timings for the next build."""
+        write_atomically(file, bytes(config.get_timing_cache().serialize()))
 
-    def configure(self, engine: Any, kept: Path) -> Any:
-        """How an engine is executed, for `context` and, in the end, `keep_kernels`; here there is nothing."""
+    def configure(self, engine: Any, kernels: Path) -> Any:
+        """The runtime configuration of an engine, for `context` and `save_kernels`; TensorRT has none."""
 
     def context(self, engine: Any, config: Any) -> Any:
-        """What executes an engine, in memory that it is given; None if it cannot."""
+        """An execution context that works in memory from the caller; None if the library refuses."""
         return engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
 
-    def keep_kernels(self, config: Any, kept: Path) -> None:
-        """Nothing is compiled at run time."""
+    def save_kernels(self, config: Any, kernels: Path) -> None:
+        """Nothing to keep: no kernels are compiled at run time."""
 
 
 class TensorRTForRTX(TensorRT):
@@ -90,14 +90,14 @@ class TensorRTForRTX(TensorRT):
     name: FlavourName = "tensorrt-rtx"
     module = "tensorrt_rtx"
     install = "tensorrt-rtx-cu13"
-    records_itself = True  # only it knows when the kernels for a shape have been compiled
+    records_itself = True  # only the library knows when the kernels for a shape have been compiled
 
     def network_flags(self) -> int:
-        """Types of tensors are those of the ONNX graph, always."""
+        """Tensors always get the types that they have in the ONNX graph."""
         return 0
 
     def check_target(self, compute_capability: str, gpu: Gpu | None) -> None:
-        """Make sure that this flavour can build for a GPU; none has to be here.
+        """Check that this flavour can build for a compute capability; the machine needs no GPU.
 
         Raises:
             EngineError: it cannot.
@@ -110,46 +110,46 @@ class TensorRTForRTX(TensorRT):
                 f"it can for {supported}; for other GPUs take --backend tensorrt"
             )
 
-    def aim(self, config: Any, compute_capability: str) -> None:
+    def set_target(self, config: Any, compute_capability: str) -> None:
         """Set the GPU to build for."""
         config.num_compute_capabilities = 1
         target = self.trt.ComputeCapability.__members__[_member(compute_capability)]
         config.set_compute_capability(target, 0)
 
-    def remember(self, config: Any, kept: Path) -> None:
-        """Nothing is timed in a build."""
+    def load_timings(self, config: Any, file: Path) -> None:
+        """Nothing to load: its builds time no kernels."""
 
-    def keep(self, config: Any, kept: Path) -> None:
-        """Nothing is timed in a build."""
+    def save_timings(self, config: Any, file: Path) -> None:
+        """Nothing to keep: its builds time no kernels."""
 
-    def configure(self, engine: Any, kept: Path) -> Any:
-        """With the kernels that earlier runs compiled."""
+    def configure(self, engine: Any, kernels: Path) -> Any:
+        """The runtime configuration, with the kernels that earlier runs compiled."""
         trt = self.trt
         config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
-        if kept.is_file() and not cache.deserialize(kept.read_bytes()):
-            log.info("kernels that were kept in %s fit this machine no more; compiling them again", kept.name)
+        if kernels.is_file() and not cache.deserialize(kernels.read_bytes()):
+            log.info("the kernels in %s do not fit this machine any more; compiling them again", kernels.name)
         config.set_runtime_cache(cache)
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return config
 
     def context(self, engine: Any, config: Any) -> Any:
-        """What executes an engine, in memory that it is given; None if it cannot."""
+        """An execution context that works in memory from the caller; None if the library refuses."""
         return engine.create_execution_context(config)
 
-    def keep_kernels(self, config: Any, kept: Path) -> None:
+    def save_kernels(self, config: Any, kernels: Path) -> None:
         """Keep the compiled kernels for the next run."""
-        write_whole(kept, bytes(config.get_runtime_cache().serialize()))
+        write_atomically(kernels, bytes(config.get_runtime_cache().serialize()))
 
 
 FLAVOURS: dict[FlavourName, type[TensorRT]] = {kind.name: kind for kind in (TensorRT, TensorRTForRTX)}
 
 
 def installed_flavour() -> FlavourName:
-    """The flavour to take unless told: TensorRT, or that for RTX where it alone is installed."""
-    there = [kind.name for kind in FLAVOURS.values() if importlib.util.find_spec(kind.module)]
-    return there[0] if there else "tensorrt"
+    """The flavour to use by default: TensorRT, or TensorRT for RTX if only that is installed."""
+    installed = [kind.name for kind in FLAVOURS.values() if importlib.util.find_spec(kind.module)]
+    return installed[0] if installed else "tensorrt"
 
 
 @functools.cache
@@ -157,7 +157,7 @@ def flavour(name: FlavourName) -> TensorRT:
     """The flavour by its name.
 
     Raises:
-        EngineError: it is not installed, or what it is made of cannot be loaded.
+        EngineError: it is not installed, or its libraries cannot be loaded.
     """
     kind = FLAVOURS[name]
     try:
@@ -168,8 +168,8 @@ def flavour(name: FlavourName) -> TensorRT:
         raise EngineError(f"{name} is not installed: pip install {kind.install}") from None
     except (ImportError, OSError) as error:
         raise EngineError(
-            f"{name} is installed but cannot be loaded ({' '.join(str(error).split())}); "
-            f"install it anew: pip install --force-reinstall {kind.install}"
+            f"{name} is installed but cannot be loaded ({one_line(error)}); "
+            f"reinstall it: pip install --force-reinstall {kind.install}"
         ) from None
 
 
@@ -178,22 +178,22 @@ def _member(compute_capability: str) -> str:
 
 
 def _logger(trt: Any) -> Any:
-    """A logger that passes on to Python's, and remembers errors: TensorRT tells reasons nowhere else."""
+    """A logger that forwards to Python's and collects errors: TensorRT gives reasons nowhere else."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]  # a base that is known only here
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is known only at run time
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.Logger.Severity.ERROR, trt.Logger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
+                self.errors.append(one_line(message))
             if severity != trt.Logger.Severity.VERBOSE:
                 log.debug("%s", message)
 
         def reasons(self) -> str:
-            """What went wrong since the last call."""
-            told, self.errors = "; ".join(self.errors[:3]), []
-            return told or "no reason given"
+            """The errors since the last call, in one line."""
+            reasons, self.errors = "; ".join(self.errors[:3]), []
+            return reasons or "no reason given"
 
     return Logger()

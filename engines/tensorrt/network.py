@@ -1,7 +1,7 @@
 """Compile an ONNX graph to a plan, in the types that the graph has.
 
-Networks are strongly typed: FP16 and INT8 are not asked of the builder but stand in the graph, as casts, and
-as pairs of QuantizeLinear and DequantizeLinear. TensorRT 11 knows no other way.
+Networks are strongly typed: FP16 and INT8 are not options of the builder but part of the graph, as casts and
+as pairs of QuantizeLinear and DequantizeLinear. TensorRT 11 supports nothing else.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from engines.contracts.contract import Contract
-from engines.errors import ContractError, EngineError
+from engines.errors import ContractError, EngineError, one_line
 from engines.tensorrt.flavours import TensorRT
 
 Precision = Literal["fp32", "fp16", "int8"]
-Progress = Callable[[str, float], None]  # what the builder does, and how much of the build is done, 0..1
+Progress = Callable[[str, float], None]  # the builder's phase, and the share of the build that is done, 0..1
 
 
 class Batch(NamedTuple):
-    """The sizes of batches that a plan runs, and the one that it is tuned for."""
+    """The batch sizes that a plan runs, and the size that it is tuned for."""
 
     smallest: int
     usual: int
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
         """Read `MIN:OPT:MAX`.
 
         Raises:
-            EngineError: it is not that.
+            EngineError: it is something else.
         """
         try:
             batch = cls(*map(int, text.split(":")))
@@ -52,10 +52,10 @@ ONE = Batch(1, 1, 1)
 
 
 class Network:
-    """A parsed graph, ready to be compiled: its input and outputs are those of the contract."""
+    """A parsed graph, ready to be compiled, with the contract's input and outputs."""
 
     def __init__(self, flavour: TensorRT, onnx: Path, contract: Contract, precision: Precision):
-        """Parse `onnx`, in FP16 if asked.
+        """Parse `onnx`; with fp16, convert it first.
 
         Raises:
             EngineError: TensorRT does not know an operator, or the graph has another precision.
@@ -65,12 +65,12 @@ class Network:
         self._flavour, self._contract = flavour, contract
         try:
             self._builder = trt.Builder(flavour.logger)
-        except TypeError:  # as the binding answers where it has no builder to give
+        except TypeError:  # the binding's answer when it cannot make a builder
             raise EngineError(f"{flavour.name} does not start: {flavour.logger.reasons()}") from None
         self._network = self._builder.create_network(flavour.network_flags())
-        self._parser = trt.OnnxParser(self._network, flavour.logger)  # the network reads its weights
+        self._parser = trt.OnnxParser(self._network, flavour.logger)  # keep it: the network uses its weights
         with tempfile.TemporaryDirectory(prefix="posestream-") as folder:
-            source = _half(onnx, Path(folder)) if precision == "fp16" else onnx
+            source = _in_fp16(onnx, Path(folder)) if precision == "fp16" else onnx
             if not self._parser.parse_from_file(str(source)):
                 raise EngineError(f"{onnx.name}: {flavour.name} cannot read it: {self._parser_errors()}")
         self.layers: int = self._network.num_layers
@@ -79,32 +79,32 @@ class Network:
 
     @property
     def fixed(self) -> bool:
-        """Whether the graph takes a batch of one and no other."""
+        """Whether the graph takes only a batch of one."""
         return bool(self._input.shape[0] != -1)
 
-    def compile(self, batch: Batch, compute_capability: str, kept: Path, progress: Progress) -> bytes:
+    def compile(self, batch: Batch, compute_capability: str, timings: Path, progress: Progress) -> bytes:
         """Compile for a GPU; minutes with TensorRT, seconds with TensorRT for RTX.
 
         Args:
-            batch: what the plan has to run.
-            compute_capability: of the GPU that it is for.
-            kept: the file of timings from earlier builds.
+            batch: the sizes that the plan has to run.
+            compute_capability: of the GPU to build for.
+            timings: the file of kernel timings from earlier builds.
             progress: called from the thread that builds.
 
         Raises:
-            EngineError: with the builder's own words.
+            EngineError: the builder fails; with its own reasons.
         """
-        self._flavour.logger.errors.clear()  # of others, which were told by then
+        self._flavour.logger.errors.clear()  # errors of earlier calls, which were raised then
         builder = self._builder
         config = builder.create_builder_config()
-        self._flavour.aim(config, compute_capability)
-        self._flavour.remember(config, kept)
+        self._flavour.set_target(config, compute_capability)
+        self._flavour.load_timings(config, timings)
         profile = builder.create_optimization_profile()
         profile.set_shape(self._input.name, *(self._shape(count) for count in batch))
         config.add_optimization_profile(profile)
         monitor = _monitor(self._flavour.trt, progress)
         config.progress_monitor = monitor
-        # In a thread of its own: Ctrl-C reaches Python only in the main thread, which the builder would hold.
+        # Build in another thread: Ctrl-C is handled by the main thread, which the builder would block.
         with ThreadPoolExecutor(1) as pool:
             building = pool.submit(builder.build_serialized_network, self._network, config)
             try:
@@ -118,7 +118,7 @@ class Network:
                 f"{self._contract.name}: {self._flavour.name} cannot compile it: {reasons}; "
                 "--backend onnxruntime-cuda runs it as it is"
             )
-        self._flavour.keep(config, kept)
+        self._flavour.save_timings(config, timings)
         progress("built", 1.0)
         return bytes(plan)
 
@@ -128,10 +128,10 @@ class Network:
         return (count, *one)
 
     def _parser_errors(self) -> str:
-        """Every node that is refused, not the first alone."""
+        """All nodes that are refused, not only the first."""
         errors = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
-        told = [f"{e.node_operator()} {e.node_name()!r}: {' '.join(e.desc().split())}" for e in errors]
-        return "; ".join(dict.fromkeys(told)) or self._flavour.logger.reasons()
+        reasons = [f"{e.node_operator()} {e.node_name()!r}: {one_line(e.desc())}" for e in errors]
+        return "; ".join(dict.fromkeys(reasons)) or self._flavour.logger.reasons()
 
     def _check_precision(self, onnx: Path, precision: Precision) -> None:
         quantise = self._flavour.trt.LayerType.QUANTIZE
@@ -145,7 +145,7 @@ class Network:
             raise EngineError(f"{onnx.name} is quantised; compile it with --precision int8")
 
     def _check_tensors(self, onnx: Path) -> Any:
-        """The input; and no outputs but the contract's, so that nothing else is computed."""
+        """Check names and sizes; remove outputs that the contract does not name; returns the input."""
         network, contract = self._network, self._contract
         inputs = [network.get_input(i) for i in range(network.num_inputs)]
         if [tensor.name for tensor in inputs] != [contract.input.name]:
@@ -171,8 +171,8 @@ class Network:
         return inputs[0]
 
 
-def _half(onnx: Path, folder: Path) -> Path:
-    """The graph in FP16, with inputs and outputs in FP32, as a file in `folder`."""
+def _in_fp16(onnx: Path, folder: Path) -> Path:
+    """Write the graph in FP16, its inputs and outputs still FP32, to a file in `folder`."""
     from engines.conversion.onnx_files import save, to_float16
 
     path = folder / onnx.name
@@ -181,36 +181,36 @@ def _half(onnx: Path, folder: Path) -> Path:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's phases, which contain one another, as one fraction that never falls."""
+    """Turns TensorRT's nested phases into one share of the build that never falls."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a base that is known only here
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is known only at run time
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped = False
             self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
-            self._told = 0.0
+            self._share = 0.0
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._phases[name] = (parent, steps, 0)
-            self._tell(name)
+            self._report(name)
 
         def step_complete(self, name: str, step: int) -> bool:
             parent, steps, _ = self._phases[name]
             self._phases[name] = (parent, steps, step + 1)
-            self._tell(name)
+            self._report(name)
             return not self.stopped
 
         def phase_finish(self, name: str) -> None:
             self._phases.pop(name, None)
 
-        def _tell(self, name: str) -> None:
-            self._told = max(self._told, min(self._fraction(name), 1.0))
-            progress(name, self._told)
+        def _report(self, name: str) -> None:
+            self._share = max(self._share, min(self._share_after(name), 1.0))
+            progress(name, self._share)
 
-        def _fraction(self, name: str) -> float:
+        def _share_after(self, name: str) -> float:
             parent, steps, done = self._phases[name]
             share = done / steps
-            while parent in self._phases:  # a phase is a part of one step of its parent
+            while parent in self._phases:  # a phase is part of one step of its parent
                 parent, steps, done = self._phases[parent]
                 share = (done + share) / steps
             return share

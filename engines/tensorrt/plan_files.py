@@ -1,7 +1,7 @@
-"""A plan on this machine: the compiled file, and beside it the record of what it was built from and for.
+"""A plan on this machine: the compiled file, and beside it a record of what it was built from and for.
 
-Both lie in `HOME/plans`. The record's key holds all that decides what is in a plan; a plan runs only where
-every part of it is what the model and the machine have now.
+Both lie in `HOME/plans`. The record's key holds everything that decides what is in the plan. A plan may run
+only if every part of its key equals the model and the machine of now.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engines.contracts.contract import Contract
 from engines.device.gpus import this_gpu
 from engines.errors import EngineError
-from engines.home import cache_home, write_whole
+from engines.home import cache_home, write_atomically
 from engines.tensorrt.flavours import FlavourName, flavour
 from engines.tensorrt.network import Batch, Precision
 
-BUILDER = 1  # raise it when plans are built in another way than before
+BUILDER = 1  # raise it when the way of building changes: older plans are then no longer used
 PLAN, RECORD, KERNELS, LOCK = ".plan", ".json", ".kernels", ".lock"
 PARTS = {
     "onnx_sha256": "ONNX file",
@@ -39,7 +39,7 @@ class _Strict(BaseModel):
 
 
 class Machine(_Strict):
-    """What a plan depends on, apart from the model; GPU and driver are None where any will do."""
+    """What a plan depends on, apart from the model; GPU and driver are None if any will do."""
 
     flavour: FlavourName
     version: str
@@ -50,21 +50,21 @@ class Machine(_Strict):
 
 
 class Key(Machine):
-    """All that decides what is in a plan."""
+    """Everything that decides what is in a plan."""
 
     onnx_sha256: str
     input_size: tuple[int, int]
-    outputs: tuple[str, ...]  # sorted names; others of the graph were cut off
+    outputs: tuple[str, ...]  # sorted names; the graph's other outputs were removed
     precision: Precision
     batch: Batch
 
     def digest(self) -> str:
-        """Twelve digits that differ where anything does."""
+        """Twelve hex digits, different for different keys."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
 class Verified(_Strict):
-    """That a plan agreed with its reference, and where."""
+    """A comparison with the reference that the plan passed, and on which GPU and driver."""
 
     gpu: str
     driver: str
@@ -76,7 +76,7 @@ class Plan(_Strict):
 
     key: Key
     contract: Contract
-    onnx: Path  # that it was built from
+    onnx: Path  # it was built from this file
     sha256: str
     size: int  # bytes
     built: datetime
@@ -86,19 +86,19 @@ class Plan(_Strict):
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Where the compiled file lies."""
         return plan_path(self.contract.name, self.key)
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """The compiled file's name."""
         return self.path.name
 
     def read(self) -> bytes:
         """The compiled file.
 
         Raises:
-            EngineError: it is damaged, or gone; with the command that builds it again.
+            EngineError: it is damaged or gone; the message names the command that builds it again.
         """
         content = self.path.read_bytes() if self.path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != self.sha256:
@@ -106,7 +106,7 @@ class Plan(_Strict):
             raise EngineError(f"{self.name} {state}; build it again: {self.command()}")
         return content
 
-    def is_whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the compiled file is as it was built."""
         try:
             return bool(self.read())
@@ -114,18 +114,18 @@ class Plan(_Strict):
             return False
 
     def command(self) -> str:
-        """The command that builds such a plan."""
+        """The command that builds this plan again."""
         options = f"--backend {self.key.flavour} --precision {self.key.precision} --batch {self.key.batch}"
         target = "" if self.key.gpu else f" --compute-capability {self.key.compute_capability}"
         return f"posestream engine build {self.contract.name} {options}{target}"
 
     def write(self) -> None:
-        """Write the record; from then on the plan counts."""
-        write_whole(self.path.with_suffix(RECORD), self.model_dump_json(indent=2).encode())
+        """Write the record; without one, the compiled file is ignored."""
+        write_atomically(self.path.with_suffix(RECORD), self.model_dump_json(indent=2).encode())
 
     def delete(self) -> None:
-        """Delete the plan and all that lies beside it."""
-        for suffix in (RECORD, PLAN, KERNELS, LOCK):  # without a record it counts no more
+        """Delete the compiled file and everything that belongs to it."""
+        for suffix in (RECORD, PLAN, KERNELS, LOCK):  # the record first: without it the rest is ignored
             self.path.with_suffix(suffix).unlink(missing_ok=True)
 
 
@@ -146,7 +146,7 @@ def kept_plans() -> list[Plan]:
 
 
 def read_record(path: Path) -> Plan | None:
-    """A plan by its record; None where that is missing, damaged, or of another version of posestream."""
+    """Read a record; None if it is missing, damaged, or written by another version of posestream."""
     try:
         return Plan.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -154,7 +154,7 @@ def read_record(path: Path) -> Plan | None:
 
 
 def onnx_sha256(path: Path) -> str:
-    """The checksum of an ONNX file, and of the weights beside it if they lie in a file of their own."""
+    """The checksum of an ONNX file, with the weights in `PATH.data` beside it if there are any."""
     digest = hashlib.sha256()
     for part in (path, path.with_name(f"{path.name}.data")):
         if part.is_file():
@@ -164,16 +164,16 @@ def onnx_sha256(path: Path) -> str:
 
 
 def this_machine(name: FlavourName, gpu: int = 0) -> Machine:
-    """What plans of a flavour have to fit here, on the GPU of that number.
+    """This machine as plans see it: the installed version of a flavour, and the GPU of that number.
 
     Raises:
-        EngineError: the flavour is not installed, or there is no GPU.
+        EngineError: the flavour is not installed, or there is no such GPU.
     """
     version, found = flavour(name).version, this_gpu(gpu)
     if found is None:
         raise EngineError(
-            f"{name}: no CUDA device found; see that nvidia-smi lists one and that CUDA_VISIBLE_DEVICES does "
-            "not hide it, or take --backend onnxruntime"
+            f"{name}: no CUDA device found; check that nvidia-smi lists one and that CUDA_VISIBLE_DEVICES "
+            "does not hide it, or take --backend onnxruntime"
         )
     return Machine(
         flavour=name,
@@ -185,18 +185,18 @@ def this_machine(name: FlavourName, gpu: int = 0) -> Machine:
 
 
 def output_names(contract: Contract) -> tuple[str, ...]:
-    """The outputs that a plan of a model has, sorted."""
+    """The names of the outputs that a model's plan has, sorted."""
     return tuple(sorted(output.name for output in contract.outputs.values()))
 
 
 def differences(key: Key, machine: Machine, contract: Contract, onnx: str | None) -> list[str]:
-    """Why a plan may not run: each part of its key that differs, with both values.
+    """Why a plan may not run: each part of its key that differs, with both values; empty if it may.
 
     Args:
         key: of the plan.
-        machine: on which to run it.
-        contract: of the model that it shall run.
-        onnx: the checksum of that model's ONNX file; None if there is none.
+        machine: to run it on.
+        contract: of the model to run.
+        onnx: the checksum of the model's ONNX file; None if there is no file.
     """
     model = {
         "onnx_sha256": onnx,
@@ -204,13 +204,13 @@ def differences(key: Key, machine: Machine, contract: Contract, onnx: str | None
         "outputs": output_names(contract),
     }
     here = machine.model_dump() | model
-    told = []
+    found = []
     for part, words in PARTS.items():
         has, wants = getattr(key, part), here[part]
         any_will_do = part in ("gpu", "driver") and has is None
         if has != wants and not any_will_do:
-            told.append(f"{words} {_short(has)}, here {_short(wants)}")
-    return told
+            found.append(f"{words} {_short(has)}, here {_short(wants)}")
+    return found
 
 
 def _short(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Hold an engine against the FP32 reference, and measure it."""
+"""Compare a model, as it runs on this machine, with its reference, and measure it. May import `loading`."""

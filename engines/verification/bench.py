@@ -1,4 +1,4 @@
-"""Measure an engine with nothing around it: items a second, latency and memory, by size of batch."""
+"""Measure an engine alone: items a second, latency and memory, by batch size."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from typing import Any
 import numpy as np
 
 from engines.backends.base import Engine
+from engines.comparison.example_inputs import examples
 from engines.contracts.contract import Contract
-from engines.verification.example_inputs import examples
+from engines.loading.engine_choice import choose_engine
+from engines.loading.load import open_engine
 
-FEWEST = 3  # runs of a batch, however slow
+MIN_RUNS = 3  # of a batch size, however slow
 MB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One size of batch; of one whose single run would take longer than all its time, only the size."""
+    """The figures of one batch size; only the size if it was left out as too slow."""
 
     batch: int
     items_per_s: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
     runs: int = 0
-    memory_mb: float | None = None  # of this process, above what it was before the model was loaded
-    gpu_mb: float | None = None  # of the GPU, likewise
+    memory_mb: float | None = None  # resident memory of this process, above that before loading
+    gpu_mb: float | None = None  # memory in use on the first GPU, above that before loading
 
     def cells(self) -> list[str]:
-        """For a table."""
+        """The cells of a table's row."""
         if self.items_per_s is None:
             return [str(self.batch), "too slow", *[""] * 5]
         numbers = (self.items_per_s, self.p50_ms, self.p99_ms)
@@ -42,7 +44,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """The measurements of one model by one backend."""
+    """The figures of one model with one backend."""
 
     model: str
     backend: str
@@ -54,12 +56,12 @@ class Bench:
 
     @property
     def title(self) -> str:
-        """What was measured, in one line."""
+        """Model, backend, threads and loading time in one line."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return f"{self.model}: {self.backend}, {threads}, loaded in {self.load_s:.2f} s"
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """The figures for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -74,18 +76,16 @@ def bench_model(
 ) -> Bench:
     """Load a model and run it in batches of several sizes, each for `seconds`.
 
-    A size whose runs are expected to take far longer than that is left out, as are those above it.
+    A size that would take far longer than `seconds` is left out, and so are the larger ones.
 
     Raises:
         AssetError, EngineError, ContractError: as `load_engine`.
     """
-    from engines.loading.load import find_engine, load_engine
-
-    path, found, why = find_engine(contract, path, backend)
     example = examples(contract).batch[:1]
     before = _resident_mb(), _gpu_mb()
     start = time.perf_counter()
-    engine = load_engine(contract, threads=threads, path=path, backend=found)
+    choice = choose_engine(contract, path, backend)
+    engine = open_engine(choice, threads)
     load_s = time.perf_counter() - start
     rows: list[Row] = []
     try:
@@ -98,15 +98,15 @@ def bench_model(
             rows.append(_row(size, times, before))
     finally:
         engine.close()
-    return Bench(contract.name, found, why, path.name, threads, round(load_s, 3), rows)
+    return Bench(contract.name, choice.backend, choice.why, choice.path.name, threads, round(load_s, 3), rows)
 
 
 def _times(engine: Engine, name: str, batch: np.ndarray, seconds: float) -> np.ndarray:
-    """Seconds of each run, after one that warms up."""
+    """Seconds of each run, after a warm-up run."""
     engine.run({name: batch})
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < FEWEST or time.perf_counter() < end:
+    while len(times) < MIN_RUNS or time.perf_counter() < end:
         start = time.perf_counter()
         engine.run({name: batch})
         times.append(time.perf_counter() - start)
@@ -114,11 +114,11 @@ def _times(engine: Engine, name: str, batch: np.ndarray, seconds: float) -> np.n
 
 
 def _too_slow(rows: list[Row], size: int, seconds: float) -> bool:
-    """Whether the fewest runs of a size would take over three times its time, by the size before it."""
+    """Whether MIN_RUNS of a size would take over three times `seconds`, judged by the size before it."""
     if not rows:
         return False
     rate = rows[-1].items_per_s
-    return rate is None or (FEWEST + 1) * size / rate > 3 * seconds
+    return rate is None or (MIN_RUNS + 1) * size / rate > 3 * seconds
 
 
 def _row(size: int, times: np.ndarray, before: tuple[float | None, float | None]) -> Row:
@@ -132,7 +132,7 @@ def _row(size: int, times: np.ndarray, before: tuple[float | None, float | None]
 
 
 def _resident_mb() -> float | None:
-    """Memory of this process; None where the system does not tell it so."""
+    """Resident memory of this process; None where there is no /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

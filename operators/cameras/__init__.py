@@ -1,1 +1,4 @@
-"""Cameras: connecting, reconnecting, their clocks and addresses. The operator that reads them is `decode`."""
+"""Cameras: connecting again and again, their clocks (for `decode`), and matching frames of several (`sync`).
+
+Imports `operators.decoding`, `engines` and `pipeline`.
+"""

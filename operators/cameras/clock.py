@@ -1,43 +1,48 @@
-"""The times of a camera's frames: its own clock made to go on for ever, and the moment of capture."""
+"""The times of a camera's frames: a clock that never stops or jumps, and the time of capture."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-SECOND_NS = 10**9
-JUMP_NS = SECOND_NS  # a step of the camera's clock that is so wrong is a jump
-TRUST_NS = (
-    5 * SECOND_NS
-)  # a camera that claims to have taken a picture so long ago, or so far ahead, is wrong
+from operators.decoding.times import SECOND_NS
+
+JUMP_NS = SECOND_NS  # a step of the camera's clock that is wrong by more is a jump
+TRUST_NS = 5 * SECOND_NS  # a time of capture that is further from the time of arrival is wrong
 
 
 class Times(NamedTuple):
-    """When a frame was."""
+    """The times of a frame."""
 
-    pts_ns: int  # on the stream's clock; always later than the one before
+    pts_ns: int  # on the stream's clock; always later than the previous frame's
     captured_ns: int  # UNIX time
-    jumped_ns: int | None  # the camera's clock has jumped by so much
-    trusted: bool  # the camera's own time of capture was used, or it gave none
+    jumped_ns: int | None  # by how much the camera's clock has jumped before it
+    trusted: bool  # False if the camera gave a time of capture that is wrong
 
 
 class StreamClock:
-    """Turns a camera's times into a clock that neither stops, jumps nor goes back.
+    """Turns a camera's times into those of the stream's clock, which never stops, jumps or goes back.
 
-    Where the camera's clock jumps, or begins anew after an outage, the stream's clock goes on by the time
-    that has passed here, and follows the camera's from then on.
+    When the camera's clock jumps, or starts anew after an outage, the stream's clock advances by the time
+    that has passed on this machine, and then follows the camera's clock again.
     """
 
     def __init__(self) -> None:
-        self._offset_ns: int | None = None  # stream's clock - camera's clock; None until they are compared
+        self._offset_ns: int | None = None  # stream's clock - camera's clock; None: not known yet
         self._last_ns = -1
         self._last_arrived_ns: int | None = None
 
     def restart(self) -> None:
-        """What comes next is of a new connection, whose clock has nothing to do with the last one's."""
+        """A new connection begins; its clock may start anywhere."""
         self._offset_ns = None
 
     def times(self, pts_ns: int | None, arrived_ns: int, captured_ns: int | None) -> Times:
-        """The times of the next frame; `pts_ns` by the camera's clock, None where that does not tell."""
+        """The times of the next frame.
+
+        Args:
+            pts_ns: its time by the camera's clock, None if the camera gives none.
+            arrived_ns: UNIX time of arrival, by this machine's clock.
+            captured_ns: UNIX time of capture, by the camera's clock, None if the camera gives none.
+        """
         first = self._last_arrived_ns is None
         passed_ns = max(arrived_ns - (self._last_arrived_ns or arrived_ns), 0)
         given_ns, jumped_ns = max(self._last_ns, 0) + passed_ns, None
@@ -45,7 +50,7 @@ class StreamClock:
             if self._offset_ns is None:
                 self._offset_ns = 0 if first else given_ns - pts_ns
             step_ns = pts_ns + self._offset_ns - self._last_ns
-            # A frame that comes late is no jump: the network has held it up.
+            # A step shorter than the time that passed is not a jump: the network has delayed the frame.
             if not first and not -JUMP_NS <= step_ns <= passed_ns + JUMP_NS:
                 jumped_ns = step_ns - passed_ns
                 self._offset_ns = given_ns - pts_ns

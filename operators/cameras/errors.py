@@ -1,4 +1,4 @@
-"""What keeps a camera from giving pictures, in a few words each."""
+"""Why a camera gives no frames, in a few words, from FFmpeg's errors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 import av
 
-from operators.cameras.uri import is_device, redact, scheme_of
+from operators.decoding.addresses import is_device, redact, scheme_of
 from pipeline.errors import SourceError
 
 
-class LinkError(Exception):
-    """A connection has ended, or could not be made; the text says why, and holds no credentials.
+class CameraError(Exception):
+    """A connection has ended, or could not be made. The text says why, and holds no credentials.
 
-    `refused`: the other side has answered and will not give pictures. Asking often is no use then, and some
+    `refused`: the other side has answered and will not send video. Asking often does not help then, and some
     cameras lock a user out for it.
     """
 
@@ -25,70 +25,76 @@ class LinkError(Exception):
         self.refused = refused
 
 
-HOPELESS = (
+UNSUPPORTED = (
     av.error.ProtocolNotFoundError,
     av.error.DecoderNotFoundError,
     av.error.DemuxerNotFoundError,
 )
 ANSWERS = {
     av.error.HTTPUnauthorizedError: "wrong or missing user name or password (401)",
-    av.error.HTTPForbiddenError: "this user may not see it (403)",
+    av.error.HTTPForbiddenError: "this user has no access to it (403)",
     av.error.HTTPNotFoundError: "there is no such stream (404)",
     av.error.HTTPBadRequestError: "the request was not understood (400)",
     av.error.HTTPOtherClientError: "the request was refused (4xx)",
-    av.error.HTTPServerError: "the server has an error of its own (5xx)",
+    av.error.HTTPServerError: "the server reports an error (5xx)",
 }
 
 
-def explained(error: av.error.FFmpegError, uri: str, waited_s: float, opened: bool) -> Exception:
-    """FFmpeg's error as a LinkError, or as a SourceError where no attempt can ever work.
+def camera_error(error: av.error.FFmpegError, uri: str, limit_s: float, opened: bool) -> Exception:
+    """FFmpeg's error as a CameraError, or as a SourceError if no attempt can ever work.
 
     FFmpeg's own texts are not used: they hold the address, and so the password.
+
+    Args:
+        error: from opening or reading.
+        uri: the camera's address.
+        limit_s: the time-out that was in force.
+        opened: whether the connection was open.
     """
-    if isinstance(error, HOPELESS):
+    if isinstance(error, UNSUPPORTED):
         return SourceError(
-            f"cannot read {redact(uri)}: this build of FFmpeg has no support for it ({error.strerror}); "
-            "expected another address of the camera (RTSP, say)"
+            f"cannot read {redact(uri)}: this build of FFmpeg does not support it ({error.strerror}); "
+            "give another address of the camera (RTSP, say)"
         )
     if isinstance(error, av.error.ExitError):
-        return LinkError(f"no {'data' if opened else 'answer'} for {waited_s:g} s")
+        return CameraError(f"no {'data' if opened else 'answer'} for {limit_s:g} s")
     if opened:
         broken_off = error.errno in (errno.EIO, errno.ECONNRESET, errno.EPIPE)
-        return LinkError("the connection was broken off" if broken_off else _in_words(error))
+        return CameraError("the connection was broken off" if broken_off else _message(error))
     for kind, reason in ANSWERS.items():
         if isinstance(error, kind):
-            return LinkError(reason, refused=True)
+            return CameraError(reason, refused=True)
     if served := _content_type(uri):
-        return LinkError(f"it serves {served}, which is no video", refused=True)
+        return CameraError(f"it serves {served}, which is not a video", refused=True)
     if isinstance(error, av.error.InvalidDataError):
-        return LinkError("what it serves is no video", refused=True)
-    return LinkError(_device_trouble(error) if is_device(uri) else _network_trouble(error, uri))
+        return CameraError("it serves data that is not a video", refused=True)
+    return CameraError(_device_reason(error) if is_device(uri) else _network_reason(error, uri))
 
 
-def _device_trouble(error: av.error.FFmpegError) -> str:
+def _device_reason(error: av.error.FFmpegError) -> str:
     if error.errno == errno.ENOENT:
         return "there is no such device"
     if error.errno == errno.EACCES:
         return "no permission to open the device (is the user in the group video?)"
     if error.errno == errno.EBUSY:
         return "another program uses the device"
-    return _in_words(error)
+    return _message(error)
 
 
-def _network_trouble(error: av.error.FFmpegError, uri: str) -> str:
+def _network_reason(error: av.error.FFmpegError, uri: str) -> str:
     parts = urlsplit(uri)
     if error.errno == errno.ECONNREFUSED:
         return f"nothing listens at {parts.hostname}:{parts.port or 'the usual port'}"
-    if error.errno == errno.EIO and parts.hostname:  # FFmpeg's way to say it of a name, too
+    if error.errno == errno.EIO and parts.hostname:  # FFmpeg reports unknown host names like this, too
         try:
             socket.getaddrinfo(parts.hostname, None)
         except OSError:
             return f"unknown host {parts.hostname}"
-    return _in_words(error)
+    return _message(error)
 
 
 def _content_type(uri: str) -> str | None:
-    """What a web server says that it serves, where that is text."""
+    """The content type that a web server gives, if it is text."""
     if scheme_of(uri) not in ("http", "https"):
         return None
     import urllib.request
@@ -104,7 +110,7 @@ def _content_type(uri: str) -> str | None:
     return kind if kind.startswith("text/") else None
 
 
-def _in_words(error: av.error.FFmpegError) -> str:
+def _message(error: av.error.FFmpegError) -> str:
     system = error.errno if error.errno in errno.errorcode else None
     words = os.strerror(system) if system else error.strerror or f"FFmpeg's error {error.errno}"
     return words[:1].lower() + words[1:]

@@ -1,1 +1,4 @@
-"""Decode video files and images, on the processor or on NVDEC. Imports `engines` and `pipeline`."""
+"""Decoding of videos and images, on the processor or on NVDEC, and the addresses of sources.
+
+Imports `engines` and `pipeline`.
+"""

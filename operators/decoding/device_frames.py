@@ -1,4 +1,4 @@
-"""Frames in a GPU's memory: decoded there by NVDEC, or on the processor and copied there."""
+"""Frames in a GPU's memory: decoded there by NVDEC, or decoded on the processor and copied there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from engines.device.copies import Kept
-from engines.device.devices import open_device, stage_stream
+from engines.device.devices import open_device, thread_stream
 from engines.device.image import DeviceImage
 from engines.device.pool import SurfacePool
 from engines.device.streams import Device
+from engines.device.transfers import KeepAlive
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
-from operators.decoding.frame_images import Decoder, HostFrames, colour_matrix, picture_of
+from operators.decoding.frame_images import Decoder, FrameTarget, HostFrames, colour_matrix, picture_of
 from operators.decoding.nvdec import Nvdec, open_nvdec
 from pipeline.errors import SourceError
 
@@ -25,33 +25,34 @@ log = logging.getLogger("posestream.decode")
 
 
 class DeviceFrames:
-    """Makes the pictures of one source on a device; see `operators.decoding.frame_images.Frames`.
+    """Makes the images of one source on a device, as `FrameTarget` describes.
 
-    They lie in a pool of at most `surfaces`, which is the source's own: of cameras that `sync` waits for,
-    none can take the memory that the others need. A graph holds as many of a source's frames as there is room
-    on its edges (a batch each, 4 or more) and in its batches; if these are more, the decoder waits for one to
-    leave. Only an operator that lets none go before it has seen more than `surfaces` would wait for ever:
-    after 30 s an error says so. Frames that are dropped on an edge, or wanted no longer, come back at once;
-    frames that nobody asks a picture of are never copied.
+    They are stored in a pool of at most `surfaces` surfaces. Every source has a pool of its own; otherwise
+    one of the cameras that `sync` waits for could take the memory that the others need. The frames of a
+    source that are in a graph are those on its edges (a batch each, 4 or more) and in its batches. If they
+    use up the pool, the decoder waits for one to leave; an operator that holds all of them and waits for more
+    would wait for ever, so after 30 s this is an error. Frames that are dropped on an edge, or no longer
+    used, return their surface at once. Frames whose image nobody asks for are never copied.
 
-    `count` is told of uploaded_frames, which the processor has decoded.
+    Counts `uploaded_frames`: frames that the processor has decoded.
     """
 
     def __init__(self, stream: str, device: Device, surfaces: int, count: Callable[[str, int], None]):
         self._stream, self._device, self._count = stream, device, count
         self._pool = SurfacePool(device, surfaces)
-        self._kept = Kept()
-        self._said: set[str] = set()
+        self._kept = KeepAlive()
+        self._logged: set[str] = set()  # reasons
 
     def decoder(self, context: VideoCodecContext) -> Decoder:
-        """NVDEC, or what `context` is for where NVDEC cannot."""
+        """NVDEC, which falls back to `context` for videos that it cannot decode."""
         index = self._device.torch_device.index or 0
         return Nvdec(context, partial(open_nvdec, index=index), self._refused)
 
     def picture(self, frame: VideoFrame, matrix: np.ndarray | None) -> DeviceImage:
-        """The frame in a surface; NVDEC's as it is, others converted as `picture_of` does, and uploaded.
+        """The frame in a surface: copied on the device if NVDEC decoded it, else uploaded, see `picture_of`.
 
-        NVDEC's frames that no surface holds (a camera has switched to 10 bit) go by way of the processor too.
+        Frames of NVDEC in a format that surfaces do not hold (a camera has switched to 10 bit) are converted
+        on the processor and uploaded.
 
         Raises:
             SourceError: all surfaces stay in use.
@@ -59,55 +60,53 @@ class DeviceFrames:
         colours = colour_matrix(frame)
         nv12 = frame.sw_format is not None and frame.sw_format.name == "nv12"
         if not nv12 or colours is None or matrix is not None:
-            return self.put(picture_of(frame, matrix))
+            return self.store(picture_of(frame, matrix))
         from torch.utils.dlpack import from_dlpack
 
-        # It is ready once CUDA's legacy default stream is: FFmpeg maps NVDEC's picture and copies it to the
-        # frame on the stream of its device context, which is NULL (FFmpeg 8: cuda_context_init in libavutil/
-        # hwcontext_cuda.c, nvdec_retrieve_data in libavcodec/nvdec.c). The memory is overwritten by a later
-        # frame once this one is gone, hence `owner`.
+        # The frame may be read after CUDA's legacy default stream: FFmpeg copies NVDEC's picture to the frame
+        # on the stream of its device context, which is NULL (FFmpeg 8: cuda_context_init in
+        # libavutil/hwcontext_cuda.c, nvdec_retrieve_data in libavcodec/nvdec.c). `owner` keeps the frame
+        # alive until it has been copied, since a later frame overwrites its memory once it is freed.
         try:
             planes = [from_dlpack(plane.__dlpack__()) for plane in frame.planes]  # (H, W), (H / 2, W / 2, 2)
             return self._pool.from_device(
                 planes,
                 colours,
-                stage_stream(self._device),
-                self._device.legacy(),
+                thread_stream(self._device),
+                self._device.legacy_stream_event(),
                 owner=frame,
-                kept=self._kept,
+                keep_alive=self._kept,
             )
         except EngineError as error:
             raise SourceError(f"{self._stream}: {error}") from None
 
-    def put(self, picture: np.ndarray | YuvImage) -> DeviceImage:
-        """Upload a picture that the processor has made.
+    def store(self, picture: np.ndarray | YuvImage) -> DeviceImage:
+        """Upload an image that the processor has decoded.
 
         Raises:
             SourceError: all surfaces stay in use.
         """
         self._count("uploaded_frames", 1)
         try:
-            return self._pool.from_host(picture, stage_stream(self._device))
+            return self._pool.from_host(picture, thread_stream(self._device))
         except EngineError as error:
             raise SourceError(f"{self._stream}: {error}") from None
 
     def _refused(self, reason: str) -> None:
-        if reason not in self._said:  # not at every round of a loop, or connection of a camera
-            self._said.add(reason)
+        if reason not in self._logged:  # once, not for every repetition of a file or connection of a camera
+            self._logged.add(reason)
             log.warning("%s: decoded on the processor, and copied to the GPU: %s", self._stream, reason)
 
 
-def frames_on(
-    device: str, stream: str, surfaces: int, count: Callable[[str, int], None]
-) -> DeviceFrames | HostFrames:
-    """What makes a source's pictures under the option `device`.
+def frame_target(device: str, stream: str, surfaces: int, count: Callable[[str, int], None]) -> FrameTarget:
+    """Where a source's frames are decoded and stored, by the option `device`.
 
-    `cuda` is the first GPU if there is one, so that a graph runs anywhere; without, frames stay where the
-    processor decodes them, and the log says why. `cuda:1` was written for a machine that has it: without it,
-    the models of that graph would not run either.
+    `cuda` is the first GPU. Without a GPU it is the processor, so that a graph runs on any machine, and the
+    log gives the reason. `cuda:1` names a certain GPU and must be there: the models of that graph need it
+    too.
 
     Raises:
-        SourceError: there is no such GPU.
+        SourceError: a numbered GPU is not there.
     """
     if device == "cpu":
         return HostFrames()

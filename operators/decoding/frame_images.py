@@ -1,4 +1,4 @@
-"""The pictures of a video's frames: planes of YUV as they are where models take them, else upright RGB."""
+"""The images of a video's frames: planes of YUV as decoded where models can use them, else upright RGB."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from engines.device.image import Image
 from engines.images.yuv import YuvImage, rgb_matrix
 
-# FFmpeg's numbers of colour matrices (ITU-T H.273); 2, unspecified, is taken for BT.601 as swscale does.
+# FFmpeg's numbers of colour matrices (ITU-T H.273). 2 is "unspecified"; like swscale, take it for BT.601.
 STANDARDS = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}
 
 
 class Decoder(Protocol):
-    """Decodes the packets of a video, one by one: FFmpeg's `VideoCodecContext`, `nvdec.Nvdec`."""
+    """Decodes the packets of a video: FFmpeg's `VideoCodecContext`, or `nvdec.Nvdec`."""
 
     def decode(self, packet: Packet | None) -> list[VideoFrame]:
-        """The frames that are complete with this packet; with None those that are left."""
+        """The frames that are complete with this packet; with None, at the end, all that are left."""
 
     def flush_buffers(self) -> None:
-        """Forget what has been seen; the next packet begins anew."""
+        """Discard frames that are not complete; the next packet may come from another place in the video."""
 
 
-class Frames(Protocol):
-    """Where the frames of a source are decoded, and its pictures made: here, or in a GPU's memory."""
+class FrameTarget(Protocol):
+    """Where the frames of a source are decoded and stored: on the processor, or in a GPU's memory."""
 
     def decoder(self, context: VideoCodecContext) -> Decoder:
-        """What decodes the packets that `context` is for."""
+        """A decoder for the packets of a video, to be used in place of `context`."""
 
     def picture(self, frame: VideoFrame, matrix: np.ndarray | None) -> Image:
-        """The picture of a frame that such a decoder gave; `matrix` as `DisplayMatrix` gives it."""
+        """The image of a frame from that decoder; `matrix` is its display matrix, see `DisplayMatrix`."""
 
-    def put(self, picture: np.ndarray) -> Image:
-        """The picture of a source that is no video."""
+    def store(self, picture: np.ndarray) -> Image:
+        """The same for RGB (H, W, 3) uint8 that was decoded otherwise (an image file)."""
 
 
 class HostFrames:
-    """On the processor, in its memory."""
+    """Decodes on the processor and keeps frames in its memory."""
 
     def decoder(self, context: VideoCodecContext) -> Decoder:
-        """FFmpeg's own."""
+        """FFmpeg's decoder itself."""
         return context
 
     def picture(self, frame: VideoFrame, matrix: np.ndarray | None) -> np.ndarray | YuvImage:
         """See `picture_of`."""
         return picture_of(frame, matrix)
 
-    def put(self, picture: np.ndarray) -> np.ndarray:
-        """As it is."""
+    def store(self, picture: np.ndarray) -> np.ndarray:
+        """The array itself."""
         return picture
 
 
@@ -65,9 +65,9 @@ HOST = HostFrames()
 
 
 def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray | YuvImage:
-    """The frame in its own planes where it is of the usual kind, 8 bit 4:2:0 and upright; else as RGB.
+    """The image of a frame: its own planes if it is 8 bit 4:2:0 and upright, as most are; else upright RGB.
 
-    `matrix` is its display matrix, as `DisplayMatrix` gives it.
+    `matrix` is its display matrix, see `DisplayMatrix`.
     """
     colours = colour_matrix(frame)
     if frame.format.name not in ("yuv420p", "yuvj420p") or colours is None or matrix is not None:
@@ -77,7 +77,7 @@ def picture_of(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarra
 
 
 def colour_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """The (3, 4) matrix from the frame's YUV to RGB, as `YuvImage` has it; None for unknown standards."""
+    """The (3, 4) matrix from the frame's YUV to RGB, see `YuvImage`; None if its standard is unknown."""
     standard = STANDARDS.get(frame.colorspace)
     full_range = frame.format.name == "yuvj420p" or frame.color_range == ColorRange.JPEG
     return None if standard is None else _matrix(standard, full_range)
@@ -88,10 +88,10 @@ _scalers = threading.local()
 
 @functools.cache
 def _matrix(standard: str, full_range: bool) -> np.ndarray:
-    """The matrix with which crops have the colours of swscale's whole pictures, `Packet.image`.
+    """The matrix that gives crops the same colours as whole images (`Packet.image`), which swscale converts.
 
-    swscale adds up tables and rounds each down, which makes its pictures darker by half a grey level a table:
-    one for red and blue, two for green, and one more in limited range (measured, for all standards alike).
+    swscale adds up table entries, each rounded down, which makes images darker by half a grey level per
+    table: one for red and blue, two for green, and one more in limited range (measured; for all standards).
     """
     matrix = rgb_matrix(standard, full_range=full_range)
     matrix[:, 3] -= np.array([0.5, 1.0, 0.5]) if full_range else np.array([1.0, 1.5, 1.0])
@@ -99,7 +99,7 @@ def _matrix(standard: str, full_range: bool) -> np.ndarray:
 
 
 def _view(plane: VideoPlane) -> np.ndarray:
-    """The samples of a plane (H, W) uint8, without a copy; they keep the frame alive."""
+    """The samples of a plane (H, W) uint8, not copied; the array keeps the frame alive."""
     rows = np.frombuffer(plane, np.uint8, plane.height * plane.line_size)  # type: ignore[call-overload]
     return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
@@ -107,10 +107,10 @@ def _view(plane: VideoPlane) -> np.ndarray:
 def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
     """RGB uint8 (H, W, 3), C-contiguous and upright.
 
-    swscale honours the frame's matrix (BT.601, 709, 2020) and range; unspecified means BT.601, limited range,
-    as in OpenCV, with which the result then agrees to the last bit. One reformatter a thread for all frames
-    saves a scaler's set-up for each; its threads would only take cores from the decoder's. 0.8 ms for
-    1080x1920 on one core, where cv2.cvtColor on the planes takes 1.4 and knows nothing but BT.601.
+    swscale uses the frame's matrix (BT.601, 709, 2020) and range. Unspecified means BT.601, limited range, as
+    in OpenCV; the result is then bit-identical to OpenCV's. One reformatter per thread serves all frames,
+    which saves setting up a scaler for each; more threads would only take cores from the decoder. Takes
+    0.8 ms for 1080x1920 on one core; cv2.cvtColor on the planes takes 1.4 ms and supports BT.601 only.
     """
     image = _scaler().reformat(frame, format="rgb24", threads=1).to_ndarray()
     # FFmpeg pads rows to 64 bytes: widths such as 1080 need a copy here; 1920, 1280 and 640 do not.
@@ -118,7 +118,7 @@ def _to_rgb(frame: VideoFrame, matrix: np.ndarray | None = None) -> np.ndarray:
 
 
 def _scaler() -> VideoReformatter:
-    """This thread's own. One that a frame makes for itself has a thread a core, for as long as it lives."""
+    """This thread's reformatter. One that a frame makes for itself would start a thread per core."""
     if not hasattr(_scalers, "reformatter"):
         _scalers.reformatter = VideoReformatter()
     scaler: VideoReformatter = _scalers.reformatter
@@ -126,11 +126,11 @@ def _scaler() -> VideoReformatter:
 
 
 class DisplayMatrix:
-    """The display matrix of a video's frames, or None; looked up when their rotation changes.
+    """The display matrix of a video's frames, looked up again when their rotation changes.
 
-    Looking at PyAV's `side_data` ties the frame into a ring that only the garbage collector undoes, and one
-    frame that waits for it keeps all pictures of its decoder. Hence a look at `rotation`, which does not,
-    and, where that changes, at the side data of a tiny copy.
+    Reading PyAV's `side_data` puts the frame into a reference cycle that only the garbage collector frees,
+    and one such frame keeps all buffers of its decoder alive. So read `rotation`, which makes no cycle, and
+    only if it has changed the side data of a tiny copy.
     """
 
     def __init__(self) -> None:
@@ -138,8 +138,8 @@ class DisplayMatrix:
         self._matrix: np.ndarray | None = None
 
     def __call__(self, frame: VideoFrame) -> np.ndarray | None:
-        """The matrix (9,) int32 of this frame."""
-        # NVDEC's videos are upright (`nvdec`), and a copy of its frame would be a download.
+        """The matrix (9,) int32 of this frame; None if it has none."""
+        # NVDEC is used for upright videos only (`nvdec.unsuited`), and a copy of its frame is a download.
         if frame.format.name == "cuda" and not frame.rotation:
             return None
         if frame.rotation != self._rotation:
@@ -151,7 +151,7 @@ class DisplayMatrix:
 
 
 def _upright(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Turn and mirror as the display matrix says, to the nearest quarter turn."""
+    """Rotate (to the nearest quarter turn) and mirror by the display matrix."""
     if matrix is None:
         return image
     # Row vectors: x' = a x + c y, y' = b x + d y, in 16.16 fixed point (libavutil/display.h).

@@ -1,7 +1,7 @@
-"""Decoding on NVDEC, the video decoder of NVIDIA's GPUs, with the processor's decoder beside it.
+"""Decoding on NVDEC, the video decoder of NVIDIA's GPUs, with a fallback to the processor's decoder.
 
-What NVDEC decodes stays in the GPU's memory (frames of the format `cuda`). Its samples are those that the
-processor decodes, to the last bit: the codecs leave a decoder no choice.
+NVDEC's frames stay in the GPU's memory (format `cuda`). Their samples are bit-identical to those that the
+processor decodes, since the codecs define them exactly.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from engines.errors import EngineError
 from operators.decoding.frame_images import DisplayMatrix, colour_matrix
 
 CODECS = ("h264", "hevc", "vp9", "av1")
-FORMATS = ("yuv420p", "yuvj420p")  # what a surface of NV12 can hold, by the names of the processor's frames
-TRIAL_PACKETS = 64  # a decoder gives its first frame far sooner
-FAILURES_MAX = 30  # packets in a row, about a second: then NVDEC is given up
+FORMATS = ("yuv420p", "yuvj420p")  # of the processor's frames that NV12 surfaces can hold
+TRIAL_PACKETS = 64  # a decoder that works gives its first frame far sooner
+FAILURES_MAX = 30  # give NVDEC up after failures on this many packets in a row, about a second
 
 
 class Nvdec:
-    """Decodes the packets of one video, as its `VideoCodecContext` would; what NVDEC cannot, that does.
+    """Decodes the packets of one video on NVDEC; with its `VideoCodecContext` if NVDEC cannot.
 
-    The processor decodes up to the first frame, which tells what the video really is; from there both do,
-    until NVDEC has given its first frame; then NVDEC alone. So no frame is lost, whatever NVDEC refuses, and
-    neither a file nor a camera has to be opened twice. `refused` is told why, when the processor goes on.
+    At first the processor decodes alone: its first frame shows format and size. Then both decode until NVDEC
+    gives its first frame, and from there NVDEC decodes alone. So no frame is lost if NVDEC refuses the video
+    late, and neither a file nor a camera has to be opened twice. When the processor takes over, `refused` is
+    called with the reason.
 
-    Damage: packets whose headers cannot be read raise, as on the processor. What is damaged inside of a slice
-    the processor's decoder conceals and marks (`is_corrupt`); NVDEC conceals it too, without a mark.
+    Damage: packets whose headers cannot be read raise, as on the processor. Both decoders conceal damage
+    inside of a slice; the processor's marks the frame (`is_corrupt`), NVDEC does not.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Nvdec:
         self._start()
 
     def decode(self, packet: Packet | None) -> list[VideoFrame]:
-        """The frames that are complete with this packet; with None those that are left.
+        """The frames that are complete with this packet; with None, at the end, all that are left.
 
         Raises:
             av.error.FFmpegError: the packet cannot be decoded; the next one may be.
@@ -54,23 +55,23 @@ class Nvdec:
         return self._step(packet)
 
     def flush_buffers(self) -> None:
-        """Forget what has been seen; the next packet begins anew."""
+        """Discard frames that are not complete; the next packet may come from another place in the video."""
         self._software.flush_buffers()
         if self._step == self._with_nvdec and self._hardware:
             self._hardware.flush_buffers()
-        elif self._step in (self._look, self._try):
+        elif self._step in (self._before_first_frame, self._with_both):
             self._start()
 
     def _start(self) -> None:
         self._hardware: VideoCodecContext | None = None
-        self._packets: list[Packet | None] = []  # seen before NVDEC was opened
-        self._tried = 0  # packets that NVDEC was given in vain
-        self._held: list[VideoFrame] = []  # the processor's, in case that NVDEC refuses
+        self._packets: list[Packet | None] = []  # decoded before NVDEC was opened
+        self._tried = 0  # packets that NVDEC was given without giving a frame
+        self._held: list[VideoFrame] = []  # the processor's frames, in case NVDEC refuses
         self._failures = 0  # packets in a row
-        self._step: Callable[[Packet | None], list[VideoFrame]] = self._look
+        self._step: Callable[[Packet | None], list[VideoFrame]] = self._before_first_frame
 
-    def _look(self, packet: Packet | None) -> list[VideoFrame]:
-        """Before the first frame."""
+    def _before_first_frame(self, packet: Packet | None) -> list[VideoFrame]:
+        """Decode on the processor until its first frame shows whether NVDEC suits the video."""
         frames = self._software.decode(packet)
         self._packets.append(packet)
         if not frames:
@@ -81,17 +82,17 @@ class Nvdec:
         try:
             self._hardware = self._open_hardware(self._software)
         except (EngineError, av.error.FFmpegError) as error:
-            return self._fall_back(f"NVDEC cannot be opened ({_words(error)})")
-        self._step = self._try
-        return self._compare(self._packets)
+            return self._fall_back(f"NVDEC cannot be opened ({_message(error)})")
+        self._step = self._with_both
+        return self._try_nvdec(self._packets)
 
-    def _try(self, packet: Packet | None) -> list[VideoFrame]:
-        """Before NVDEC's first frame."""
+    def _with_both(self, packet: Packet | None) -> list[VideoFrame]:
+        """Decode on both until NVDEC's first frame."""
         self._held += self._software.decode(packet)
-        return self._compare([packet])
+        return self._try_nvdec([packet])
 
-    def _compare(self, packets: Sequence[Packet | None]) -> list[VideoFrame]:
-        """Give these packets to NVDEC too; its frames if they are what was expected, else what was held."""
+    def _try_nvdec(self, packets: Sequence[Packet | None]) -> list[VideoFrame]:
+        """Decode packets on NVDEC too. Returns its frames; those of the processor if NVDEC has failed."""
         assert self._hardware is not None
         frames: list[VideoFrame] = []
         try:
@@ -99,16 +100,16 @@ class Nvdec:
                 frames += self._hardware.decode(packet)
         except av.error.FFmpegError as error:
             return self._fall_back(
-                f"NVDEC refuses it ({_words(error)}): {_kind(self._software, self._held[0])}"
+                f"NVDEC refuses it ({_message(error)}): {_description(self._software, self._held[0])}"
             )
         self._tried += len(packets)
         if not frames:
-            over = self._tried >= TRIAL_PACKETS or packets[-1] is None
-            return self._fall_back(_NO_FRAME) if over else []
+            failed = self._tried >= TRIAL_PACKETS or packets[-1] is None
+            return self._fall_back(_NO_FRAME) if failed else []
         if reason := _differs(frames[0], self._held[0]):
             return self._fall_back(reason)
         self._packets, self._held = [], []
-        self._software.flush_buffers()  # its pictures are not needed any more
+        self._software.flush_buffers()  # frees its frames
         self._step = self._with_nvdec
         return frames
 
@@ -118,15 +119,15 @@ class Nvdec:
             frames = self._hardware.decode(packet)
         except av.error.FFmpegError as error:
             self._failures += 1
-            if self._failures >= FAILURES_MAX:  # the processor goes on at the next key frame
-                self._fall_back(f"NVDEC has failed on {self._failures} packets in a row ({_words(error)})")
+            if self._failures >= FAILURES_MAX:  # the processor continues from the next key frame
+                self._fall_back(f"NVDEC has failed on {self._failures} packets in a row ({_message(error)})")
             raise
         if frames:
             self._failures = 0
         return frames
 
     def _fall_back(self, reason: str) -> list[VideoFrame]:
-        """From now on the processor decodes; the frames that it already has."""
+        """Decode on the processor from now on. Returns the frames that it has decoded already."""
         self._refused(reason)
         frames = self._held
         self._hardware, self._packets, self._held = None, [], []
@@ -134,45 +135,45 @@ class Nvdec:
         return frames
 
 
-_NO_FRAME = f"no frame came of its first {TRIAL_PACKETS} packets, or of all there are"
+_NO_FRAME = f"its first {TRIAL_PACKETS} packets, or all there are, gave no frame"
 
 
 def unsuited(context: VideoCodecContext, frame: VideoFrame) -> str | None:
-    """Why NVDEC's frames of a video could not be used as they are, by the processor's first one."""
+    """Why NVDEC cannot be used for a video, by the first frame that the processor decoded; None if it can."""
     codec = context.codec.canonical_name
     if codec not in CODECS:
         return f"NVDEC is used for {', '.join(CODECS)}, not for {codec}"
     if frame.format.name not in FORMATS:
-        return f"its pictures are {frame.format.name}, expected 8 bit with halved colour (yuv420p)"
+        return f"its pixel format is {frame.format.name}, expected 8 bit 4:2:0 (yuv420p)"
     if frame.width % 2 or frame.height % 2:
-        return f"its size {frame.width}x{frame.height} is odd, and NVDEC's pictures are even"
+        return f"its size {frame.width}x{frame.height} is odd, NVDEC's frames have even sizes"
     if colour_matrix(frame) is None:
         return (
             f"its colour matrix has the number {frame.colorspace} (ITU-T H.273), expected BT.601, 709 or 2020"
         )
     if DisplayMatrix()(frame) is not None:
-        return "its pictures are to be turned or mirrored"
+        return "its frames are rotated or mirrored"
     return None
 
 
 def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
-    """A decoder on GPU `index` for the packets that `context` is for, which has decoded some.
+    """A decoder on GPU `index` for the same video as `context`, which has decoded at least one frame.
 
     Raises:
-        EngineError: CUDA refuses, or this FFmpeg has no NVDEC for the codec.
+        EngineError: CUDA reports an error, or this FFmpeg has no NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
-    from engines.device.gpus import call
+    from engines.device.cuda_bindings import call
 
-    # FFmpeg is to use PyTorch's context, else neither sees the other's memory. PyAV asks it to retain the
-    # primary one, but that FFmpeg refuses where it is active with other flags than its own, as after PyTorch
-    # (libavutil/hwcontext_cuda.c). So it is told to take the current one, and this makes it current.
-    call("cudaSetDevice", index)
+    # FFmpeg must use PyTorch's CUDA context, else neither sees the other's memory. PyAV asks FFmpeg for the
+    # device's primary context, but FFmpeg refuses it if it is active with other flags than FFmpeg's own, as
+    # after PyTorch (libavutil/hwcontext_cuda.c). So let FFmpeg use the current context, which this call sets.
+    call("runtime", "cudaSetDevice", index)
     accel = HWAccel(
         "cuda",
         device=str(index),
         is_hw_owned=True,
-        allow_software_fallback=False,  # `context` has threads, and decodes AV1 by another library
+        allow_software_fallback=False,  # `context` is the fallback; it has threads and decodes AV1
         options={"primary_ctx": "0", "current_ctx": "1"},
     )
     hardware = decoder_like(context, accel)
@@ -182,10 +183,10 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
 
 
 def decoder_like(context: VideoCodecContext, accel: HWAccel | None) -> VideoCodecContext:
-    """Another decoder, with one thread, for the packets of `context`, which has decoded some."""
+    """Another decoder, with one thread, for the same video as `context`, which has decoded some packets."""
     decoder = cast(VideoCodecContext, CodecContext.create(context.codec.canonical_name, "r", accel))
     decoder.thread_count = 1
-    # What only the container may tell, and how many frames are held back to bring them in order.
+    # Facts that may come from the container only, and how many frames are held back for reordering.
     decoder.extradata = context.extradata
     decoder.reorder_depth = context.reorder_depth
     decoder.colorspace, decoder.color_range = context.colorspace, context.color_range
@@ -193,21 +194,21 @@ def decoder_like(context: VideoCodecContext, accel: HWAccel | None) -> VideoCode
 
 
 def _differs(frame: VideoFrame, expected: VideoFrame) -> str | None:
-    """Why NVDEC's first frame is not what the processor's is."""
+    """How NVDEC's first frame differs from the processor's; None if it does not."""
     if frame.sw_format is None or frame.sw_format.name != "nv12":
         return f"NVDEC gives {frame.sw_format.name if frame.sw_format else frame.format.name}, expected nv12"
     size, wanted = (frame.width, frame.height), (expected.width, expected.height)
-    if size != wanted:  # FFmpeg crops such frames at the right and at the bottom only
+    if size != wanted:  # FFmpeg crops frames in GPU memory at the right and at the bottom only
         return (
             f"NVDEC gives {size[0]}x{size[1]} px, expected {wanted[0]}x{wanted[1]}: it is cropped on the left"
         )
     return None
 
 
-def _kind(context: VideoCodecContext, frame: VideoFrame) -> str:
+def _description(context: VideoCodecContext, frame: VideoFrame) -> str:
     profile = f" {context.profile}" if context.profile else ""
     return f"{context.codec.canonical_name}{profile}, {frame.format.name}, {frame.width}x{frame.height}"
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)

@@ -1,1 +1,1 @@
-"""What the operators that run models share. Imports `engines` and `pipeline`."""
+"""What the operators that run models share. Imports `operators.tracking`, `engines` and `pipeline`."""

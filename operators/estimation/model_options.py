@@ -1,4 +1,4 @@
-"""What the operators that run models have in common."""
+"""Options, model look-up and image access for all operators that run models."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from engines.assets.model_files import find_model
-from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract, available_models, load_contract
 from engines.device.image import DeviceImage, Image
-from engines.errors import ContractError, EngineError
+from engines.device.names import DeviceOption
+from engines.errors import ContractError, EngineError, nearest
 from engines.images.yuv import YuvImage
-from engines.loading.load import Backend
+from engines.loading.engine_choice import Backend
 from pipeline.errors import OptionError
 from pipeline.operator import Operator
 from pipeline.packet import Packet
 
-# Options that they share.
-RunsOn = Annotated[Backend, Field(description="what runs the model; auto takes the fastest that is here")]
-Threads = Annotated[int | None, Field(ge=1, description="for one engine; by the cores and workers")]
+# Options that all of them share.
+RunsOn = Annotated[Backend, Field(description="what runs the model; auto: the fastest that is installed")]
+Threads = Annotated[int | None, Field(ge=1, description="for one engine; default: by cores and workers")]
 Device = Annotated[
-    str | None,
-    Field(
-        pattern=r"^(cpu|cuda(:\d+)?)$", description="where the model runs: cpu, cuda, cuda:1; its backend's"
-    ),
+    DeviceOption | None,
+    Field(description="where the model runs: cpu, cuda, cuda:1; default: the backend chooses"),
 ]
 
 
@@ -33,13 +31,18 @@ Task = Literal["detect", "pose", "pose_onestage"]
 
 
 def model_for(task: Task, model: str, *, option: str = "model") -> tuple[Contract, Path | None]:
-    """A model that does `task`, by its name or by the path of an ONNX file that carries its contract.
+    """The contract of a model for `task`.
+
+    Args:
+        task: the task that the model must have.
+        model: its name, or the path of an ONNX file that carries its contract.
+        option: the operator's option, for messages.
 
     Returns:
-        The contract; and the file, if that was given.
+        The contract, and the path if one was given.
 
     Raises:
-        OptionError: of `option`: there is no such model, its contract is invalid, or it does something else.
+        OptionError: there is no such model, its contract is invalid, or it has another task.
     """
     try:
         contract, path = find_model(model)
@@ -54,15 +57,15 @@ def model_for(task: Task, model: str, *, option: str = "model") -> tuple[Contrac
 
 
 def contract_for(task: Task, model: str, *, option: str = "model") -> Contract:
-    """The contract of `model_for`."""
+    """The contract alone, see `model_for`."""
     return model_for(task, model, option=option)[0]
 
 
 def as_image(packet: Packet) -> Image:
-    """The packet's picture as models take it: planes of YUV and images on a GPU as they are, others as RGB.
+    """The packet's picture as models take it: YUV planes and GPU images unchanged, others as RGB.
 
     Raises:
-        ValueError: the packet has none; a graph whose source gives images does not let it come to this.
+        ValueError: the packet has no picture; the check of the graph's fields normally prevents this.
     """
     if isinstance(packet.picture, YuvImage | DeviceImage):
         return packet.picture
@@ -73,6 +76,6 @@ def as_image(packet: Packet) -> Image:
 
 
 def count_halved(operator: Operator, halved: int) -> None:
-    """Count, as `halved_batches`, how often its engines have so far halved their batches to fit in memory."""
+    """Set the counter `halved_batches` to the number of times the engines have halved a batch so far."""
     if new := halved - operator.counters["halved_batches"]:
         operator.count("halved_batches", new)

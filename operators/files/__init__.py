@@ -1,1 +1,1 @@
-"""What the sinks that write files share. Imports `engines` and `pipeline`."""
+"""What the sinks that write files share: names of files, drawing, MP4. Imports no other room."""

@@ -1,4 +1,4 @@
-"""Draw instances into a picture: limbs by side, keypoints, boxes and tracks. Pure functions on arrays."""
+"""Draw instances into a picture: limbs coloured by side, keypoints, boxes and track ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.packet import Instances
 
 Colour = tuple[int, int, int]  # RGB
 
-# Blue and orange are told apart with any kind of colour vision.
+# Blue and orange look different with any kind of colour vision.
 SIDES: dict[Side, Colour] = {"left": (0, 174, 255), "right": (255, 128, 0), "centre": (245, 245, 245)}
 UNTRACKED: Colour = (200, 200, 200)
 SHADOW: Colour = (20, 20, 20)
@@ -24,13 +24,13 @@ SUBPIXEL_BITS = 3  # cv2 takes coordinates in eighths of a pixel
 def draw(
     image: np.ndarray, instances: Instances | None, skeleton: Skeleton | None, min_score: float = 0.5
 ) -> np.ndarray:
-    """A copy of `image` with its instances drawn, lines and letters in proportion to the picture.
+    """A copy of `image` with its instances drawn; lines and letters grow with the size of the picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instances: of this image; keypoints that are NaN or score less than `min_score` are left out.
+        instances: of this image; keypoints that are NaN or score less than `min_score` are not drawn.
         skeleton: of the keypoints, or None to draw points only.
-        min_score: of a keypoint; where there are no keypoint scores all are drawn.
+        min_score: of a keypoint; without keypoint scores all are drawn.
     """
     canvas = image.copy()
     if not instances:
@@ -54,7 +54,7 @@ def draw(
 
 
 def line_width(image: np.ndarray) -> int:
-    """In px, for this picture: 3 at 1080 lines."""
+    """The width of lines in this picture in px: 3 at 1080 lines."""
     return max(1, round(min(image.shape[:2]) / 360))
 
 
@@ -64,15 +64,15 @@ def draw_pose(
     """Draw into `canvas` the limbs between shown points (K, 2), then the points; `shown` is (K,) bool."""
     limits = 4 * np.array([canvas.shape[1], canvas.shape[0]])  # cv2's coordinates are 32 bit
     fixed = np.rint(np.clip(np.nan_to_num(points), -limits, limits) * 2**SUBPIXEL_BITS).astype(np.int32)
-    groups: dict[Side, np.ndarray] = {"centre": np.ones(len(points), np.bool_)}
+    sides: dict[Side, np.ndarray] = {"centre": np.ones(len(points), np.bool_)}
     if skeleton is not None and len(skeleton.keypoints) == len(points):
-        groups, limbs = _groups(skeleton)
+        sides, limbs = _by_side(skeleton)
         for side, pairs in limbs.items():
             lines = fixed[pairs[shown[pairs].all(axis=1)]]  # (L, 2, 2)
             cv2.polylines(canvas, lines, False, SIDES[side], thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     radius = (thickness if len(points) <= 40 else max(1, thickness // 2)) * 2**SUBPIXEL_BITS
-    for side, members in groups.items():
-        for x, y in fixed[members & shown].tolist():
+    for side, mask in sides.items():
+        for x, y in fixed[mask & shown].tolist():
             cv2.circle(
                 canvas, (x, y), radius + 2**SUBPIXEL_BITS, SHADOW, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS
             )
@@ -80,7 +80,7 @@ def draw_pose(
 
 
 def draw_box(canvas: np.ndarray, box: np.ndarray, label: str, track_id: int | None, thickness: int) -> None:
-    """Draw a box (4,) and, on a ground of its colour, what is in it."""
+    """Draw a box (4,) and, on a background of its colour, label and track id."""
     height, width = canvas.shape[:2]
     x0, y0, x1, y1 = (
         np.rint(np.clip(box, -4 * max(width, height), 4 * max(width, height))).astype(int).tolist()
@@ -105,16 +105,16 @@ def draw_box(canvas: np.ndarray, box: np.ndarray, label: str, track_id: int | No
 
 @functools.lru_cache(maxsize=4096)
 def track_colour(track_id: int | None) -> Colour:
-    """The colour of a track, the same in every frame and run; neighbouring ids differ much."""
+    """The colour of a track, the same in every frame and run; ids that follow each other differ clearly."""
     if track_id is None:
         return UNTRACKED
-    hue = track_id * 0.61803398875 % 1.0  # steps by the golden ratio spread evenly, however many there are
+    hue = track_id * 0.61803398875 % 1.0  # multiples of the golden ratio spread evenly over the circle
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.65, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _groups(skeleton: Skeleton) -> tuple[dict[Side, np.ndarray], dict[Side, np.ndarray]]:
-    """By side: masks (K,) of the keypoints, and limbs (L, 2); a limb across the body is in the centre."""
+def _by_side(skeleton: Skeleton) -> tuple[dict[Side, np.ndarray], dict[Side, np.ndarray]]:
+    """By side: masks (K,) of the keypoints, and limbs (L, 2); a limb from left to right counts as centre."""
     sides, limbs = np.array(skeleton.sides), skeleton.limb_indices
     ends = sides[limbs]  # (L, 2)
     left, right = (ends == "left").any(axis=1), (ends == "right").any(axis=1)

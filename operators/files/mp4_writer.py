@@ -1,4 +1,4 @@
-"""An MP4 file that grows in fragments, so that it can be played up to wherever writing ended."""
+"""An MP4 file written in fragments, so that it can be played up to the point where writing ended."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from pipeline.errors import SinkError
 log = logging.getLogger("posestream.video_sink")
 
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
-# Exact for 24, 25, 29.97, 30, 50, 59.94, 60, 120 frames a second; MPEG-4 part 2 allows no more than 65535.
+# Exact for 24, 25, 29.97, 30, 50, 59.94, 60 and 120 frames/s; MPEG-4 part 2 allows at most 65535.
 TIME_BASE = Fraction(1, 60_000)
 TICKS_PER_NS = Fraction(60_000, 1_000_000_000)
-# Pieces of a second, each whole in itself, behind a header without frames.
+# A header without frames, then fragments of a second, each complete in itself.
 FRAGMENTED = {
     "movflags": "frag_keyframe+empty_moov+default_base_moof",
     "frag_duration": "1000000",
-    "flush_packets": "1",  # or a full disk is noticed late, or never
+    "flush_packets": "1",  # else a full disk is noticed late, or never
 }
 KEYFRAME_EVERY = 60  # frames, for seeking
-MAX_STEP_BACK_NS = 1_000_000_000  # of the clock: less is jitter, more is another clock
-MAX_STEP_AHEAD_NS = 3600 * 1_000_000_000  # a still picture for longer, or 20 hours, which MP4 cannot hold
+MAX_STEP_BACK_NS = 1_000_000_000  # of the clock: a smaller step is jitter, a larger one a new clock
+MAX_STEP_AHEAD_NS = 3600 * 1_000_000_000  # the video would stand still; MP4 cannot hold 20 h
 
 
 def find_encoder() -> str:
-    """The best encoder that this FFmpeg has.
+    """The name of the best encoder in this FFmpeg.
 
     Raises:
-        SinkError: it has none.
+        SinkError: it has none of them.
     """
     for name in ENCODERS:
         try:
@@ -61,20 +61,20 @@ def find_encoder() -> str:
 
 
 class Mp4:
-    """A video of one picture size. After a failure it is cut to what can be played, and closed."""
+    """A video of one picture size. A failed write cuts the file to its playable part, and closes it."""
 
     def __init__(
         self, path: Path, encoder: str, options: dict[str, str], size: tuple[int, int], first_ns: int = 0
     ):
-        """Write the header; `size` is width, height in px, odd ones are made even.
+        """Write the header; `size` is width and height in px; odd ones are made even.
 
-        `first_ns` is the UNIX time of its first frame, for whoever wants to know how old the file is.
+        `first_ns` is the UNIX time of the first frame, kept for the rotation of files.
 
         Raises:
             SinkError: the file cannot be written.
         """
         self.path, self.size, self.first_ns = path, size, first_ns
-        self.cut_off = 0  # frames that were taken and are not in it after a failure
+        self.cut_off = 0  # frames that a failed write has lost
         self._frames = 0
         self._first_ns: int | None = None
         self._last_ns, self._last_tick = -(2**63), -1
@@ -101,11 +101,11 @@ class Mp4:
 
     @property
     def bytes(self) -> int:
-        """How much of it is in the file so far; none where somebody has removed it."""
+        """The present size of the file; 0 if it was deleted."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def refuses(self, size: tuple[int, int], pts_ns: int) -> str | None:
-        """Why a picture cannot go into this file; None if it can."""
+        """Why a picture of this size and time cannot go into this file; None if it can."""
         if size != self.size:
             return f"the picture is {size[0]}x{size[1]}, was {self.size[0]}x{self.size[1]}"
         step_ns = 0 if self._first_ns is None else pts_ns - self._last_ns
@@ -114,7 +114,7 @@ class Mp4:
         return None
 
     def append(self, picture: np.ndarray, pts_ns: int) -> None:
-        """Encode a picture (H, W, 3) uint8 RGB; one that is not later than the last comes a tick later.
+        """Encode a picture (H, W, 3) uint8 RGB; a time not later than the last one becomes a tick later.
 
         Raises:
             SinkError: the file cannot be written, and is closed.
@@ -122,7 +122,7 @@ class Mp4:
         width, height = self.size
         if width % 2 or height % 2:
             picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        # cv2 converts in a third of the time that FFmpeg's scaler takes.
+        # cv2 converts three times as fast as FFmpeg's scaler.
         planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), np.uint8)
         frame = VideoFrame.from_ndarray(planes, format="yuv420p")
         if self._first_ns is None:
@@ -142,14 +142,14 @@ class Mp4:
 
     def _give_up(self, error: OSError) -> None:
         self._closed = True
-        with contextlib.suppress(OSError):  # the same as `error`, met again at the file's end
+        with contextlib.suppress(OSError):  # closing meets the same error
             self._container.close()
-        kept = keep_whole_fragments(self.path)
+        kept = cut_to_complete_fragments(self.path)
         self.cut_off = self._frames - kept
         raise sink_error(self.path, error, kept) from None
 
     def close(self) -> None:
-        """Write what is left and close.
+        """Write the frames that the encoder still holds, and close.
 
         Raises:
             SinkError: the file cannot be written.
@@ -164,13 +164,13 @@ class Mp4:
             self._give_up(error)
 
 
-def keep_whole_fragments(path: Path) -> int:
-    """Cut a fragmented MP4 behind its last whole fragment; gives the number of frames that are left.
+def cut_to_complete_fragments(path: Path) -> int:
+    """Cut a fragmented MP4 after its last complete fragment; returns the number of frames that are left.
 
-    A file without a whole header, in which nothing can be kept, is removed.
+    A file without a complete header is deleted.
     """
     with path.open("rb") as file:
-        ends = [end for kind, end in whole_boxes(file, path.stat().st_size) if kind in {b"moov", b"mdat"}]
+        ends = [end for kind, end in complete_boxes(file, path.stat().st_size) if kind in {b"moov", b"mdat"}]
     if not ends:
         path.unlink()
         return 0
@@ -179,13 +179,13 @@ def keep_whole_fragments(path: Path) -> int:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
-def whole_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """Type and end of each top-level box that lies whole in a file of `size` bytes (ISO 14496-12, 4.2)."""
+def complete_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """Type and end of each complete top-level box in a file of `size` bytes (ISO 14496-12, 4.2)."""
     start = 0
     while start + 8 <= size:
         file.seek(start)
         length, kind = struct.unpack(">I4s", file.read(8))
-        if length == 1:  # the length did not fit into 32 bits and stands behind the type
+        if length == 1:  # a length of 64 bits follows the type
             length = int.from_bytes(file.read(8), "big")
         if length < 8 or start + length > size:
             return

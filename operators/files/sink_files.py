@@ -1,4 +1,4 @@
-"""Where a sink's files lie, and what is said when one cannot be written."""
+"""What all sinks that write files share: names, rotation, open files by stream, and errors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from pydantic import Field
 
 from pipeline.errors import SinkError
 
-Folder = Annotated[str, Field(description="folder of the files, one a stream; it is made if need be")]
-RotateMb = Annotated[float | None, Field(gt=0, description="MB after which a new file begins, named by time")]
+Folder = Annotated[str, Field(description="folder of the files, one for each stream; created if missing")]
+RotateMb = Annotated[
+    float | None, Field(gt=0, description="MB after which a new file begins, named by its time")
+]
 RotateMin = Annotated[
-    float | None, Field(gt=0, description="minutes after which a new file begins, likewise")
+    float | None, Field(gt=0, description="minutes after which a new file begins, named by its time")
 ]
 
 
 class Closable(Protocol):
-    """A file of a sink."""
+    """An open file of a sink."""
 
     def close(self) -> None:
-        """Finish it and give it back."""
+        """Finish the file and close it."""
         ...
 
 
@@ -51,49 +53,49 @@ NEXT_STEPS = {
 
 
 class Rotation(NamedTuple):
-    """When a file is full and the next one begins; never, unless told."""
+    """When a file is full, so that the next one begins; by default never."""
 
     mb: float | None = None
     minutes: float | None = None
 
     @property
     def wanted(self) -> bool:
-        """Whether files are ever full."""
+        """Whether files rotate at all."""
         return self != Rotation()
 
     def due(self, size: int, first_ns: int, now_ns: int) -> bool:
-        """Whether a file of so many bytes, with frames from `first_ns` on, is full for one of `now_ns`."""
+        """Whether a file of `size` bytes that began at `first_ns` is too full for a frame of `now_ns`."""
         if self.mb is not None and size >= self.mb * 1e6:
             return True
         return self.minutes is not None and now_ns - first_ns >= self.minutes * 60e9
 
 
 class StreamFiles:
-    """Names the files of one sink: `<stream>.<suffix>`, or `<stream>.<time>.<suffix>` where files rotate.
+    """Names the files of one sink: `<stream>.<suffix>`, or `<stream>.<time>.<suffix>` if files rotate.
 
-    A stream that comes again in the same run, after its end, gets `<stream>.2.<suffix>`, then `.3` … The file
-    of an earlier run is replaced; not so that of a camera (live), or one with a time in its name: there the
-    next number is taken that is free.
+    If a stream begins again after its end in the same run, its next file is `<stream>.2.<suffix>`, then `.3`,
+    … Files of an earlier run are replaced, but never those of a live run or with a time in their name: there
+    the next free number is used.
     """
 
     def __init__(self, folder: str, suffix: str, *, live: bool = False):
         """Make the folder.
 
         Raises:
-            SinkError: it cannot be made, or nothing can be written there.
+            SinkError: it cannot be made or written to.
         """
         self._folder = Path(folder).expanduser()
         self._suffix, self._live = suffix, live
         self._count: Counter[str] = Counter()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # Permission bits do not tell: root passes them, read-only mounts and quotas do not show in them.
+            # Try it: permission bits show neither what root may do, nor read-only mounts, nor quotas.
             tempfile.TemporaryFile(dir=self._folder).close()
         except OSError as error:
             raise sink_error(self._folder, error) from None
 
     def next(self, stream: str, first_ns: int | None = None) -> Path:
-        """The path of the stream's next file, which begins at UNIX time `first_ns` where files rotate."""
+        """The path of the stream's next file; if files rotate, `first_ns` is the UNIX time it begins."""
         name = safe_name(stream)
         if first_ns is not None:
             return self._free(f"{name}.{datetime.fromtimestamp(first_ns // 10**9, UTC):{STAMP}}", 1)
@@ -110,10 +112,10 @@ class StreamFiles:
 
 
 def safe_name(stream: str) -> str:
-    """A file name for a stream: the stream itself where it can be one, else made so, with a hash of it.
+    """A file name for a stream: its own name if that is safe, else a changed one with a hash of the name.
 
-    Two streams never share a name, on whichever worker they are. A trailing `.2` counts as unsafe, since it
-    marks the second file of a stream, and so does a time.
+    Two streams never get the same file name, not even on two workers. A name that ends in `.2` or in a time
+    counts as unsafe, since these endings mark further files of a stream.
     """
     name = re.sub(r"[^\w.@=+-]", "_", stream)
     while len(name.encode()) > 160:
@@ -124,7 +126,7 @@ def safe_name(stream: str) -> str:
 
 
 def sink_error(path: Path, error: OSError, frames: int | None = None) -> SinkError:
-    """The error of a sink whose `path` cannot be written; `frames` are in it and stay valid."""
+    """The error for a `path` that cannot be written; `frames` says how many are in it and stay valid."""
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     kept = "" if frames is None else f" after {frames} frames, which are kept"
     next_step = NEXT_STEPS.get(error.errno or 0, "choose another `dir`")
@@ -132,7 +134,7 @@ def sink_error(path: Path, error: OSError, frames: int | None = None) -> SinkErr
 
 
 class OpenFiles(dict[str, OneFile]):
-    """The open files of a sink by stream; `make` opens one when its stream is first asked for."""
+    """The open files of a sink by stream; `make` opens a file when its stream is first used."""
 
     def __init__(self, make: Callable[[str], OneFile]):
         super().__init__()
@@ -143,7 +145,7 @@ class OpenFiles(dict[str, OneFile]):
         return self[stream]
 
     def end(self, stream: str) -> None:
-        """Close a stream's file; one that got no packets is made, so that there is a valid one of each."""
+        """Close a stream's file; a stream without packets gets one now, so that each stream has a file."""
         file = self[stream]
         del self[stream]
         file.close()
@@ -153,7 +155,7 @@ def close_all(files: MutableMapping[str, Any]) -> None:
     """Close all files of a sink and forget them.
 
     Raises:
-        SinkError: the first that was raised, once all have had their turn.
+        SinkError: the first error of a file; all files are closed nevertheless.
     """
     first: SinkError | None = None
     while files:
@@ -169,7 +171,7 @@ def write_all(file: int, data: bytes, offset: int) -> None:
     """Write all of `data` at `offset` of a file descriptor.
 
     Raises:
-        OSError: no more could be written; a part of it may have been.
+        OSError: the write failed; a part of the data may be in the file.
     """
     view = memoryview(data)
     while view:

@@ -1,1 +1,1 @@
-"""What `kafka_sink`, `kafka_source` and the commands share: connections, producers, members, ledgers."""
+"""Kafka: connect, publish from a spool, read as a member of a group. Imports `records` and `spool`."""

@@ -1,1 +1,1 @@
-"""What results look like in files and in messages, and how to read them back: see `docs/schema.md`."""
+"""Formats of results: JSON records, Kafka messages, Parquet columns (`docs/schema.md`). Imports no room."""

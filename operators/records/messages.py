@@ -1,7 +1,8 @@
-"""Messages: packets, events and the ends of streams as Kafka carries them. `docs/schema.md` describes them.
+"""Kafka messages of packets, events and ends of streams, as `docs/schema.md` describes them.
 
-One schema, two encodings. JSON is the record as the JSONL sink writes it, rounded, without the picture.
-msgpack is the same map with all fields of the instances as they are, bit by bit, and the picture on demand.
+There are two encodings of one schema. JSON is the record as the JSONL sink writes it: rounded, without the
+picture. msgpack is the same map, but with all fields of the instances bit for bit, and with the picture if
+asked for.
 """
 
 from __future__ import annotations
@@ -16,51 +17,29 @@ import msgpack
 import numpy as np
 import orjson
 
-from operators.records.record import (
-    SCHEMA,
+from operators.records.parse_record import (
     event_of,
-    event_record,
     frame_of,
-    frame_record,
-    name_in,
+    int64_value,
     packet_of,
-    record,
-    to_json,
-    whole,
+    text_value,
 )
+from operators.records.record import event_record, frame_record, record, to_json
+from operators.records.schema import SCHEMA
 from pipeline.packet import End, Event, Instances, Packet
 
 Encoding = Literal["msgpack", "json"]
 ImageCodec = Literal["none", "jpeg", "png", "raw"]
 CONTENT_TYPES: dict[str, Encoding] = {"application/msgpack": "msgpack", "application/json": "json"}
-# What a message holds; `tools/schema_doc.py` makes the tables of the document from these.
-HEADERS = {
-    "schema": f"`{SCHEMA}`; a reader refuses what it does not know",
-    "content-type": "`application/msgpack` or `application/json`",
-    "type": "`frame`, `event` or `end`",
-}
-MESSAGE_KEYS = {
-    "arrived_ns": "ns since 1970-01-01 UTC at which the frame entered the graph that sent it; may be absent",
-    "instances": "a map: `n` (rows), `skeleton` (name, may be absent), a column a field; absent if nothing "
-    "has looked",
-    "image": "a map: `codec` (`jpeg`, `png`, `raw`), `data` (bytes), `shape` (of raw: height, width, 3); "
-    "absent if not asked for",
-}
-END_KEYS = {
-    "stream": "which has ended",
-    "end": "true",
-    "frames": "how many packets its source gave",
-    "run": "as in a frame",
-}
-PNG_EFFORT = 1  # of 9: twice as fast as OpenCV's own choice, for a few percent of size
+PNG_COMPRESSION = 1  # of 9: twice as fast as OpenCV's default, and only a few percent larger
 
 
 class MessageError(ValueError):
-    """A message that cannot be read; says why."""
+    """A message cannot be read."""
 
 
 class Message(NamedTuple):
-    """What goes into a topic."""
+    """A message of a topic."""
 
     key: bytes  # the stream, so that it stays in one partition and in order
     value: bytes
@@ -74,15 +53,15 @@ def encode(
     image: ImageCodec = "none",
     quality: int = 90,
 ) -> Message:
-    """The message of an item; `run_id` is the run of items that do not name another.
+    """The message of an item; `run_id` is the run of items whose own `run` is empty.
 
-    A packet without picture gives a message without; JSON carries none.
+    A packet without a picture makes a message without one, whatever `image` says.
 
     Raises:
-        ValueError: a picture for JSON, or instances with a field that is neither numbers nor strings.
+        ValueError: JSON with a picture is asked for, or a field of the instances cannot be sent.
     """
     if isinstance(item, Packet):
-        if encoding == "json" and not item.run:  # where the run stands matters only to those who read it
+        if encoding == "json" and not item.run:  # so that `run` has its usual place
             item = item.replace(run=run_id)
         kind, data = "frame", _frame_map(item, encoding, image, quality)
     elif isinstance(item, Event):
@@ -94,7 +73,7 @@ def encode(
     return Message(item.stream.encode(), value, _headers(encoding, kind))
 
 
-@cache  # one list for all: nobody changes it
+@cache  # one list for all messages: it is never changed
 def _headers(encoding: Encoding, kind: str) -> list[tuple[str, bytes]]:
     return [
         ("schema", SCHEMA.encode()),
@@ -106,25 +85,25 @@ def _headers(encoding: Encoding, kind: str) -> list[tuple[str, bytes]]:
 def decode(
     value: bytes | None, headers: Iterable[tuple[str, bytes]], *, pictures: bool = True
 ) -> Packet | Event | End:
-    """The item of a message. Its arrays are read-only; pictures are decoded, or left out.
+    """The item of a message. Its arrays are read-only; `pictures=False` leaves the picture out.
 
     Raises:
-        MessageError: of another schema, damaged, or with values that cannot be.
+        MessageError: the message has another schema, is damaged, or holds invalid values.
     """
-    told = {name: text.decode(errors="replace") for name, text in headers if text is not None}
-    schema = told.get("schema")
+    texts = {name: text.decode(errors="replace") for name, text in headers if text is not None}
+    schema = texts.get("schema")
     if schema != SCHEMA:
         found = "found none" if schema is None else f"found {schema!r:.60}; read it with its own version"
         raise MessageError(f"expected a message with the header schema {SCHEMA!r}, {found}")
-    encoding = CONTENT_TYPES.get(told.get("content-type", ""))
+    encoding = CONTENT_TYPES.get(texts.get("content-type", ""))
     if encoding is None:
         known = " or ".join(CONTENT_TYPES)
-        raise MessageError(f"expected content-type {known}, found {told.get('content-type')!r:.60}")
+        raise MessageError(f"expected content-type {known}, found {texts.get('content-type')!r:.60}")
     try:
         data = (orjson.loads if encoding == "json" else msgpack.unpackb)(value or b"")
         if not isinstance(data, dict):
             raise MessageError(f"expected a map, found {type(data).__name__}")
-        return _item(told.get("type"), data, encoding, pictures)
+        return _item(texts.get("type"), data, encoding, pictures)
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         if isinstance(error, MessageError):
             raise
@@ -132,14 +111,14 @@ def decode(
 
 
 def decode_picture(data: bytes) -> np.ndarray:
-    """The RGB (H, W, 3) uint8 of a JPEG or PNG.
+    """The image of a JPEG or PNG, (H, W, 3) uint8 RGB.
 
     Raises:
-        MessageError: it is none.
+        MessageError: the data is neither.
     """
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # empty, or of a size that OpenCV refuses
+    except cv2.error:  # no data, or a size that OpenCV refuses
         bgr = None
     if bgr is None:
         raise MessageError(f"expected a picture (JPEG or PNG), found {data[:8]!r} … ({len(data)} bytes)")
@@ -150,7 +129,11 @@ def _item(kind: str | None, data: dict[str, Any], encoding: Encoding, pictures: 
     if kind == "event":
         return event_of(data)
     if kind == "end":
-        return End(name_in(data, "stream"), whole(data.get("frames"), "frames", 0), name_in(data, "run", ""))
+        return End(
+            text_value(data, "stream"),
+            int64_value(data.get("frames"), "frames", 0),
+            text_value(data, "run", ""),
+        )
     if kind != "frame":
         raise MessageError(f"expected a message of type frame, event or end, found {kind!r:.60}")
     if encoding == "json":
@@ -158,7 +141,7 @@ def _item(kind: str | None, data: dict[str, Any], encoding: Encoding, pictures: 
     columns, image = data.get("instances"), data.get("image") if pictures else None
     packet = frame_of(
         data,
-        arrived_ns=whole(data.get("arrived_ns", 0), "arrived_ns", 0),
+        arrived_ns=int64_value(data.get("arrived_ns", 0), "arrived_ns", 0),
         instances=None if columns is None else _instances_of(columns),
     )
     return packet if image is None else packet.replace(picture=_picture_of(image, packet.size))
@@ -200,7 +183,7 @@ def _columns(instances: Instances) -> dict[str, Any]:
 def _instances_of(columns: Any) -> Instances:
     if not isinstance(columns, dict):
         raise MessageError(f"instances must be a map of columns, found {type(columns).__name__}")
-    n = whole(columns.get("n"), "instances.n", 0)
+    n = int64_value(columns.get("n"), "instances.n", 0)
     fields = {
         name: _column(name, column) for name, column in columns.items() if name not in ("n", "skeleton")
     }
@@ -221,7 +204,7 @@ def _column(name: Any, column: Any) -> np.ndarray:
     if isinstance(column, list):
         if not _all_text(column):
             raise MessageError(f"instances.{name} must be a list of strings, or an array")
-        return np.array([*column, None], np.object_)[:-1]  # the None keeps NumPy from looking into strings
+        return np.array(column, np.object_)
     try:
         dtype, shape, data = np.dtype(str(column["dtype"])), column["shape"], column["data"]
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
@@ -243,11 +226,13 @@ def _all_text(values: list[Any]) -> bool:
 
 def _image_map(packet: Packet, codec: ImageCodec, quality: int) -> dict[str, Any]:
     rgb = packet.image
-    assert rgb is not None  # the packet has a picture
+    assert rgb is not None  # the caller has checked it
     if codec == "raw":
         return {"codec": codec, "data": rgb.tobytes(), "shape": rgb.shape}
     options = (
-        [cv2.IMWRITE_JPEG_QUALITY, quality] if codec == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, PNG_EFFORT]
+        [cv2.IMWRITE_JPEG_QUALITY, quality]
+        if codec == "jpeg"
+        else [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION]
     )
     done, data = cv2.imencode(f".{codec}", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
     if not done:

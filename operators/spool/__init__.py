@@ -1,1 +1,1 @@
-"""The spool: a queue on disk that survives the process. Knows nothing of Kafka or of packets."""
+"""A queue of messages on disk that survives its process. Knows no Kafka and no packets; imports no room."""

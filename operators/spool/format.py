@@ -1,8 +1,8 @@
-"""The bytes of a spool's segments.
+"""The format of a spool's segments.
 
-A segment is a header (magic with version, index of its first record, index behind the last record of the
-segment before it, CRC-32) and records, each with its length and a CRC-32 that starts from the length, so that
-a run of zeros is no record. All numbers are little-endian.
+A segment is a header and records. The header: magic with version, index of the segment's first record, index
+after the last record of the previous segment, CRC-32. A record: length, CRC-32, data. The CRC starts from the
+length, so that a run of zeros is not a valid record. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ RECORD = struct.Struct("<II")  # length, CRC
 
 
 class Damage(Exception):  # noqa: N818 - never leaves the spool
-    """Bytes that are no segment or no record."""
+    """A header or a record is not valid."""
 
 
 def records_in(data: bytes | memoryview) -> Iterator[tuple[bytes, int]]:
-    """The whole records at the beginning of `data`, each with the bytes that it takes in the file.
+    """The complete records at the beginning of `data`, each with its size in the file in bytes.
 
     Raises:
-        Damage: a whole record has another CRC, or the length of none.
+        Damage: a complete record has a wrong CRC, or the length 0.
     """
     offset, end = 0, len(data)
     while offset + RECORD.size <= end:
@@ -42,21 +42,21 @@ def records_in(data: bytes | memoryview) -> Iterator[tuple[bytes, int]]:
 
 def header(first: int, previous_end: int) -> bytes:
     """The header of a segment."""
-    told = struct.pack("<8sQQ", MAGIC, first, previous_end)
-    return told + struct.pack("<I", zlib.crc32(told))
+    fields = struct.pack("<8sQQ", MAGIC, first, previous_end)
+    return fields + struct.pack("<I", zlib.crc32(fields))
 
 
 def read_header(path: Path) -> tuple[int, int]:
-    """What the header of a file says: index of the first record, index behind the last before it.
+    """The indices in the header of a file: of its first record, and after the last record before it.
 
     Raises:
-        Damage: it has none.
-        OSError: it cannot be read.
+        Damage: the file does not begin with a valid header.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         found = file.read(HEADER.size)
     if len(found) < HEADER.size:
-        raise Damage("it ends within its header")
+        raise Damage("the file ends within its header")
     magic, first, previous_end, _ = HEADER.unpack(found)
     if magic != MAGIC:
         raise Damage(f"expected {MAGIC!r} at its beginning, found {magic!r}")

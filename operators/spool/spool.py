@@ -1,9 +1,9 @@
-"""A spool: messages that wait on disk until they have arrived elsewhere; in order, bounded, across a kill -9.
+"""A spool: messages wait on disk, in order, until they are acknowledged; bounded, and safe against kill -9.
 
-Every append is written to the operating system before it returns, so a killed process loses nothing. What a
-killed machine loses, `fsync` decides: `never`, what the kernel had not yet written, half a minute as a rule;
-`interval`, a second; `always`, nothing. What cannot be written (disk full, folder read-only) waits in memory,
-bounded too, and is written as soon as that works again.
+`append` hands messages to the operating system before it returns, so a killed process loses nothing. How much
+a power cut loses depends on `fsync`: `never`, what the kernel has not yet written, usually half a minute;
+`interval`, a second; `always`, nothing. If the disk cannot be written (it is full, or read-only), messages
+wait in memory, which is bounded too, and go to the disk as soon as that works again.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from operators.spool.files import SpoolFiles, lock, sync_and_close, sync_folder
+from operators.spool.folders import claim, claim_new, sync_and_close, sync_folder
+from operators.spool.segments import Segments
 
 Fsync = Literal["never", "interval", "always"]
 MEMORY_BYTES = 32 << 20
@@ -29,14 +29,15 @@ log = logging.getLogger("posestream.spool")
 
 
 class Spool:
-    """Messages between one writer and one reader, each in a thread of its own, as a rule.
+    """Messages from one writer to one reader, which may be two threads.
 
-    `root` holds a folder for each process that uses it at once. Folders of processes that are dead become
-    ours: what they have left comes before our own messages.
+    Each living process has its own folder below `root`. A spool takes over the folders of dead
+    processes: their messages come before our own.
 
-    `count` is told of `spool_dropped` (messages, the cap was reached), `memory_dropped` (messages, disk
-    unusable and memory full), `spool_damaged` (messages), `spool_damaged_segments`, `spool_failed` (how often
-    the disk became unusable), `spool_adopted` (messages of dead processes).
+    Calls `count(name, n)` with `spool_dropped` (messages dropped at the cap), `memory_dropped` (messages lost
+    because the disk was unusable and the memory full), `spool_damaged` (unreadable messages),
+    `spool_damaged_segments`, `spool_torn` (segments with an incomplete last message), `spool_failed` (times
+    that the disk became unusable) and `spool_adopted` (messages of dead processes).
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Spool:
         cap_bytes: int,
         *,
         fsync: Fsync = "never",
-        count: Callable[[str, int], None] = lambda event, n: None,
+        count: Callable[[str, int], None] = lambda name, n: None,
         memory_bytes: int = MEMORY_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -53,16 +54,16 @@ class Spool:
         self._clock = clock
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        self._files: SpoolFiles | None = None
-        self._memory: deque[tuple[int, bytes]] = deque()  # behind all that is on disk
+        self._disk: Segments | None = None
+        self._memory: deque[tuple[int, bytes]] = deque()  # with indices; newer than all on disk
         self._memory_bytes, self._memory_cap = 0, memory_bytes
         self._next = 0  # index of the next message
         self._read_end = 0
-        self._acknowledged = 0  # index behind what has arrived
-        self._failed = False  # the disk, when last tried
+        self._acknowledged = 0  # index after the last acknowledged message
+        self._failed = False  # whether the last write to the disk failed
         self._retry_at = 0.0
         self._overflowing = False
-        self._to_disk()
+        self._move_to_disk()
         self._closed = threading.Event()
         self._syncer = threading.Thread(target=self._sync, name="spool-sync", daemon=True)
         if fsync == "interval":
@@ -70,76 +71,66 @@ class Spool:
 
     @property
     def folder(self) -> Path | None:
-        """Where messages are on disk; None as long as there is no such place."""
-        return self._files.folder if self._files else None
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether messages are written to disk, and not kept in memory for want of one."""
-        return not self._failed
+        """The folder on disk; None while none can be created."""
+        return self._disk.folder if self._disk else None
 
     @property
     def waiting(self) -> int:
-        """Messages that were appended, here or by a dead process, and neither acknowledged nor dropped."""
+        """How many messages are neither acknowledged nor dropped, those of dead processes included."""
         with self._lock:
-            kept = self._files.first if self._files else None
+            kept = self._disk.first if self._disk else None
             if kept is None:
                 kept = self._memory[0][0] if self._memory else self._acknowledged
             return self._next - max(kept, self._acknowledged)
 
     @property
     def read_end(self) -> int:
-        """The index below which every message has been read, or is lost and counted."""
+        """All messages below this index have been read, or are lost and counted."""
         return self._read_end
 
     @property
     def drained(self) -> bool:
-        """Whether there is nothing to read."""
+        """Whether all messages have been read."""
         return self._read_end == self._next
-
-    @property
-    def size_bytes(self) -> int:
-        """What is on disk and in memory, in bytes."""
-        return (self._files.bytes if self._files else 0) + self._memory_bytes
 
     # Writing
 
     def append(self, messages: Sequence[bytes]) -> int:
-        """Keep messages (none of them empty); the index of the last. Never raises for want of space."""
+        """Keep messages, none of them empty; returns the index of the last. A full disk is no error here."""
         with self._lock:
             first = self._next
             self._next += len(messages)
-            if self._memory or not self._written(messages, first):
+            if self._memory or not self._write(messages, first):
                 self._memory.extend(enumerate(messages, first))
                 self._memory_bytes += sum(map(len, messages))
-                self._shed()
+                self._limit_memory()
                 if self._clock() >= self._retry_at:
-                    self._to_disk()
+                    self._move_to_disk()
             self._arrived.notify()
             return self._next - 1
 
-    def _written(self, messages: Sequence[bytes], first: int) -> bool:
-        if self._files is None or (self._failed and self._clock() < self._retry_at):
+    def _write(self, messages: Sequence[bytes], first: int) -> bool:
+        if self._disk is None or (self._failed and self._clock() < self._retry_at):
             return False
         try:
-            self._files.append(messages, first)
+            self._disk.append(messages, first)
         except OSError as error:
             self._fail(error)
             return False
         self._recover()
         return True
 
-    def _to_disk(self) -> None:
-        """Move what waits in memory to the disk, if it takes it."""
+    def _move_to_disk(self) -> None:
+        """Write the messages in memory to the disk, as far as that works."""
         try:
-            if self._files is not None and not self._files.folder.is_dir():  # somebody has tidied up
-                self._files.close()
-                self._files = None
-            if self._files is None:
-                self._files = self._open()
+            if self._disk is not None and not self._disk.folder.is_dir():  # a user has deleted it
+                self._disk.close()
+                self._disk = None
+            if self._disk is None:
+                self._disk = self._open_folder()
             while self._memory:
                 index, message = self._memory[0]
-                self._files.append([message], index)
+                self._disk.append([message], index)
                 self._memory.popleft()
                 self._memory_bytes -= len(message)
         except OSError as error:
@@ -156,7 +147,7 @@ class Spool:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         log.error(
             "cannot write the spool in %s: %s; messages wait in memory, at most %d MB, and are lost if this "
-            "process dies; free some space or choose another `spool_dir`",
+            "process dies; free some space, or set another `spool_dir`",
             self.root, reason, self._memory_cap >> 20,
         )  # fmt: skip
 
@@ -165,8 +156,8 @@ class Spool:
             self._failed = self._overflowing = False
             log.warning("the spool in %s can be written again", self.root)
 
-    def _shed(self) -> None:
-        """Drop the oldest messages in memory while there are too many."""
+    def _limit_memory(self) -> None:
+        """Drop the oldest messages in memory until they fit under its cap."""
         dropped = 0
         while self._memory_bytes > self._memory_cap and len(self._memory) > 1:
             self._memory_bytes -= len(self._memory.popleft()[1])
@@ -175,12 +166,14 @@ class Spool:
             self._count("memory_dropped", dropped)
             if not self._overflowing:
                 self._overflowing = True
-                log.error("no disk for the spool and its memory is full: the oldest messages are dropped")
+                log.error(
+                    "the spool cannot be written and its memory is full: the oldest messages are dropped"
+                )
 
     # Reading
 
     def read(self, max_bytes: int, wait_s: float = 0.0) -> list[tuple[int, bytes]]:
-        """The next messages with their indices, about `max_bytes` of them; waits for the first so long."""
+        """The next messages with their indices, about `max_bytes` in all; waits `wait_s` for the first."""
         with self._lock:
             found = self._read(max_bytes)
             if not found and wait_s > 0:
@@ -189,10 +182,10 @@ class Spool:
             return found
 
     def _read(self, max_bytes: int) -> list[tuple[int, bytes]]:
-        found = self._files.read(max_bytes) if self._files else []
+        found = self._disk.read(max_bytes) if self._disk else []
         size = sum(len(message) for _, message in found)
-        # A message that has left memory is the reader's to keep: it is not written to disk later.
-        while self._memory and size < max_bytes and (not self._files or self._files.drained):
+        # A message that is read from memory never goes to the disk: the reader has the only copy.
+        while self._memory and size < max_bytes and (not self._disk or self._disk.drained):
             found.append(self._memory.popleft())
             size += len(found[-1][1])
             self._memory_bytes -= len(found[-1][1])
@@ -200,22 +193,22 @@ class Spool:
         return found
 
     def wake(self) -> None:
-        """End a reader's wait."""
+        """End the wait of a reader."""
         with self._lock:
             self._arrived.notify_all()
 
     def acknowledge(self, index: int) -> None:
-        """The message of this index, and all before it, have arrived."""
+        """Note that the message of this index, and all before it, have arrived."""
         with self._lock:
             self._acknowledged = max(self._acknowledged, index + 1)
-            if self._files:
-                self._files.acknowledge(index + 1)
+            if self._disk:
+                self._disk.acknowledge(index + 1)
 
     def _sync(self) -> None:
-        """Each second, put on the disk itself what was written; never while holding the writer up."""
+        """Each second, force written messages to disk, outside the lock, so that `append` need not wait."""
         while not self._closed.wait(SYNC_S):
             with self._lock:
-                files = self._files.take_unsynced() if self._files else []
+                files = self._disk.take_unsynced() if self._disk else []
                 folder = self.folder
             try:
                 for file in files:
@@ -227,52 +220,52 @@ class Spool:
                     self._fail(error)
 
     def close(self) -> None:
-        """Leave what was not acknowledged to the next process; what waits in memory is lost, and counted."""
+        """Leave unacknowledged messages to the next process; what only memory holds is lost and counted."""
         self._closed.set()
         if self._syncer.is_alive():
             self._syncer.join()
         with self._lock:
             if self._memory:
-                self._to_disk()
+                self._move_to_disk()
             if self._memory:
                 self._count("memory_dropped", len(self._memory))
-                log.error("%d messages in memory are lost: the spool cannot be written", len(self._memory))
+                log.error("the spool cannot be written: %d messages in memory are lost", len(self._memory))
                 self._memory.clear()
-            if self._files:
-                self._files.close()
-                self._files = None
+            if self._disk:
+                self._disk.close()
+                self._disk = None
 
     # Folders
 
-    def _open(self) -> SpoolFiles:
-        """Our folder; the first that we have begins with what dead processes have left.
+    def _open_folder(self) -> Segments:
+        """Our folder; the first one begins with the messages of dead processes.
 
         Raises:
-            OSError: none can be made or read.
+            OSError: no folder can be created or read.
         """
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self._next:  # our own messages have their numbers already; the next process adopts
-            return self._of(*claim_new(self.root))
+        if self._next:  # our messages have their indices already: leave adopting to the next process
+            return self._load(*claim_new(self.root))
         (folder, held), *dead = claim(self.root)
-        files = self._of(folder, held)
+        ours = self._load(folder, held)
         for folder, held in dead:
-            _move(self._of(folder, held), files)
-        self._next, self._acknowledged = files.end, files.acknowledged
-        if adopted := files.end - files.acknowledged:
+            _move(self._load(folder, held), ours)
+        self._next, self._acknowledged = ours.end, ours.acknowledged
+        if adopted := ours.end - ours.acknowledged:
             self._count("spool_adopted", adopted)
-            log.warning("%d messages that an earlier run has left in %s are sent", adopted, self.root)
-        return files
+            log.warning("sending %d messages that an earlier run left in %s", adopted, self.root)
+        return ours
 
-    def _of(self, folder: Path, held: int) -> SpoolFiles:
+    def _load(self, folder: Path, held: int) -> Segments:
         try:
-            return SpoolFiles(folder, held, self._cap, self._fsync, self._count)
+            return Segments(folder, held, self._cap, self._fsync, self._count)
         except OSError:
             os.close(held)
             raise
 
 
-def _move(source: SpoolFiles, target: SpoolFiles) -> None:
-    """Append all that is in `source`; what does not fit stays there for the next process."""
+def _move(source: Segments, target: Segments) -> None:
+    """Move all records to `target`; those that cannot be written stay in `source` for the next process."""
     try:
         while found := source.read(1 << 20):
             target.append([message for _, message in found], target.end)
@@ -281,31 +274,3 @@ def _move(source: SpoolFiles, target: SpoolFiles) -> None:
         log.warning("messages stay in %s for the next run: %s", source.folder, error)
     finally:
         source.close()
-
-
-def claim(root: Path) -> list[tuple[Path, int]]:
-    """The folders in `root` that no living process uses, with their locks; a new one if there is none.
-
-    Raises:
-        OSError: `root` cannot be written.
-    """
-    folders = sorted((path for path in root.iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
-    claimed = [(folder, held) for folder in folders if (held := lock(folder)) is not None]
-    return claimed or [claim_new(root)]
-
-
-def claim_new(root: Path) -> tuple[Path, int]:
-    """A new folder in `root`, with its lock.
-
-    Raises:
-        OSError: `root` cannot be written.
-    """
-    for number in count():
-        folder = root / str(number)
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        if (held := lock(folder)) is not None:  # else somebody has taken it for a dead one's
-            return folder, held
-    raise AssertionError

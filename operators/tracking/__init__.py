@@ -1,1 +1,4 @@
-"""What `track` needs: motion models and the assignment of detections. Imports NumPy and SciPy only."""
+"""What follows instances over time: motion models, assignment of detections to tracks, the One-Euro filter.
+
+Used by `track`, `smooth` and the estimators that follow poses. Imports `engines` and `pipeline.packet` only.
+"""

@@ -1,4 +1,4 @@
-"""Which track a detection belongs to, of many streams at once: by pairs that overlap."""
+"""Decides which detection continues which track, for many streams at once, by the overlap of their boxes."""
 
 from __future__ import annotations
 
@@ -8,41 +8,56 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 
-def pairs(tracks: Sequence[int], found: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (P,) of a track and a detection of one stream, by how many of each the streams have."""
-    if len(tracks) == 1:
-        return np.arange(tracks[0]).repeat(found[0]), np.tile(np.arange(found[0]), tracks[0])
-    each = np.repeat(found, tracks)  # (T,): with how many detections a track makes pairs
-    rows = np.arange(len(each)).repeat(each)
-    first = np.repeat(np.cumsum(found) - found, tracks)  # (T,): the first of them
-    columns = np.arange(len(rows)) + (first - (np.cumsum(each) - each)).repeat(each)
-    return rows, columns
-
-
-def match(
-    row_of: np.ndarray, rows: np.ndarray, columns: np.ndarray, overlaps: np.ndarray, may: np.ndarray
-) -> None:
-    """Of the pairs that may be, those with the largest sum of overlaps, each track and detection in one.
+def pairs_within_streams(
+    track_counts: Sequence[int], detection_counts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of a track and a detection that belong to the same stream.
 
     Args:
-        row_of: (N,), the track of each detection, which is written there.
-        rows: (P,), the tracks of the pairs.
-        columns: (P,), their detections.
-        overlaps: (P,), more than 0 where a pair may be.
-        may: (P,) bool.
+        track_counts: (S,), the number of tracks of each stream. Tracks are numbered in the order of streams.
+        detection_counts: (S,), the same for detections.
+
+    Returns:
+        The track (P,) and the detection (P,) of each pair.
     """
-    rows, columns, overlaps = rows[may], columns[may], overlaps[may]
-    if not len(rows):
+    if len(track_counts) == 1:
+        tracks, detections = track_counts[0], detection_counts[0]
+        return np.arange(tracks).repeat(detections), np.tile(np.arange(detections), tracks)
+    partners = np.repeat(detection_counts, track_counts)  # (T,): number of detections that a track pairs with
+    tracks_of_pairs = np.arange(len(partners)).repeat(partners)
+    first = np.repeat(np.cumsum(detection_counts) - detection_counts, track_counts)  # (T,): the first of them
+    offset = first - (np.cumsum(partners) - partners)  # (T,): from the number of a pair to its detection
+    return tracks_of_pairs, np.arange(len(tracks_of_pairs)) + offset.repeat(partners)
+
+
+def assign(
+    track_of: np.ndarray,
+    tracks: np.ndarray,
+    detections: np.ndarray,
+    overlaps: np.ndarray,
+    allowed: np.ndarray,
+) -> None:
+    """Choose among the allowed pairs those with the largest sum of overlaps; each track and detection once.
+
+    Args:
+        track_of: (N,), the track of each detection. Written in place, for the chosen pairs only.
+        tracks: (P,), the track of each pair.
+        detections: (P,), the detection of each pair.
+        overlaps: (P,), more than 0 where a pair is allowed.
+        allowed: (P,) bool.
+    """
+    tracks, detections, overlaps = tracks[allowed], detections[allowed], overlaps[allowed]
+    if not len(tracks):
         return
-    alone = (np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1)  # nothing to decide
-    row_of[columns[alone]] = rows[alone]
-    if alone.all():
+    unique = (np.bincount(tracks)[tracks] == 1) & (np.bincount(detections)[detections] == 1)
+    track_of[detections[unique]] = tracks[unique]
+    if unique.all():
         return
-    rows, columns, overlaps = rows[~alone], columns[~alone], overlaps[~alone]
-    tracks, row = np.unique(rows, return_inverse=True)
-    detections, column = np.unique(columns, return_inverse=True)
-    table = np.zeros((len(tracks), len(detections)))
-    table[row, column] = overlaps
-    picked, at = linear_sum_assignment(table, maximize=True)
-    real = table[picked, at] > 0
-    row_of[detections[at[real]]] = tracks[picked[real]]
+    tracks, detections, overlaps = tracks[~unique], detections[~unique], overlaps[~unique]
+    row_tracks, rows = np.unique(tracks, return_inverse=True)
+    column_detections, columns = np.unique(detections, return_inverse=True)
+    table = np.zeros((len(row_tracks), len(column_detections)))
+    table[rows, columns] = overlaps
+    chosen_rows, chosen_columns = linear_sum_assignment(table, maximize=True)
+    real = table[chosen_rows, chosen_columns] > 0  # the rest are pairs that are not allowed
+    track_of[column_detections[chosen_columns[real]]] = row_tracks[chosen_rows[real]]

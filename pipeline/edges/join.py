@@ -1,4 +1,4 @@
-"""Join packets that come by several ways, on (stream, seq)."""
+"""Join packets of several inputs on (stream, seq)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from pipeline.packet import End, Event, Instances, Packet
 
 @dataclass
 class _Stream:
-    newest: list[int]  # seq by input; _ENDED once an input has ended
-    ends: list[int]  # by input; one may have begun again while others have not ended yet
+    """What a joiner holds of one stream. Lists have an entry for each input."""
+
+    newest: list[int]  # seq; _ENDED once the input has ended the stream
+    ends: list[int]  # ends received; an input may begin the stream again before the others have ended it
     waiting: dict[int, dict[int, Packet]] = field(default_factory=dict)  # seq: {input: packet}
-    events: dict[Event, int] = field(default_factory=dict)  # event: inputs that have told it
+    events: dict[Event, int] = field(default_factory=dict)  # event: inputs that it came from so far
 
 
 _ENDED = sys.maxsize
@@ -27,28 +29,31 @@ _ENDED = sys.maxsize
 class Joiner:
     """Holds packets until all inputs have given theirs.
 
-    Every input keeps the order of a stream, so a packet can find no partner any more once the other
-    inputs have gone past its seq; it is then let go and counted as unmatched. An input that gives nothing for
-    a stream would let the others' packets pile up: of each stream no more than `most` frames wait, and none
-    that entered the graph more than `max_age_ns` ago, whose partner could come no more.
+    Every input keeps the order of a stream. A packet can find no partner any more once another input is past
+    its seq: it is then dropped as unmatched. If an input gives nothing for a stream, the packets of the other
+    inputs would pile up; so at most `most` frames of each stream wait, and none that entered the graph more
+    than `max_age_ns` ago, since its partner would have been dropped by then.
     """
 
     def __init__(self, inputs: int, most: int | None = None, max_age_ns: int | None = None):
         self._inputs, self._most, self._max_age_ns = inputs, most, max_age_ns
         self._streams: dict[str, _Stream] = {}
-        self._matched = [0] * inputs
         self._unmatched: list[Counter[str]] = [Counter() for _ in range(inputs)]
 
     def add(self, index: int, item: Packet | Event | End) -> tuple[Packet, ...] | Event | End | None:
-        """Take an item from input `index`; give what it completes, a packet of each input say."""
+        """Take an item from input `index`.
+
+        Returns:
+            What it completes: one packet of each input, an event, an end, or None.
+        """
         stream = self._streams.get(item.stream)
         if stream is None:
             stream = self._streams[item.stream] = _Stream([-1] * self._inputs, [0] * self._inputs)
-        if isinstance(item, Event):  # the very same one comes by all ways
-            told = stream.events.pop(item, 0) + 1
-            if told == self._inputs:
+        if isinstance(item, Event):  # the same object comes from every input
+            inputs = stream.events.pop(item, 0) + 1
+            if inputs == self._inputs:
                 return item
-            stream.events[item] = told
+            stream.events[item] = inputs
             return None
         complete: tuple[Packet, ...] | End | None = None
         if isinstance(item, End):
@@ -56,7 +61,7 @@ class Joiner:
             stream.ends[index] += 1
         else:
             complete = self._match(index, stream, item)
-        self._let_go(item.stream, stream)
+        self._drop_unmatched(item.stream, stream)
         if isinstance(item, End) and min(stream.ends) > 0:
             self._end(item.stream, stream)
             complete = item
@@ -65,53 +70,57 @@ class Joiner:
     def _match(self, index: int, stream: _Stream, packet: Packet) -> tuple[Packet, ...] | None:
         stream.newest[index] = packet.seq
         partners = stream.waiting.setdefault(packet.seq, {})
+        if index in partners:  # the input has given this frame twice
+            self._unmatched[index][packet.stream] += 1
         partners[index] = packet
         if len(partners) < self._inputs:
             return None
         del stream.waiting[packet.seq]
-        self._matched = [n + 1 for n in self._matched]
         return tuple(partners[i] for i in range(self._inputs))
 
-    def _let_go(self, name: str, stream: _Stream) -> None:
-        """Give up the packets for which a partner can no longer come, or not soon enough."""
+    def _drop_unmatched(self, name: str, stream: _Stream) -> None:
+        """Drop the packets whose partners cannot come any more, or would come too late."""
         below = min(stream.newest)
-        gone = [seq for seq in stream.waiting if seq < below]
-        if self._most is not None and len(stream.waiting) - len(gone) > self._most:
-            gone = sorted(stream.waiting)[: -self._most]
+        unmatched = [seq for seq in stream.waiting if seq < below]
+        if self._most is not None and len(stream.waiting) - len(unmatched) > self._most:
+            unmatched = sorted(stream.waiting)[: -self._most]
         if self._max_age_ns is not None:
             oldest_ns = time.time_ns() - self._max_age_ns
-            gone = [
+            unmatched = [
                 seq for seq, partners in stream.waiting.items()
-                if seq in gone or next(iter(partners.values())).entered_ns < oldest_ns
+                if seq in unmatched or next(iter(partners.values())).entered_ns < oldest_ns
             ]  # fmt: skip
-        for seq in gone:
+        for seq in unmatched:
             for index in stream.waiting.pop(seq):
                 self._unmatched[index][name] += 1
 
     def _end(self, name: str, stream: _Stream) -> None:
-        """All inputs have ended the stream; some may have begun it again."""
+        """All inputs have ended the stream; some may already have begun it again."""
         stream.ends = [n - 1 for n in stream.ends]
         stream.newest = [-1 if newest == _ENDED else newest for newest in stream.newest]
         if not stream.waiting and not stream.events and not any(stream.ends) and max(stream.newest) < 0:
             del self._streams[name]
 
-    def pending(self, index: int) -> int:
-        """How many packets of an input wait for their partners."""
-        return sum(index in p for s in self._streams.values() for p in s.waiting.values())
+    def waiting(self, index: int) -> dict[str, int]:
+        """The packets of an input that wait for their partners, by stream."""
+        return {
+            name: packets
+            for name, stream in self._streams.items()
+            if (packets := sum(index in partners for partners in stream.waiting.values()))
+        }
 
-    def take_counts(self) -> tuple[list[int], list[Counter[str]]]:
-        """(matched, unmatched by stream) packets of every input since the last call."""
-        counts = self._matched, self._unmatched
-        self._matched = [0] * self._inputs
+    def take_unmatched(self) -> list[Counter[str]]:
+        """The packets of each input that were dropped since the last call, by stream."""
+        unmatched = self._unmatched
         self._unmatched = [Counter() for _ in range(self._inputs)]
-        return counts
+        return unmatched
 
 
 def merge(packets: Sequence[Packet]) -> Packet:
-    """One packet with all that the given ones know; where two know the same field, the later one's holds.
+    """Make one packet of several; a field that several of them have is taken from the last of these.
 
     Raises:
-        ValueError: they hold different numbers of instances, so their rows cannot be told to be the same.
+        ValueError: they hold different numbers of instances, so their rows do not correspond.
     """
     first = packets[0]
     picture = next((p.picture for p in packets if p.picture is not None), None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from pipeline.edges.edge import Item
-from pipeline.packet import End, Packet
+from pipeline.packet import End, Item, Packet
 
 AHEAD_NS = 1_000_000_000
 

@@ -1,1 +1,1 @@
-"""What a run counts of itself. Imports `pipeline.packet` only."""
+"""What a run counts of itself, and the snapshot that all views draw from."""

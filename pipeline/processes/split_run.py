@@ -1,8 +1,8 @@
-"""One run in several processes, since one interpreter lock keeps a process from filling many processors.
+"""One run in several processes: the interpreter lock keeps a single process from using many processors.
 
-Every process runs the whole graph on its share of the sources (`worker_process.py`); a stream never changes
-process, so nothing is ever joined across them. This side starts them, passes on what they are told and adds
-up what they count.
+Every process runs the whole graph on its share of the sources (`worker_process.py`). A stream never changes
+process, so no packets are joined across processes. This side starts the processes, sends them commands and
+adds up their figures.
 """
 
 from __future__ import annotations
@@ -24,45 +24,46 @@ from typing import Any
 
 from pipeline.errors import ConfigError, PosestreamError, RunError
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures
+from pipeline.measurement.stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.running import Running
+from pipeline.sources import check_sources
 
-# A fresh interpreter, not a fork: threads do not survive one. It knows nothing of the caller's main module,
+# A fresh interpreter, not a fork: threads do not survive a fork. It does not import the caller's main module,
 # so scripts need no `if __name__ == "__main__"`.
 PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from pipeline.processes.worker_process import work; work({handle})"
 )
-ANSWER_S = 1.0  # a process is given so long to say how far it is
+ANSWER_S = 1.0  # how long to wait for the figures of a process
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process is to do."""
+    """What a process has to do."""
 
     graph: Graph
     sources: dict[str, str]
     live: bool
     cores: int
     info: RunInfo
-    log_levels: dict[str, int]  # logger: level, of those that have one
+    log_levels: dict[str, int]  # of the loggers that have a level of their own
     tracer: Tracer | None = None
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a process says of itself, from when its operators are open until its end."""
+class ProcessState:
+    """What a process reports of itself, from when its operators are open until its end."""
 
-    figures: RunFigures | None = None  # none where it has not come so far
+    stats: RunStats | None = None  # None if the process could not even make its run
     failure: PosestreamError | None = None
     cause: BaseException | None = None  # pickle leaves out an error's cause
     done: bool = False
 
 
 def processes_for(graph: Graph, sources: int, wanted: int | None, cores: int) -> int:
-    """How many processes to take for so many sources; `wanted` None is one a processor, where it can be.
+    """How many processes to take for so many sources; `wanted` None means one a processor, if the graph can.
 
     Raises:
         ConfigError: several are wanted, and the graph must stay in one.
@@ -83,13 +84,13 @@ def _must_stay_in_one(graph: Graph) -> str | None:
             return f"{node.name} ({node.op}) is defined in the script itself, not in a module"
     try:
         pickle.dumps(graph)
-    except Exception as error:  # pickle raises what it likes
+    except Exception as error:  # pickle raises errors of any class
         return f"the graph cannot be sent to another one ({type(error).__name__}: {error})"
     return None
 
 
 class SplitRun(Running):
-    """Runs `graph` on `sources` in so many `processes`; else like a `Run` whose sources stay as they are."""
+    """Like a `Run` of `graph` on `sources`, in several processes; no sources can be added or removed."""
 
     def __init__(
         self,
@@ -101,16 +102,16 @@ class SplitRun(Running):
         cores: int | None = None,
         tracer: Tracer | None = None,
     ):
-        super().__init__(graph, RunInfo.new(graph.name))
-        for uri in sources.values():  # as in a `Run`, a source that is not there is refused at once
-            graph.source.make().frames_expected(uri)  # type: ignore[attr-defined]  # Graph has checked it
+        super().__init__(graph, RunInfo.new(graph.name)._replace(live=live))
+        if not live:
+            check_sources(graph.source, sources.values())
         own_cores = max(1, (cores or os.cpu_count() or 1) // processes)
         levels = _log_levels()
         self._tasks = [
             Task(graph, share, live, own_cores, self.info, levels, tracer)
             for share in shares(sources, processes)
         ]
-        self._told: str | None = None
+        self._command: str | None = None  # "stop" or "abort", for processes that do not run yet
         self._children: list[_Child] = []
 
     def start(self) -> None:
@@ -130,46 +131,46 @@ class SplitRun(Running):
             if isinstance(error, OSError):
                 raise RunError(f"cannot start {len(self._tasks)} processes: {error}; take fewer") from error
             raise
-        if self._told:  # before all were there to hear it
-            self._tell(self._told)
-        self._tell("read")
+        if self._command:  # it was given before all processes had started
+            self._send(self._command)
+        self._send("read")
 
     def stop(self) -> None:
         """Read no more; what was read is finished and written."""
-        self._told = self._told or "stop"
-        self._tell("stop")
+        self._command = self._command or "stop"
+        self._send("stop")
 
     def abort(self) -> None:
-        """Stop at once: what waits in the queues is thrown away, and counted."""
-        self._told = "abort"
-        self._tell("abort")
+        """Stop at once: packets that wait in the queues are dropped and counted."""
+        self._command = "abort"
+        self._send("abort")
 
-    def _tell(self, what: str) -> None:
+    def _send(self, command: str) -> None:
         with self._lock:
             for child in self._children:
-                child.tell(what)
+                child.send(command)
 
     def _threads(self) -> Iterable[threading.Thread]:
         return (child.listener for child in self._children)
 
-    def figures(self) -> RunFigures:
-        """All figures, added up, of now or of the end; of before where a process is slow to answer."""
-        before = {child: child.report for child in self._children}
-        self._tell("report")
+    def stats(self) -> RunStats:
+        """Add up the snapshots of all processes; of one that is slow to answer, its last one."""
+        before = {child: child.state for child in self._children}
+        self._send("report")
         deadline = time.monotonic() + ANSWER_S
-        for child, report in before.items():
-            while child.report is report and child.listener.is_alive() and time.monotonic() < deadline:
+        for child, state in before.items():
+            while child.state is state and child.listener.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.002)
-        known = [child.report.figures for child in self._children if child.report.figures]
-        return RunFigures.add(known) if known else RunFigures.none(self.info.id, self.graph.name)
+        known = [child.state.stats for child in self._children if child.state.stats]
+        return RunStats.total(known) if known else RunStats(self.info.id, self.graph.name)
 
 
 class _Child:
-    """A process, as the one that has started it sees it."""
+    """A process that this one has started."""
 
     def __init__(self, task: Task, failed: Callable[[PosestreamError], None]):
-        self.report = Report()
-        self.opened = threading.Event()  # or it has ended before
+        self.state = ProcessState()
+        self.opened = threading.Event()  # set when its operators are open, or when it has ended
         self._streams = ", ".join(task.sources)
         self._failed = failed
         self._pipe, theirs = Pipe()
@@ -180,12 +181,12 @@ class _Child:
             )
         self.listener = threading.Thread(target=self._listen, name=f"process-{self._streams}", daemon=True)
         self.listener.start()
-        self.tell(task)
+        self.send(task)
 
-    def tell(self, what: str | Task) -> None:
-        """Send something to the process; one that is gone need not hear it, and `_listen` notices."""
+    def send(self, message: str | Task) -> None:
+        """Send a command to the process; if it has ended, `_listen` notices."""
         with contextlib.suppress(OSError):
-            self._pipe.send(what)
+            self._pipe.send(message)
 
     def _listen(self) -> None:
         try:
@@ -193,49 +194,49 @@ class _Child:
                 if isinstance(message, logging.LogRecord):
                     logging.getLogger(message.name).handle(message)
                 else:
-                    self._take(message)
-        except Exception as error:  # an error that cannot be unpickled here, say
+                    self._update(message)
+        except Exception as error:  # an error that cannot be unpickled here, for example
             self.process.kill()
-            self._failed(RunError(f"cannot read what the process of {self._streams} says: {error!r}"))
+            self._failed(RunError(f"cannot read the messages of the process of {self._streams}: {error!r}"))
         code = self.process.wait()
-        if not self.report.done:
-            self._failed(RunError(f"the process of {self._streams} {_ended(code)}"))
+        if not self.state.done:
+            self._failed(RunError(f"the process of {self._streams} {_how_it_ended(code)}"))
         self.opened.set()
         self._pipe.close()
 
-    def _take(self, report: Report) -> None:
-        self.report = report
-        if report.failure:
-            report.failure.__cause__ = report.cause
-            self._failed(report.failure)
+    def _update(self, state: ProcessState) -> None:
+        self.state = state
+        if state.failure:
+            state.failure.__cause__ = state.cause
+            self._failed(state.failure)
         self.opened.set()
 
 
 def shares(sources: Mapping[str, str], processes: int) -> list[dict[str, str]]:
-    """The sources in order, cut into so many parts that differ by one source at most."""
+    """The sources in order, cut into parts whose sizes differ by at most one."""
     items = list(sources.items())
     cuts = [len(items) * i // processes for i in range(processes + 1)]
     return [dict(items[start:end]) for start, end in pairwise(cuts)]
 
 
 def received(pipe: Connection) -> Iterator[Any]:
-    """What comes out of a pipe until the process at its other end is gone."""
+    """The messages from a pipe until the process at its other end has ended."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             yield pipe.recv()
 
 
-def _ended(code: int) -> str:
+def _how_it_ended(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL; if memory ran out, take fewer processes"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
-    return f"ended early with exit code {code}; what it last said stands above"
+    return f"ended early with exit code {code}; its last messages stand above"
 
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """A process that is started in here gets no Ctrl-C before it can ignore it."""
+    """A process that is started in this block gets no Ctrl-C before it is able to ignore it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

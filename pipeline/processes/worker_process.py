@@ -1,4 +1,4 @@
-"""A process of a split run: the whole graph on a share of the sources. It obeys the one that started it."""
+"""A process of a split run: the whole graph on a share of the sources, on the commands of its starter."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from pipeline.errors import PosestreamError, RunError
-from pipeline.processes.split_run import SIGNALS, Report, Task, received
+from pipeline.processes.split_run import SIGNALS, ProcessState, Task, received
 from pipeline.run import Run
 
 REPORT_EVERY_S = 0.2
 
 
 def work(handle: int) -> None:
-    """All that the process does; `handle` is its end of the pipe to the one that started it."""
-    # Ctrl-C goes to the whole terminal; the starter hears it too, and says what is to be done.
+    """The main function of the process; `handle` is its end of the pipe to its starter."""
+    # Ctrl-C goes to all processes of the terminal; the starter gets it, too, and sends a command.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -45,14 +45,14 @@ def work(handle: int) -> None:
 
 
 class Starter:
-    """The process that started this one."""
+    """The process that started this one, at the other end of a pipe."""
 
     def __init__(self, pipe: Connection):
         self._pipe = pipe
         self._sending = threading.Lock()
 
     def task(self) -> Task:
-        """What it wants done; from now on it also handles what is logged here."""
+        """Receive the task; from now on the starter also handles the log records of this process."""
         try:
             sent = self._pipe.recv_bytes()
         except (EOFError, OSError):
@@ -64,9 +64,9 @@ class Starter:
         return task
 
     def obey(self, run: Run, read: threading.Event) -> None:
-        """Do what it says, until it is gone; without it nobody wants the results."""
-        for told in received(self._pipe):
-            match told:
+        """Carry out its commands; end this process once the starter has ended: nobody wants the results."""
+        for command in received(self._pipe):
+            match command:
                 case "read":
                     read.set()
                 case "stop":
@@ -78,12 +78,12 @@ class Starter:
         _end_at_once()
 
     def report(self, run: Run | None, error: Exception | None, *, done: bool = False) -> None:
-        """Send the figures of this moment, and what has gone wrong."""
+        """Send the figures of this moment, and the failure if there is one."""
         failure, cause = _portable(error) if error else (None, None)
-        self.put_nowait(Report(run.figures() if run else None, failure, cause, done))
+        self.put_nowait(ProcessState(run.stats() if run else None, failure, cause, done))
 
-    def put_nowait(self, message: Report | logging.LogRecord) -> None:
-        """Send something to it."""
+    def put_nowait(self, message: ProcessState | logging.LogRecord) -> None:
+        """Send a message; the name is what `QueueHandler` expects."""
         try:
             with self._sending:
                 self._pipe.send(message)
@@ -92,7 +92,7 @@ class Starter:
 
 
 def _portable(error: Exception) -> tuple[PosestreamError, BaseException | None]:
-    """An error that can be sent, the same where that can be pickled, and its cause likewise."""
+    """The error and its cause if they can be pickled; else a `RunError` with the same text, and no cause."""
     if isinstance(error, PosestreamError):
         failure = error if _pickles(error) else RunError(str(error))
     else:
@@ -102,10 +102,9 @@ def _portable(error: Exception) -> tuple[PosestreamError, BaseException | None]:
 
 def _pickles(error: BaseException | None) -> bool:
     try:
-        pickle.loads(
-            pickle.dumps(error)
-        )  # an exception whose constructor takes more fails only in the second
-    except Exception:  # pickle raises what it likes
+        # An exception whose constructor takes more arguments fails only when it is unpickled.
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # pickle raises errors of any class
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The images and the compose file, as far as they can be checked where no engine runs."""
+"""The images and the compose file, as far as they can be checked without Docker."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
 
+from operators.fragments.cut import cut
+from operators.fragments.topics import topics
 from operators.graph_files import load_graph
-from operators.kafka.fragment_topics import cut, topics
 from tools.cli import app
 from tools.service.address import DEFAULT_ADDRESS
 
@@ -28,7 +30,7 @@ ENVIRONMENT = {"POSESTREAM_TOKEN": "secret", "CAMERAS": CAMERAS}
 
 
 def interpolated(value):
-    """What compose makes of ${NAME:?…} and ${NAME:-…}; other variables must not be needed."""
+    """Replace ${NAME:?…} and ${NAME:-…} as compose does; a variable outside ENVIRONMENT is a KeyError."""
     if isinstance(value, dict):
         return {key: interpolated(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -48,7 +50,7 @@ def ours(compose) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_a_dockerfile_has_nothing_to_complain_about(name):
+def test_hadolint_accepts_the_dockerfile(name):
     linter = shutil.which(
         "hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     )
@@ -60,7 +62,7 @@ def test_a_dockerfile_has_nothing_to_complain_about(name):
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_what_an_image_is_made_of_is_there(name):
+def test_an_image_copies_files_that_exist(name):
     lines = (DOCKER / name).read_text().replace("\\\n", " ").splitlines()
     copied = [
         path
@@ -70,11 +72,11 @@ def test_what_an_image_is_made_of_is_there(name):
     ]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {path for path in copied if not (ROOT / path).exists()} == set()
-    # The context is empty but for these, so that no model, clip or password gets into an image.
+    # The build context has nothing else, so that no model, clip or password gets into an image.
     assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
     assert ignored[0] == "*"
-    packages = re.search(r"packages = \[(.*)\]", (ROOT / "pyproject.toml").read_text())[1]
-    assert set(re.findall(r'"(\w+)"', packages)) <= set(copied)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["only-include"]) <= set(copied)
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
     port = DEFAULT_ADDRESS.rpartition(":")[2]
     assert f"EXPOSE {port}" in lines
@@ -86,7 +88,7 @@ def test_the_compose_file_follows_its_specification(compose):
     assert library.PyCompose.from_json(json.dumps(compose)).service_names() == list(compose["services"])
 
 
-def test_what_the_compose_file_mounts_is_there(compose):
+def test_the_compose_file_mounts_folders_that_exist(compose):
     mounts = [v.split(":") for s in compose["services"].values() for v in s.get("volumes", [])]
     folders = [source for source, *_ in mounts if source.startswith(".")]
     assert folders
@@ -100,10 +102,10 @@ def test_what_the_compose_file_mounts_is_there(compose):
 
 
 def parsed(command: list[str]) -> dict:
-    """The arguments of a command of ours, as it would understand them.
+    """The arguments of a posestream command after parsing.
 
     Raises:
-        click.UsageError: it would not.
+        click.UsageError: the command does not take these arguments.
     """
     group = typer.main.get_command(app)
     context = group.make_context("posestream", command[:1], resilient_parsing=True)
@@ -114,7 +116,7 @@ def parsed(command: list[str]) -> dict:
     return found.make_context(name, list(rest), parent=context).params
 
 
-def test_the_compose_file_runs_commands_that_there_are(compose):
+def test_the_compose_file_runs_commands_that_exist(compose):
     services = ours(compose)
     commands = {name: parsed(shlex.split(service["command"])) for name, service in services.items()}
     assert commands["ingest"]["sources"] == CAMERAS.split()
@@ -148,7 +150,7 @@ def test_the_services_find_each_other(compose):
     (found,) = job["dns_sd_configs"]
     attached = {name for name, s in services.items() if s["command"].startswith("attach")}
     assert (set(found["names"]), str(found["port"])) == (attached, port)
-    for name in attached:  # where Prometheus reaches it, a token is asked for
+    for name in attached:  # Prometheus reaches it over the network, so it requires a token
         assert parsed(shlex.split(services[name]["command"]))["control"] == f"0.0.0.0:{port}"
         assert services[name]["environment"]["POSESTREAM_TOKEN"] == "secret"
     assert (

@@ -1,29 +1,30 @@
-"""The same tests for arrays of NumPy and for tensors of PyTorch, in whose codecs the host never waits."""
+"""Runs the tests of codecs with NumPy arrays and with PyTorch tensors; for tensors the host must never wait."""
 
 import numpy as np
 import pytest
 
-from engines.codecs import detections
+from engines.codecs.base import DetectionRequest
 
 
 class Arrays:
-    """Outputs of models as NumPy's arrays, decoded on the host."""
+    """Model outputs as NumPy arrays, decoded on the host."""
 
     def place(self, outputs):
         return outputs
 
-    def decode(self, codec, outputs, contract, *thresholds):
-        return finished(codec, codec.reduce(outputs, contract, *thresholds), contract, *thresholds)
+    def decode(self, contract, outputs, min_score=None, nms_iou=None):
+        """Read outputs with the contract's codec; thresholds are given for a detector only."""
+        return decoded(contract, outputs, min_score, nms_iou)
 
 
 class Tensors:
-    """The same as tensors of the CPU, reduced where they lie and finished on the host."""
+    """Model outputs as tensors on the CPU, reduced as tensors and finished on the host."""
 
     def __init__(self):
         from engines.device.devices import open_device
 
         self.device = open_device("cpu")
-        self.stream = self.device.stream()
+        self.stream = self.device.new_stream()
 
     def place(self, outputs):
         import torch
@@ -33,18 +34,25 @@ class Tensors:
             for role, array in outputs.items()
         }
 
-    def decode(self, codec, outputs, contract, *thresholds):
+    def decode(self, contract, outputs, min_score=None, nms_iou=None):
         from tests.support.no_waits import NoWaits
 
-        given = (self.place(outputs), contract, *thresholds, *([self.stream] if thresholds else []))
-        with NoWaits(lifts=True):  # test_reduce.py sees that they are of constants
-            reduced = codec.reduce(*given)
-        return finished(codec, self.device.download(reduced, self.stream), contract, *thresholds)
+        def reduce(*given):
+            with NoWaits(
+                lifts=True
+            ):  # test_reduce_on_device.py checks that only constants are copied to the device
+                reduced = contract.codec.reduce(*given)
+            return self.device.download(reduced, self.stream)
+
+        return decoded(contract, self.place(outputs), min_score, nms_iou, reduce, self.stream)
 
 
-def finished(codec, reduced, contract, *thresholds):
-    """A detector's codec has thresholds, and none a `finish` of its own."""
-    return detections.finish(reduced, thresholds[1]) if thresholds else codec.finish(reduced, contract)
+def decoded(contract, outputs, min_score, nms_iou, reduce=None, stream=None):
+    codec, reduce = contract.codec, reduce or contract.codec.reduce
+    if min_score is None:
+        return codec.finish(reduce(outputs), contract.input.size)
+    request = DetectionRequest(contract.sizes(), min_score, nms_iou, stream)
+    return codec.finish(reduce(outputs, request), nms_iou)
 
 
 @pytest.fixture(params=["on_host", "tensors"], ids=["numpy", "torch"])

@@ -1,7 +1,8 @@
-"""What tests of several operators look at."""
+"""Videos for tests of several operators."""
 
 import pytest
 
+from tests.support.grey_videos import FRAMES, KINDS, grey, make_video
 from tests.support.small_videos import small_video
 
 
@@ -9,3 +10,11 @@ from tests.support.small_videos import small_video
 def video(tmp_path_factory):
     """40 frames of H.264."""
     return small_video(tmp_path_factory.mktemp("video") / "plain.mp4")
+
+
+@pytest.fixture(scope="session")
+def grey_videos(tmp_path_factory):
+    """Videos of 50 frames that show their numbers, by (codec, container)."""
+    folder = tmp_path_factory.mktemp("grey")
+    images = [grey(i) for i in range(FRAMES)]
+    return {(codec, kind): make_video(folder / f"{codec}.{kind}", images, codec) for codec, kind in KINDS}

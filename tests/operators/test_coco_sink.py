@@ -1,3 +1,5 @@
+"""COCO results: the entries of a frame, and a file that is always valid JSON."""
+
 import json
 
 import numpy as np
@@ -17,7 +19,7 @@ HORSES = Instances(
 BOX = Instances(boxes=np.array([[1, 2, 4, 8]], np.float32), scores=np.array([0.5], np.float32))
 
 
-def plain(instances):
+def entries_of(instances):
     return json.loads(
         json.dumps(entries(sink_frames.frame(7, instances)), default=lambda value: value.tolist())
     )
@@ -37,15 +39,15 @@ def plain(instances):
                    "score": 0.25, "label": "horse"}]),
     ],
 )  # fmt: skip
-def test_entries(instances, expected):
-    assert plain(instances) == expected
+def test_the_entries_of_a_frame(instances, expected):
+    assert entries_of(instances) == expected
 
 
-def test_persons_have_cocos_keypoints_and_zeros_where_nothing_was_found():
+def test_persons_have_coco17_keypoints_and_zeros_for_missing_ones():
     instances = sink_frames.people(1).without("labels")
     points = instances.keypoints.copy()
     points[0, 11] = np.nan  # the left shoulder
-    entry = plain(instances.replace(keypoints=points))[0]
+    entry = entries_of(instances.replace(keypoints=points))[0]
     assert entry["category_id"] == 1
     assert len(entry["keypoints"]) == 51
     assert entry["keypoints"][15:18] == [0, 0, 0]

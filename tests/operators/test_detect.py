@@ -15,7 +15,7 @@ RUN = RunInfo("test", "test", 0)
 
 
 class CannedEngine:
-    """Finds the same in each frame: a horse and two persons, in px of a 416 px input."""
+    """Finds a horse and two persons in every frame, in px of an input of 416 px."""
 
     def __init__(self):
         self.batches, self.closed, self.halved = [], False, 0
@@ -77,7 +77,7 @@ def test_frames_of_all_streams_share_one_run_and_keep_their_order(engine):
     assert [(r.stream, r.seq, len(r.instances)) for r in results] == [(p.stream, p.seq, 3) for p in packets]
 
 
-def test_live_one_of_n_frames_is_looked_at_although_some_are_missing(engine):
+def test_live_every_nth_frame_is_detected_although_some_are_missing(engine):
     operator = opened(every=3)
     operator.open(RUN._replace(live=True))
     results = operator.process([packet(seq) for seq in (1, 2, 5, 8, 10, 11)] + [packet(10, "b")])
@@ -144,7 +144,7 @@ def test_ports(model, rois):
 
 @pytest.fixture(scope="module")
 def clip():
-    """Each tenth frame of a clip in which one person walks in the middle and another stands at the left edge."""
+    """Every tenth frame of a clip: one person walks in the middle, another stands at the left edge."""
     try:
         path = fetch(load_clip("single-person").asset)
     except AssetError as error:
@@ -159,7 +159,7 @@ def clip():
 
 @pytest.mark.models
 @pytest.mark.parametrize("model", ["yolox-nano", "rtmdet-nano", "blazepose-detector"])
-def test_the_walking_person_is_found_and_followed(model, weights, clip):
+def test_the_walking_person_is_found_and_tracked(model, weights, clip):
     weights(model)
     operator, track = Detect(model, classes=["person"], min_score=0.4), Track()
     operator.open(RUN)

@@ -11,7 +11,7 @@ import toys
 from operators.coco_sink import CocoSink
 from operators.jsonl_sink import JsonlSink
 from operators.parquet_sink import ParquetSink
-from operators.records.read import read
+from operators.reading.read import read
 from operators.smooth import Smooth
 from operators.sync import Sync
 from operators.track import Track

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engines.errors import ContractError
-from engines.estimators.ensemble import Ensemble, Look, fuse
+from engines.estimators.ensemble import Augmentation, Ensemble, fuse
 from operators.fuse import Fuse
 from operators.graph_files import models_of
 from pipeline.errors import OptionError
@@ -19,9 +19,14 @@ NONE = (np.nan, np.nan)
         ([(10, 20)], [0.7], (10, 20), 0.7),
         ([(10, 20), (13, 20)], [0.5, 1.0], (12, 20), 0.75),
         ([(10, 20), (12, 22), (11, 21), (90, 20)], [0.9, 0.9, 0.9, 0.9], (11, 21), 0.675),
-        ([(10, 20), (90, 20)], [0.5, 0.6], (90, 20), 0.3),  # the surer one of two that disagree
+        (
+            [(10, 20), (90, 20)],
+            [0.5, 0.6],
+            (90, 20),
+            0.3,
+        ),  # of two that disagree, the one with the higher score
         ([(10, 20), (10, 20), (90, 20)], [0.4, 0.4, 0.6], (10, 20), 0.8 / 3),  # two against one
-        ([(0, 0), (100, 0), (50, 90)], [0.5, 0.5, 0.6], (50, 90), 0.2),  # all far from their middle
+        ([(0, 0), (100, 0), (50, 90)], [0.5, 0.5, 0.6], (50, 90), 0.2),  # all far from their mean
         ([(10, 20), NONE], [0.8, -0.1], (10, 20), 0.4),
         ([(10, 20), (30, 40)], [1.5, 0.0], (10, 20), 0.75),
         ([NONE, NONE], [0.0, -0.1], NONE, 0),
@@ -34,25 +39,31 @@ def test_poses_are_fused_by_their_scores_without_outliers(points, scores, expect
     np.testing.assert_allclose(found.scores[0, 0], score, atol=1e-6)
 
 
-def test_models_and_looks_agree_on_where_a_spot_is(tmp_path):
-    """Whatever the look; of the mirrored one the middle keypoints alone, as this model mistakes the sides."""
+def test_models_and_augmentations_agree_on_a_spot(tmp_path):
+    """For mirrored crops only the middle keypoints agree, since this toy model confuses left and right."""
     models = [top_down(tmp_path, contract(kind, name=kind)) for kind in ("simcc", "heatmap")]
-    looks = [Look(), Look(mirrored=True), Look(degrees=20), Look(degrees=-20), Look(scale=1.2)]
+    augmentations = [
+        Augmentation(),
+        Augmentation(mirrored=True),
+        Augmentation(degrees=20),
+        Augmentation(degrees=-20),
+        Augmentation(scale=1.2),
+    ]
     where = [(100, 110), (80, 60), (125, 65)]
     boxes = np.array([[60, 30, 140, 130]] * 2, np.float32)
-    found = Ensemble(models, looks, 1.0)([spots(*where)], np.zeros(2, int), boxes)
+    found = Ensemble(models, augmentations, 1.0)([spots(*where)], np.zeros(2, int), boxes)
     np.testing.assert_allclose(found.points[:, 0], [where[0]] * 2, atol=0.4)
     np.testing.assert_allclose(found.scores[:, 0], 0.96, atol=0.04)
     np.testing.assert_allclose(found.points[:, 1:], [[where[k % 3] for k in range(1, 17)]] * 2, atol=1.5)
     assert found.scores[0, 1] < 0.9  # two of ten were outliers
-    nobody = Ensemble(models, looks, 1.0)([], np.zeros(0, int), boxes[:0])
+    nobody = Ensemble(models, augmentations, 1.0)([], np.zeros(0, int), boxes[:0])
     assert [array.shape for array in nobody] == [(0, 17, 2), (0, 17)]
 
 
 def test_skeletons_must_agree(tmp_path):
     models = [top_down(tmp_path, contract("simcc", name=name, skeleton=name)) for name in ("coco17", "ap10k")]
     with pytest.raises(ContractError, match="different skeletons: ap10k, coco17"):
-        Ensemble(models, [Look()], 1.0)
+        Ensemble(models, [Augmentation()], 1.0)
 
 
 @pytest.fixture
@@ -89,7 +100,7 @@ def test_from_packets_to_packets():
         (
             {"models": ["rtmpose-m-body8"], "flip": True, "rotations": (5, 10, 15), "scales": (0.9,)},
             "rotations",
-            "9 looks .* at most 8",
+            "9 crops .* at most 8",
         ),
     ],
 )
@@ -105,5 +116,5 @@ def test_scores_are_needed_to_choose_by_them():
     assert Fuse.ports({"models": models, "max_instances": 3}).needs == {"image", "boxes", "scores"}
 
 
-def test_the_models_of_a_graph_are_all_of_an_ensembles():
+def test_models_of_a_graph_include_all_of_an_ensemble():
     assert models_of("ensemble") == ["rtmdet-nano", "rtmpose-m-body8", "hrnet-w32-coco-dark"]

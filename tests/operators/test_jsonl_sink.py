@@ -1,13 +1,15 @@
+"""JSONL files: a line as soon as a frame arrives, and a header that is completed later."""
+
 import json
 
 import sink_frames
 
 from operators.jsonl_sink import JsonlSink
-from operators.records.read import read
+from operators.reading.read import read
 from pipeline.packet import Instances
 
 
-def test_every_frame_is_a_line_as_soon_as_it_is_processed(tmp_path):
+def test_each_frame_is_written_at_once(tmp_path):
     sink = JsonlSink(str(tmp_path))
     sink.open(sink_frames.RUN)
     for count, packet in enumerate(sink_frames.varied(), start=2):
@@ -18,11 +20,11 @@ def test_every_frame_is_a_line_as_soon_as_it_is_processed(tmp_path):
     sink.close()
 
 
-def test_the_header_describes_a_skeleton_that_first_shows_later(tmp_path):
+def test_a_skeleton_that_appears_later_is_added_to_the_header(tmp_path):
     sink = JsonlSink(str(tmp_path))
     sink.open(sink_frames.RUN)
-    found = [Instances.empty()] * 3 + [sink_frames.people(1), sink_frames.people(1, skeleton="coco17")]
-    packets = [sink_frames.frame(seq, instances) for seq, instances in enumerate(found)]
+    by_frame = [Instances.empty()] * 3 + [sink_frames.people(1), sink_frames.people(1, skeleton="coco17")]
+    packets = [sink_frames.frame(seq, instances) for seq, instances in enumerate(by_frame)]
     sink.process(packets[:3])
     assert read(tmp_path / "yard.jsonl").header["skeletons"] == {}
     sink.process(packets[3:4])

@@ -1,4 +1,5 @@
-import threading
+"""`kafka_source` with a real broker: order, commits, duplicates, workers that come and go, bad messages."""
+
 import time
 
 import cv2
@@ -7,6 +8,7 @@ import pytest
 import sink_frames
 import toys
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka_reading import LIMIT_S, Reading
 
 from operators.kafka.client import BrokerError
 from operators.kafka_source import KafkaSource
@@ -14,15 +16,13 @@ from operators.records.messages import encode
 from pipeline.errors import ConfigError, SourceError
 from pipeline.graph import check_graph
 from pipeline.operator import RunInfo
-from pipeline.packet import End, Event, Packet
+from pipeline.packet import End, Event
 from pipeline.run import Run
-
-LIMIT_S = 60
 
 
 @pytest.fixture
 def send(kafka, topic):
-    """A function that publishes items, or tuples of key and value as they are; returns when they have arrived."""
+    """A function that publishes items, or raw (key, value) tuples; returns once the broker has them."""
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
 
     def send(*items, run="r1", to=topic):
@@ -44,73 +44,9 @@ def frames(stream, *seqs, n=1):
     return [sink_frames.frame(seq, sink_frames.people(n, seq), stream) for seq in seqs]
 
 
-class Reading:
-    """A source at work, in a thread; `items` is what it gave. Finishes what it has read, unless told not to."""
-
-    def __init__(self, kafka, topic, *, live=False, finish=lambda packet: True, pause_s=0.0, **options):
-        self.source = KafkaSource(**{"session_s": 6.0, **options})
-        self.source.open(RunInfo.new("graph")._replace(live=live))
-        self.uri = f"kafka://{kafka if isinstance(kafka, str) else kafka.bootstrap}/{topic}"
-        self.items, self.error = [], None
-        self._finish, self._pause_s = finish, pause_s
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self):
-        try:
-            for item in self.source.read("topic", self.uri):
-                with self._changed:
-                    self.items.append(item)
-                    self._changed.notify_all()
-                time.sleep(self._pause_s)
-                if isinstance(item, Packet) and self._finish(item):
-                    self.source.finished(item)
-        except Exception as error:
-            self.error = error
-        with self._changed:
-            self._changed.notify_all()
-
-    def wait(self, met):
-        deadline = time.monotonic() + LIMIT_S
-        with self._changed:
-            while not met(self):
-                assert not self.error, self.error
-                assert time.monotonic() < deadline, self.told
-                self._changed.wait(0.1)
-
-    def until(self, *last):
-        self.wait(lambda reading: set(last) <= set(reading.told))
-        return self.told
-
-    @property
-    def packets(self):
-        return [item for item in self.items if isinstance(item, Packet)]
-
-    @property
-    def told(self):
-        """Each item in short: `a3`, `a moved`, `a.` (its end)."""
-        return [
-            f"{i.stream}{i.seq}"
-            if isinstance(i, Packet)
-            else f"{i.stream} {i.kind}"
-            if isinstance(i, Event)
-            else f"{i.stream}."
-            for i in list(self.items)
-        ]
-
-    def stop(self):
-        start = time.monotonic()
-        self.source.stop()
-        self._thread.join(LIMIT_S)
-        assert not self._thread.is_alive()
-        self.stop_s = time.monotonic() - start
-        return self
-
-
 @pytest.fixture
 def reading():
-    """`Reading`, stopped at the end."""
+    """A function that makes a `Reading`; all are stopped at the end."""
     made = []
 
     def make(*args, **options):
@@ -130,7 +66,7 @@ def committed(kafka, topic, group="graph", partition=0):
         consumer.close()
 
 
-def test_streams_events_and_ends_in_their_order(kafka, topic, send, reading):
+def test_frames_events_and_ends_are_read_in_order(kafka, topic, send, reading):
     lost = Event("b", "lost", 5, {"reason": "dark"}, run="r0")
     send(*frames("a", 0, 1), *frames("b", 0), lost, *frames("b", 1), End("a", 2), *frames("b", 2))
     one = reading(kafka, topic)
@@ -142,19 +78,19 @@ def test_streams_events_and_ends_in_their_order(kafka, topic, send, reading):
     np.testing.assert_array_equal(one.packets[-1].instances.keypoints, sent.instances.keypoints)
     assert (
         one.packets[-1].entered_ns > time.time_ns() - LIMIT_S * 10**9
-    )  # the age of a packet is counted from here
+    )  # set anew by the source: the age of a packet starts here
 
 
-def test_only_what_is_finished_is_committed(kafka, topic, send, reading):
+def test_only_finished_packets_are_committed(kafka, topic, send, reading):
     send(*frames("a", *range(6)))
-    first = reading(kafka, topic, finish=lambda packet: packet.seq == 3)  # 0 to 2 were dropped on the way
+    first = reading(kafka, topic, finish=lambda packet: packet.seq == 3)  # as if 0 to 2 had been dropped
     first.until("a5")
     first.stop()
     assert committed(kafka, topic) == 4
     second = reading(kafka, topic)
     assert second.until("a5") == ["a moved", "a4", "a5"]
     assert second.items[0].resets
-    assert [p.epoch for p in second.packets] == [5, 5]  # the offset of the first message, and one
+    assert [p.epoch for p in second.packets] == [5, 5]  # the offset of the first message read, plus one
     second.stop()
     assert committed(kafka, topic) == 6
 
@@ -167,7 +103,7 @@ def test_commits_while_it_reads(kafka, topic, send, reading):
         assert time.monotonic() < deadline
 
 
-def test_what_cannot_be_read_is_set_aside_with_the_reason(kafka, topic, send, reading):
+def test_unreadable_messages_are_copied_with_the_reason(kafka, topic, send, reading):
     send(
         *frames("a", 0),
         (b"a", b"rubbish"),
@@ -194,7 +130,7 @@ def test_what_cannot_be_read_is_set_aside_with_the_reason(kafka, topic, send, re
     assert [h["from"].decode() for h in headers] == [f"{topic}/0/{offset}" for offset in (1, 2, 3)]
 
 
-def test_pictures_and_nothing_else_are_frames(kafka, topic, send, reading):
+def test_bare_pictures_are_frames(kafka, topic, send, reading):
     picture = np.full((48, 64, 3), (10, 120, 240), np.uint8)
     files = [
         cv2.imencode(kind, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes() for kind in (".png", ".jpg")
@@ -209,10 +145,10 @@ def test_pictures_and_nothing_else_are_frames(kafka, topic, send, reading):
     np.testing.assert_array_equal(png.image, picture)
     assert np.abs(jpeg.image.astype(int) - picture).max() < 4
     assert abs(png.captured_ns - time.time_ns()) < LIMIT_S * 10**9
-    one.wait(lambda reading: reading.source.counters["poison"] == 1)  # a key that is no name
+    one.wait(lambda reading: reading.source.counters["poison"] == 1)  # a key that is not UTF-8
 
 
-def test_duplicates_are_left_out(kafka, topic, send, reading):
+def test_duplicates_are_dropped(kafka, topic, send, reading):
     ended = End("a", 3)
     send(*frames("a", 0, 1), *frames("a", 0, 1, 2), ended, *frames("a", 2), ended, *frames("b", 0))
     one = reading(kafka, topic)
@@ -221,7 +157,7 @@ def test_duplicates_are_left_out(kafka, topic, send, reading):
     assert committed(kafka, topic) == 9
 
 
-def test_the_next_run_of_a_stream_ends_the_one_before(kafka, topic, send, reading):
+def test_a_new_run_of_a_stream_ends_the_previous_one(kafka, topic, send, reading):
     send(*frames("a", 0, 1))
     send(*frames("a", 0, 1), run="r2")
     send(*frames("a", 7), run="r3")
@@ -230,7 +166,7 @@ def test_the_next_run_of_a_stream_ends_the_one_before(kafka, topic, send, readin
     assert [(p.run, p.epoch) for p in one.packets][-3:] == [("r2", 0), ("r2", 0), ("r3", 1)]
 
 
-def test_in_a_graph_everything_that_has_left_it_is_committed(kafka, topic, send):
+def test_all_that_has_left_a_graph_is_committed(kafka, topic, send):
     send(*frames("a", *range(20)), *frames("b", *range(20)), End("a", 20), End("b", 20))
     toys.Diary.told.clear()
     graph = check_graph(
@@ -248,8 +184,8 @@ def test_in_a_graph_everything_that_has_left_it_is_committed(kafka, topic, send)
         time.sleep(0.02)
     run.stop()
     stats = run.finish()
-    told = [told for told in toys.Diary.told if told.startswith("a") and told != "a ended"]
-    assert told == [*(f"a{i}" for i in range(20)), "a ends"]
+    entries = [entry for entry in toys.Diary.told if entry.startswith("a") and entry != "a ended"]
+    assert entries == [*(f"a{i}" for i in range(20)), "a ends"]
     assert "a ended" in toys.Diary.told
     assert [(s.name, s.read, s.finished) for s in stats.streams] == [("a", 20, 20), ("b", 20, 20)]
     assert committed(kafka, topic, "other") == 42
@@ -263,7 +199,7 @@ def test_a_new_worker_takes_streams_over_and_nothing_is_lost(kafka, topic, send,
     first = reading(kafka, name)
     first.wait(lambda reading: len(reading.packets) == 24)
     second = reading(kafka, name)
-    first.wait(lambda reading: any(isinstance(item, End) for item in reading.items))  # it gives partitions up
+    first.wait(lambda reading: any(isinstance(item, End) for item in reading.items))  # some partitions move
     send(*(frame for seq in range(3, 6) for stream in streams for frame in frames(stream, seq)), to=name)
     first.wait(lambda _: len(first.packets) + len(second.packets) == 48)
     moved = {item.stream for item in first.items if isinstance(item, End)}
@@ -275,12 +211,12 @@ def test_a_new_worker_takes_streams_over_and_nothing_is_lost(kafka, topic, send,
     assert "ended" not in {item.kind for item in first.items if isinstance(item, Event)}
     assert all(p.epoch > 0 for p in second.packets)
     assert all(p.epoch == 0 for p in first.packets)
-    first.stop()  # and now all of them go to the second
+    first.stop()  # now all partitions move to the second
     send(*(frame for stream in streams for frame in frames(stream, 6)), to=name)
     second.until(*(f"{stream}6" for stream in streams))
 
 
-def test_a_graph_that_is_slow_stays_in_its_group(kafka, topic, send, reading):
+def test_a_slow_graph_stays_in_its_group(kafka, topic, send, reading):
     send(*frames("a", *range(4)))
     one = reading(kafka, topic, session_s=1.0, pause_s=1.5)
     assert one.until("a3") == ["a0", "a1", "a2", "a3"]
@@ -288,20 +224,20 @@ def test_a_graph_that_is_slow_stays_in_its_group(kafka, topic, send, reading):
     assert committed(kafka, topic) == 4
 
 
-def test_a_join_that_hangs_is_begun_anew(kafka, topic, send, reading, monkeypatch, caplog):
+def test_a_join_that_hangs_is_repeated(kafka, topic, send, reading, monkeypatch, caplog):
     send(*frames("a", *range(3)))
     first = reading(kafka, topic, session_s=30.0, pause_s=4.0)
     first.wait(lambda reading: len(reading.packets) == 1)
-    monkeypatch.setattr("operators.kafka.member.STUCK_S", 0.5)
+    monkeypatch.setattr("operators.kafka.group_member.STUCK_S", 0.5)
     second = reading(kafka, topic)  # cannot join before the first one polls again
-    first.wait(lambda _: "joining anew" in caplog.text)
+    first.wait(lambda _: "joining again" in caplog.text)
     first.stop()
     last = frames("a", 3)
     send(*last)
     second.until("a3")
 
 
-def test_a_broker_that_dies_is_waited_for(own_kafka, topic, send, reading):
+def test_the_source_waits_for_a_broker_that_is_killed(own_kafka, topic, send, reading):
     send(*frames("a", 0, 1))
     one = reading(own_kafka, topic)
     one.until("a1")
@@ -318,21 +254,21 @@ def test_a_broker_that_dies_is_waited_for(own_kafka, topic, send, reading):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_stop_ends_it_soon(kafka, topic, send, reading, live):
+def test_stop_ends_reading_soon(kafka, topic, send, reading, live):
     send(*frames("a", 0))
     one = reading(kafka, topic, live=live)
     one.until("a0")
-    assert one.stop().stop_s < 5  # about 0.3 where nothing else runs
+    assert one.stop().stop_s < 5  # about 0.3 s on an idle machine
 
 
-def test_a_topic_that_is_not_there(kafka, topic, reading):
+def test_a_missing_topic_is_refused_with_a_similar_name(kafka, topic, reading):
     one = reading(kafka, topic + "x")
     with pytest.raises(AssertionError, match=f"there is no topic {topic}x; did you mean .*{topic}"):
         one.until("anything")
     assert isinstance(one.error, BrokerError)
 
 
-def test_live_it_waits_for_a_topic_and_for_a_broker(kafka, topic, send, reading):
+def test_a_live_run_waits_for_a_missing_topic(kafka, topic, send, reading):
     one = reading(kafka, topic + "-late", live=True)
     one.until("topic lost")
     kafka.create_topic(topic + "-late")
@@ -341,7 +277,7 @@ def test_live_it_waits_for_a_topic_and_for_a_broker(kafka, topic, send, reading)
     one.until("a0")
 
 
-def test_no_broker(reading):
+def test_without_a_broker_reading_fails_unless_the_run_is_live(reading):
     with pytest.raises(AssertionError, match="nobody listens there"):
         reading("localhost:9", "poses").until("anything")
     away = reading("localhost:9", "poses", live=True)
@@ -364,7 +300,7 @@ def test_other_uris_are_refused(uri, message):
     assert "secret" not in str(raised.value)
 
 
-def test_options_that_contradict_each_other_are_refused():
+def test_contradictory_options_are_refused():
     spec = {"op": "kafka_source", "security": "ssl", "username": "me"}
     with pytest.raises(ConfigError, match="username has no use with security ssl"):
         check_graph({"name": "g", "graph": {"kafka_source": spec}}, {"kafka_source": KafkaSource})

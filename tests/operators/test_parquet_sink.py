@@ -1,3 +1,5 @@
+"""Parquet folders: columns, parts, and an error without pyarrow."""
+
 import sys
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import sink_frames
 
 from operators.parquet_sink import ParquetSink
-from operators.records.read import read
+from operators.reading.read import read
 from pipeline.errors import SinkError
 
 
@@ -30,7 +32,7 @@ def test_columns_have_fixed_shapes(tmp_path):
     assert np.isnan(table["keypoints"].to_pylist()[7]).all()
 
 
-def test_parts_hold_whole_frames_and_those_of_an_earlier_run_are_gone(tmp_path):
+def test_parts_hold_complete_frames_and_replace_those_of_an_earlier_run(tmp_path):
     packets = [sink_frames.frame(seq, sink_frames.people(2, seq)) for seq in range(25)]
     write(tmp_path, packets, rows_per_file=2)
     assert len(list((tmp_path / "yard.parquet").iterdir())) == 25
@@ -49,7 +51,7 @@ def test_another_skeleton_begins_another_part(tmp_path):
     assert [read(part).skeleton for part in parts] == ["blazepose33", "coco17"]
 
 
-def test_without_pyarrow_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+def test_without_pyarrow_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(SinkError, match=r'run: pip install "posestream\[parquet\]"'):
         ParquetSink(str(tmp_path)).open(sink_frames.RUN)

@@ -8,7 +8,7 @@ from engines.contracts.contract import load_contract
 from engines.estimators.blazepose import Poses
 from operators.decode import Decode
 from operators.detect import Detect
-from operators.estimation.blazepose_tracks import FollowedPoses, rounds
+from operators.estimation.blazepose_tracking import BlazePoseTracking
 from operators.pose import Pose
 from operators.track import Track
 from pipeline.errors import OptionError
@@ -22,10 +22,10 @@ SIDE = 2 * RADIUS * 1.25  # of its region
 
 
 class ToyEstimator:
-    """Persons are white pixels: whoever is nearest to a region's centre, and inside of it, has a pose there."""
+    """Persons are white pixels; in each region it finds the person nearest to the centre."""
 
     contract = load_contract("blazepose-full")
-
+    codec = contract.codec
     halved = 0
 
     def __init__(self):
@@ -57,7 +57,7 @@ def pose():
 
 def toy_pose(**options):
     operator = Pose("blazepose-full", **options)
-    operator.poses = FollowedPoses(
+    operator.poses = BlazePoseTracking(
         ToyEstimator(), operator.max_instances, operator.min_presence, operator.count
     )
     return operator
@@ -94,7 +94,7 @@ def test_rows_get_keypoints_and_the_boxes_around_them(pose):
     np.testing.assert_allclose(found.rois, [[102, 80, SIDE, SIDE, 0], [203, 98, SIDE, SIDE, 0]])
 
 
-def test_nobody_and_nothing_looked_at_are_different(pose):
+def test_no_instances_and_no_detection_are_different(pose):
     nobody, unseen = pose.process([frame(0, []), frame(1, []).replace(instances=None)])
     assert nobody.instances.validate().keypoints.shape == (0, 33, 2)
     assert unseen.instances is None
@@ -107,7 +107,7 @@ def test_a_new_track_starts_from_the_region_of_the_detector(pose):
 
 
 @pytest.mark.parametrize("detected", [True, False])
-def test_a_track_is_looked_for_where_its_last_pose_was(pose, detected):
+def test_a_tracks_region_comes_from_its_last_pose(pose, detected):
     """The box drifts away by 5 px a frame, the person stays; on detected frames it still overlaps."""
     packets = [frame(k, [(100, 80)], boxes=[(100 + 5 * k, 80)], detected=detected) for k in range(4)]
     for packet in pose.process(packets):
@@ -124,7 +124,7 @@ def test_a_detection_elsewhere_restarts_a_track_and_a_prediction_does_not(pose, 
     assert pose.counters["restarted"] == int(detected)
 
 
-def test_a_row_without_a_pose_is_left_out_and_its_region_forgotten(pose):
+def test_a_row_without_a_pose_is_dropped_and_its_region_forgotten(pose):
     first, gone, back = pose.process(
         [
             frame(0, [(100, 80)], boxes=[(100, 80)]),
@@ -158,7 +158,7 @@ def test_of_two_tracks_on_one_person_the_older_stays(pose):
     assert pose.counters["duplicate_pose"] == 1
 
 
-def test_those_being_tracked_go_before_better_scores():
+def test_followed_tracks_come_before_better_scores():
     pose = toy_pose(max_instances=2)
     where = [(60, 80), (130, 80), (200, 80)]
     packets = [
@@ -184,11 +184,6 @@ def test_streams_share_engine_runs_and_nothing_else(pose):
     assert [p.instances.keypoints.mean(axis=1)[0, 0].round() for p in results] == [100, 200, 200, 100, 200]
 
 
-def test_rounds_take_one_of_every_stream():
-    assert rounds([]) == []
-    assert rounds(["a", "a", "b", "a", "b"]) == [[0, 2], [1, 4], [3]]
-
-
 @pytest.mark.parametrize("forget", ["reset", "end_stream"])
 def test_a_forgotten_stream_starts_from_boxes(pose, forget):
     pose.process([frame(0, [(100, 80)], boxes=[(100, 80)])])
@@ -204,8 +199,8 @@ def test_another_picture_size_starts_from_boxes(pose):
     assert found.instances.rois[0, 0] == 110
 
 
-def test_the_region_is_steadied(pose):
-    """A jump of 2 px, noise for a person at rest, moves the next region by less."""
+def test_the_region_is_smoothed(pose):
+    """A jump of 2 px, which is noise for a person at rest, moves the next region by less than 2 px."""
     pose.process([frame(k, [(100, 80)], boxes=[(100, 80)]) for k in range(20)])
     *_, packet = pose.process([frame(k, [(102, 80)], boxes=[(102, 80)]) for k in (20, 21)])
     assert 100 < packet.instances.rois[0, 0] < 102
@@ -243,7 +238,7 @@ def test_the_model_decides_what_is_needed_and_provided(options, needs, provides)
     ("option", "value", "model"),
     [("min_presence", 0.5, "rtmpose-m-body8"), ("flip_test", True, "blazepose-full")],
 )
-def test_options_that_a_model_knows_nothing_of_are_refused(option, value, model):
+def test_options_that_a_model_does_not_have_are_refused(option, value, model):
     with pytest.raises(OptionError, match="remove the option") as error:
         Pose.ports({"model": model, option: value})
     assert error.value.option == option
@@ -251,7 +246,7 @@ def test_options_that_a_model_knows_nothing_of_are_refused(option, value, model)
 
 @pytest.fixture(params=["simcc", "heatmap"])
 def top_down(request, tmp_path, monkeypatch):
-    """A function from options to `pose` with a top-down model, opened, and the sizes of its engine's runs."""
+    """A function that opens `pose` with a top-down model; it returns the operator and the sizes of engine runs."""
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
     name = f"toy-{request.param}"
     install(tmp_path, name, request.param)
@@ -272,7 +267,7 @@ def top_down(request, tmp_path, monkeypatch):
 
 
 def spotted(stream, seq, *centres):
-    """A frame with a bright spot and a box round it at each centre, the later ones scored less."""
+    """A frame with a bright spot and a box around it at each centre, with falling scores."""
     at, half = np.array(centres, np.float32).reshape(-1, 2), np.array([35, 45], np.float32)
     instances = Instances(
         boxes=np.concatenate([at - half, at + half], axis=1),
@@ -298,7 +293,7 @@ def test_boxes_of_all_packets_and_streams_go_through_one_run(top_down):
         np.testing.assert_allclose(found.keypoints[:, 0], np.reshape(centres, (-1, 2)), atol=1)
 
 
-def test_only_frames_without_boxes(top_down):
+def test_without_boxes_the_engine_does_not_run(top_down):
     operator, runs = top_down()
     nobody, unseen = operator.process([spotted("yard", 0), spotted("yard", 1).replace(instances=None)])
     assert nobody.instances.validate().keypoints.shape == (0, 17, 2)
@@ -306,7 +301,7 @@ def test_only_frames_without_boxes(top_down):
     assert runs == []
 
 
-def test_the_best_boxes_go_first(top_down):
+def test_max_instances_keeps_the_best_boxes(top_down):
     operator, _ = top_down(max_instances=2)
     packet = spotted("yard", 0, (60, 50), (140, 100), (100, 80))
     scores = np.array([0.3, 0.5, 0.9], np.float32)
@@ -318,7 +313,7 @@ def test_a_flip_test_runs_mirrored_crops_too(top_down):
     operator, runs = top_down(flip_test=True)
     (result,) = operator.process([spotted("yard", 0, (90, 80))])
     assert runs == [1, 1]
-    # The original's way of turning outputs back is half a px to a cell of the crop off, and so are these.
+    # MMPose's way of mirroring outputs back is off by half a px up to a cell of the crop, and so is ours.
     np.testing.assert_allclose(result.instances.keypoints[0, 0], (90, 80), atol=3)
 
 
@@ -326,15 +321,15 @@ ORIGINAL = json.loads(Path(__file__).with_name("blazepose_original.json").read_t
 
 
 @pytest.mark.models
-def test_a_real_person_as_the_original_sees_her(weights, clip):
-    """From the detection on the first frame through eleven frames of following; see benchmarks."""
+def test_a_real_person_agrees_with_mediapipe(weights, clip):
+    """A detection on the first frame, then eleven frames of tracking; benchmarks/agreement_blazepose.py has more."""
     for model in ("blazepose-detector", "blazepose-full"):
         weights(model)
     operators = [Detect("blazepose-detector", every=10), Track(), Pose("blazepose-full", max_instances=1)]
     for operator in operators:
         operator.open(RUN)
     frames = Decode(max_frames=12).read("beam", str(clip(ORIGINAL["clip"])))
-    packets = [frame.replace(pts_ns=(frame.seq + 1) * 33_333_000) for frame in frames]  # the original's clock
+    packets = [frame.replace(pts_ns=(frame.seq + 1) * 33_333_000) for frame in frames]  # MediaPipe's clock
     for operator in operators:
         packets = [result for packet in packets for result in operator.process([packet])]
         operator.close()

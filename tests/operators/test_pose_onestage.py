@@ -69,6 +69,6 @@ def test_keypoint_scores_are_absent_where_the_model_gives_none():
     assert tuple(result.instances.fields) == PoseOnestage.provides[:-1]
 
 
-def test_refuses_other_models():
+def test_other_models_are_refused():
     with pytest.raises(OptionError, match="blazepose-full is a pose model, expected one for pose_onestage"):
         PoseOnestage.ports({"model": "blazepose-full"})

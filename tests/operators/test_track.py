@@ -11,7 +11,7 @@ def rng():
 
 
 def packet(pts_s, boxes=None, scores=None, labels=None, stream="a", size=(1920, 1080), **fields):
-    """A packet; without boxes it is one on which no detection was run."""
+    """A packet; without boxes, one on which detection did not run."""
     instances = None
     if boxes is not None:
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
@@ -32,42 +32,42 @@ def ids(operator, *packets):
     return [p.instances.track_ids.tolist() for p in operator.process(list(packets))]
 
 
-# A frame a row: seconds, then boxes as (centre x, score, label); None where no detection was run.
+# A row per frame: seconds, then boxes as (centre x, score, label), or None where detection did not run.
 P, H = "person", "horse"
 TABLE = {
     "one person stays": ([(0.0, [(100, 0.9, P)]), (0.1, [(105, 0.9, P)]), (0.2, [(110, 0.9, P)])], [[1], [1], [1]]),
-    "two persons in any row order": (
+    "two persons in any order of rows": (
         [(0.0, [(100, 0.9, P), (900, 0.9, P)]), (0.1, [(900, 0.9, P), (100, 0.9, P)])],
         [[1, 2], [2, 1]],
     ),
-    "too far away is another": ([(0.0, [(100, 0.9, P)]), (0.1, [(400, 0.9, P)])], [[1], [2]]),
-    "another label is another": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.9, H)])], [[1], [2]]),
+    "a box too far away is another person": ([(0.0, [(100, 0.9, P)]), (0.1, [(400, 0.9, P)])], [[1], [2]]),
+    "another label is another instance": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.9, H)])], [[1], [2]]),
     "labels decide between equal boxes": (
         [(0.0, [(100, 0.9, P), (102, 0.9, H)]), (0.1, [(102, 0.9, P), (100, 0.9, H)])],
         [[1, 2], [1, 2]],
     ),
-    "unsure keeps a track": ([(0.0, [(100, 0.9, P)]), (0.1, [(102, 0.2, P)])], [[1], [1]]),
-    "unsure begins none": ([(0.0, [(100, 0.4, P)]), (0.1, [(100, 0.4, P)])], [[], []]),
-    "below low is ignored": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.05, P)])], [[1], []]),
-    "unsure does not revive a lost track": (
+    "a low score continues a track": ([(0.0, [(100, 0.9, P)]), (0.1, [(102, 0.2, P)])], [[1], [1]]),
+    "a low score starts no track": ([(0.0, [(100, 0.4, P)]), (0.1, [(100, 0.4, P)])], [[], []]),
+    "a score below low_score is ignored": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.05, P)])], [[1], []]),
+    "a low score does not continue a lost track": (
         [(0.0, [(100, 0.9, P)]), (0.1, []), (0.2, [(100, 0.3, P)]), (0.3, [(100, 0.9, P)])],
         [[1], [], [], [1]],
     ),
-    "unsure must overlap well": ([(0.0, [(100, 0.9, P)]), (0.1, [(150, 0.4, P)])], [[1], []]),
-    "sure takes precedence over unsure": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.4, P), (110, 0.9, P)])], [[1], [1]]),
-    "two cannot share a track": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.9, P), (104, 0.9, P)])], [[1], [1, 2]]),
-    "no detection run yet": ([(0.0, None), (0.1, [(100, 0.9, P)])], [None, [1]]),
-    "looked, found none": ([(0.0, []), (0.1, None)], [[], []]),
-    "coasting": ([(0.0, [(100, 0.9, P)]), (0.1, None), (0.2, None), (0.3, [(100, 0.9, P)])], [[1]] * 4),
-    "lost tracks do not coast": (
+    "a low score must overlap well": ([(0.0, [(100, 0.9, P)]), (0.1, [(150, 0.4, P)])], [[1], []]),
+    "a high score takes precedence over a low one": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.4, P), (110, 0.9, P)])], [[1], [1]]),
+    "two detections cannot share a track": ([(0.0, [(100, 0.9, P)]), (0.1, [(100, 0.9, P), (104, 0.9, P)])], [[1], [1, 2]]),
+    "detection has not run yet": ([(0.0, None), (0.1, [(100, 0.9, P)])], [None, [1]]),
+    "detection ran and found none": ([(0.0, []), (0.1, None)], [[], []]),
+    "predicted while detection is skipped": ([(0.0, [(100, 0.9, P)]), (0.1, None), (0.2, None), (0.3, [(100, 0.9, P)])], [[1]] * 4),
+    "lost tracks are not predicted": (
         [(0.0, [(100, 0.9, P)]), (0.1, []), (0.2, None), (0.3, [(100, 0.9, P)])],
         [[1], [], [], [1]],
     ),
     "clock jumps back": ([(5.0, [(100, 0.9, P)]), (4.9, [(100, 0.9, P)])], [[1], [2]]),
     "clock jumps ahead": ([(5.0, [(100, 0.9, P)]), (7.1, [(100, 0.9, P)])], [[1], [2]]),
-    "clock jumps ahead while coasting": ([(5.0, [(100, 0.9, P)]), (7.1, None), (7.2, [(100, 0.9, P)])], [[1], None, [2]]),
+    "clock jumps ahead while detection is skipped": ([(5.0, [(100, 0.9, P)]), (7.1, None), (7.2, [(100, 0.9, P)])], [[1], None, [2]]),
     "clock stands still": ([(5.0, [(100, 0.9, P)]), (5.0, [(100, 0.9, P)])], [[1], [1]]),
-    "slow detection is no loss": (
+    "rare detection does not end a track": (
         [(0.0, [(100, 0.9, P)]), (1.5, None), (3.0, None), (4.5, [(100, 0.9, P)])],
         [[1]] * 4,
     ),
@@ -116,7 +116,7 @@ def test_crossing_people_keep_their_ids(rng, fps, noise_px):
 
 @pytest.mark.parametrize("fps", [10, 60])
 @pytest.mark.parametrize(("hidden_s", "expected"), [(0.5, 1), (1.8, 1), (2.2, 2), (5.0, 2)])
-def test_an_occlusion_is_judged_in_seconds(fps, hidden_s, expected):
+def test_occlusions_are_measured_in_seconds(fps, hidden_s, expected):
     operator, found = Track(lost_s=2.0), []
     for t in np.arange(0, 3 + hidden_s + 2, 1 / fps):
         visible = t < 3 or t > 3 + hidden_s
@@ -135,7 +135,7 @@ def test_two_cross_while_one_is_hidden_by_the_other(hidden_s):
 
 
 @pytest.mark.parametrize("every", [2, 5, 10])
-def test_coasting_boxes_follow_the_motion(every):
+def test_predicted_boxes_follow_the_motion(every):
     operator, errors = Track(), []
     for frame in range(120):
         t = frame / 30
@@ -150,7 +150,7 @@ def test_coasting_boxes_follow_the_motion(every):
     assert max(errors) < 5  # px, of boxes 250 px high
 
 
-def test_coasting_boxes_outside_the_frame_are_not_given():
+def test_predicted_boxes_outside_the_frame_are_left_out():
     operator, counts = Track(), []
     for frame in range(75):
         t = frame / 25
@@ -161,7 +161,7 @@ def test_coasting_boxes_outside_the_frame_are_not_given():
     assert counts[-1] == 0
 
 
-def test_streams_share_nothing_and_end_alone():
+def test_streams_are_independent_and_end_independently():
     operator = Track()
     assert ids(operator, packet(0, [box(100)]), packet(0, [box(900), box(100)], stream="b")) == [[1], [1, 2]]
     assert ids(operator, packet(0.1, [box(100)], stream="b"), packet(0.1, [box(900)])) == [[2], [2]]
@@ -194,10 +194,10 @@ def test_memory_is_bounded():
     operator = Track(lost_s=1.0)
     for frame in range(300):  # a new animal in each frame, at 10 Hz
         operator.process([packet(frame / 10, [box(10_000 * frame)])])
-    assert len(operator.streams["a"].tracks) <= 12
+    assert len(operator.streams["a"].tracks.ids) <= 12
 
 
-def test_detections_without_labels_are_tracked_and_stay_without():
+def test_detections_without_labels_are_tracked_without_labels():
     operator = Track()
     first, second = packet(0, [box(100)]), packet(0.1)
     first = first.replace(instances=first.instances.without("labels"))
@@ -206,7 +206,7 @@ def test_detections_without_labels_are_tracked_and_stay_without():
     assert ["labels" in one for one in found] == [False, False]
 
 
-def test_a_crowd_keeps_its_ids_through_noise_and_weak_scores(rng):
+def test_a_crowd_keeps_its_ids_despite_noise_and_low_scores(rng):
     operator, n = Track(), 10
     starts, speeds = rng.uniform(100, 1800, n), rng.uniform(-40, 40, n)
     ys = 300 + 60 * np.arange(n)
@@ -224,8 +224,8 @@ def test_a_crowd_keeps_its_ids_through_noise_and_weak_scores(rng):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_packets_of_many_streams_at_once_are_tracked_as_one_by_one(seed):
-    """Persons cross, come and go; of some frames there are no detections, and streams are not in step."""
+def test_many_streams_in_a_batch_are_tracked_like_single_packets(seed):
+    """Persons cross, appear and disappear; detection skips some frames; streams are not in step."""
     random = np.random.default_rng(seed)
     packets = []
     for stream in "abcdef":
@@ -234,9 +234,9 @@ def test_packets_of_many_streams_at_once_are_tracked_as_one_by_one(seed):
             boxes = np.array([box(*centre) for centre in at + n / 10 * speed + random.normal(0, 2, (4, 2))])
             seen = random.random(4) < 0.9
             scores = random.choice([0.05, 0.3, 0.9, 0.95], 4, p=[0.05, 0.15, 0.4, 0.4])[seen]
-            looked = random.random() < 0.8
+            detected = random.random() < 0.8
             packets.append(
-                packet(n / 10, boxes[seen] if looked else None, scores, ["person"] * len(scores), stream)
+                packet(n / 10, boxes[seen] if detected else None, scores, ["person"] * len(scores), stream)
             )
     packets.sort(key=lambda one: (one.pts_ns, random.random()))
     together, single, found = Track(), Track(), []

@@ -1,3 +1,5 @@
+"""Videos: times, sizes, drawings, encoders, and files cut to what can be played."""
+
 import logging
 import struct
 
@@ -8,7 +10,7 @@ import sink_frames
 
 from operators.files import mp4_writer as mp4
 from operators.files.draw import SIDES
-from operators.files.mp4_writer import keep_whole_fragments
+from operators.files.mp4_writer import cut_to_complete_fragments
 from operators.video_sink import VideoSink
 from pipeline.errors import SinkError
 from pipeline.packet import Instances
@@ -49,9 +51,9 @@ def decoded(path):
         [0, 16_666_667, 50_000_000, 1_200_000_000, 1_216_666_667, 9_000_000_000, 90_000_000_000],
         [1_000_000_000_000 + i * 40_000_000 for i in range(5)],
     ],
-    ids=["29.97 fps", "frames dropped", "a clock of its own"],
+    ids=["29.97 fps", "frames dropped", "clock starts late"],
 )
-def test_frames_have_their_own_times(pts_ns, tmp_path):
+def test_frames_keep_their_times(pts_ns, tmp_path):
     frames = [
         sink_frames.frame(i, None, pts_ns=t, picture=picture(64, 48, 3 * i)) for i, t in enumerate(pts_ns)
     ]
@@ -66,8 +68,8 @@ def test_frames_have_their_own_times(pts_ns, tmp_path):
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (65, 49), (64, 49), (640, 361)])
 def test_drawings_are_in_the_picture_and_odd_sizes_are_made_even(width, height, tmp_path):
     images = [picture(width, height) for _ in range(3)]
-    found = [KNEE, KNEE.replace(keypoint_scores=np.zeros((1, 17), np.float32)), None]
-    write(tmp_path, [sink_frames.frame(i, found[i], picture=images[i]) for i in range(3)], quality=10)
+    by_frame = [KNEE, KNEE.replace(keypoint_scores=np.zeros((1, 17), np.float32)), None]
+    write(tmp_path, [sink_frames.frame(i, by_frame[i], picture=images[i]) for i in range(3)], quality=10)
     _, (drawn, hidden, plain) = decoded(tmp_path / "yard.mp4")
     assert drawn[1].shape == (height + height % 2, width + width % 2, 3)
     assert np.abs(drawn[1][30, 40].astype(int) - SIDES["left"]).max() < 60  # colour has half the resolution
@@ -87,7 +89,7 @@ def test_drawings_are_in_the_picture_and_odd_sizes_are_made_even(width, height, 
     ],
     ids=["size", "clock"],
 )
-def test_another_size_or_clock_begins_another_file(change, reason, tmp_path, caplog):
+def test_a_new_size_or_clock_begins_a_new_file(change, reason, tmp_path, caplog):
     frames = [sink_frames.frame(seq, None, picture=picture(64, 48)) for seq in range(2)]
     other = frames[0].replace(**change)
     frames += [other.replace(seq=2), other.replace(seq=3, pts_ns=other.pts_ns + 40_000_000)]
@@ -113,7 +115,7 @@ def test_a_stream_without_frames_has_a_valid_file(tmp_path):
 
 
 @pytest.mark.parametrize("encoders", [["mpeg4"], []], ids=["mpeg4", "none"])
-def test_other_encoders(encoders, tmp_path, monkeypatch, caplog):
+def test_without_h264_another_encoder_is_used_or_refused(encoders, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(mp4, "ENCODERS", ("no-such-encoder", *encoders))
     frames = [sink_frames.frame(seq, KNEE, picture=picture(65, 49)) for seq in range(5)]
     if not encoders:
@@ -125,8 +127,8 @@ def test_other_encoders(encoders, tmp_path, monkeypatch, caplog):
     assert (codec, len(found), len(caplog.messages)) == ("mpeg4", 5, 1)
 
 
-@pytest.mark.parametrize("end", ["in the header", "in a fragment", "behind a fragment"])
-def test_a_file_cut_anywhere_is_cut_back_to_whole_fragments(end, tmp_path):
+@pytest.mark.parametrize("end", ["in the header", "in a fragment", "after a fragment"])
+def test_a_file_is_cut_to_its_complete_fragments(end, tmp_path):
     write(tmp_path, [sink_frames.frame(seq, None, picture=picture(64, 48)) for seq in range(100)])
     path = tmp_path / "yard.mp4"
     data = path.read_bytes()
@@ -139,10 +141,10 @@ def test_a_file_cut_anywhere_is_cut_back_to_whole_fragments(end, tmp_path):
     assert len(fragments) >= 3
     if end == "in the header":
         path.write_bytes(data[: boxes[1][1] + 20])
-        assert keep_whole_fragments(path) == 0
+        assert cut_to_complete_fragments(path) == 0
         assert not path.exists()
         return
     path.write_bytes(data[: fragments[2] + (500 if end == "in a fragment" else 0)])
-    kept = keep_whole_fragments(path)
+    kept = cut_to_complete_fragments(path)
     assert path.stat().st_size == fragments[2]
     assert kept == len(decoded(path)[1]) > 30

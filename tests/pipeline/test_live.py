@@ -7,7 +7,7 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.edges.edge import Lane
+from pipeline.edges.lane import Lane
 from pipeline.packet import Event, Packet
 from pipeline.run import Run, run_graph
 
@@ -61,7 +61,7 @@ def test_a_source_of_several_streams():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_source_learns_what_has_left_every_last_stage(batch):
+def test_a_source_learns_what_has_left_every_last_stage(batch, monkeypatch):
     ends = {
         "slow": {"op": "slow", "ms": 5, "after": "script"},
         "collect": {"op": "collect", "after": "script", "batch": {"max": batch}},
@@ -72,9 +72,8 @@ def test_a_source_learns_what_has_left_every_last_stage(batch):
         def finished(self, packet):
             seen.append((packet.seq, stage_of("slow").packets_out))
 
-    graph = toys.graph("script", **ends)
-    run = Run(graph, {"topic": " ".join(f"a{i}" for i in range(6))})
-    run._readers["topic"].operator.__class__ = Finished
+    monkeypatch.setitem(toys.REGISTRY, "script", Finished)
+    run = Run(toys.graph("script", **ends), {"topic": " ".join(f"a{i}" for i in range(6))})
     stage_of = lambda name: next(s for s in run.stats().stages if s.name == name)  # noqa: E731
     run.start()
     run.finish()
@@ -124,7 +123,7 @@ def test_streams_take_turns_and_lose_only_their_own_packets(policy, given):
         for seq in seqs:
             lane.append(0, toys.packet(stream, seq))
     assert popped(lane) == given
-    assert lane.received == 10 == len(given) + lane.dropped.total()
+    assert lane.ledger().taken.total() == 10 == len(given) + lane.dropped.total()
     assert lane.packets == 0
 
 
@@ -158,7 +157,7 @@ def test_an_error_at_an_event_or_an_end_does_not_end_a_live_run(caplog):
     ]
 
 
-def test_packets_set_aside_in_a_row_are_told_of_once(caplog):
+def test_packets_set_aside_in_a_row_are_logged_once(caplog, monkeypatch):
     class Bad(toys.FailAt):
         def process(self, packets):
             if 10 <= packets[0].seq < 40:
@@ -166,8 +165,8 @@ def test_packets_set_aside_in_a_row_are_told_of_once(caplog):
             return packets
 
     nodes = {"bad": {"op": "fail_at", "seq": -1, "batch": {"max": 1}, "on_full": "block"}}
+    monkeypatch.setitem(toys.REGISTRY, "fail_at", Bad)
     run = Run(toys.graph(**nodes), {"a": "60"}, live=True)
-    run._stages[0].operators[0].__class__ = Bad
     run.start()
     stats = run.finish()
     assert len(toys.Collect.packets) == 30
@@ -180,7 +179,7 @@ def test_packets_set_aside_in_a_row_are_told_of_once(caplog):
 def test_an_edge_tells_how_much_it_holds():
     by_stream = {"by_stream": {"op": "same_by_stream", "workers": 3, "batch": {"max": 5}, "after": "other"}}
     live = Run(toys.graph("script", **FORKED, **by_stream), live=True, keep_open=True)
-    names = [edge.name for edge in live.figures().edges]
+    names = [edge.name for edge in live.stats().edges]
     assert dict(zip(names, live.room(4), strict=True)) == {
         "script → fork": 8,  # 2 of each stream
         "script → other": 4,  # as it says, 1 of each stream

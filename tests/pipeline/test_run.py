@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, PipelineError, RunError
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.run import Run, run_graph
 
 
@@ -22,6 +22,9 @@ def seqs(stream: str) -> list[int]:
 def assert_accounts_close(stats: RunStats) -> None:
     for edge in stats.edges:
         assert edge.received == edge.delivered + sum(edge.dropped.values()) + edge.in_flight, edge
+    for stage in stats.stages:
+        assert stage.packets_in == stage.packets_out + sum(stage.dropped.values()) + stage.in_flight, stage
+    assert not stats.faults
 
 
 @settings(max_examples=40, deadline=None)

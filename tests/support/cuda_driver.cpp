@@ -1,8 +1,9 @@
-// A CUDA driver for tests: its one device, an sm_90, runs the kernel KERNEL on the CPU, by the emulator.
+// A CUDA driver for tests: it has one device, an sm_90, that runs the kernel KERNEL on the CPU, with the
+// emulator.
 //
-// NVIDIA's bindings for Python load it as libcuda.so.1 and ask for its functions by name; so what is tested is
-// all that happens between Python and the driver. A launch in a thread without a context is an error, as on a
-// GPU, and so is a parameter that is not there.
+// NVIDIA's bindings for Python load it as libcuda.so.1 and look up its functions by name. So the tests cover
+// everything between Python and the driver. As on a GPU, a launch on a thread without a current context is an
+// error, and so is a launch without parameters.
 
 #include "cuda_emulator.h"
 #include KERNEL_SOURCE
@@ -11,8 +12,8 @@
 #include <string>
 
 constexpr int INVALID_VALUE = 1, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500;
-static char context, module, function;          // what handles point to
-static thread_local std::vector<void*> current; // contexts of a thread
+static char context, module, function;          // handles are the addresses of these
+static thread_local std::vector<void*> current; // the stack of contexts of a thread
 
 static int init(unsigned) { return 0; }
 static int get_device(int* device, int ordinal) {
@@ -23,7 +24,7 @@ static int retain(void** to, int) {
     *to = &context;
     return 0;
 }
-static int attribute(int* value, int which, int) {  // 75 and 76: the compute capability
+static int attribute(int* value, int which, int) {  // 75 and 76 are the two numbers of the compute capability
     *value = which == 75 ? 9 : 0;
     return 0;
 }

@@ -1,9 +1,9 @@
-// CUDA C on the CPU, as far as the kernels of this project go: g++ compiles their very source with this in
-// front, and `emulate` runs it block by block.
+// CUDA C on the CPU, as much of it as this project's kernels use: g++ compiles the unchanged source of a
+// kernel after this file, and `emulate` runs it block by block.
 //
-// The threads of a block are coroutines, each running until it ends or waits in __syncthreads; so a run is the
-// same every time, and it can be had in the opposite order of threads: a missing __syncthreads shows as a
-// difference between the two, or from the reference.
+// The threads of a block are coroutines. Each runs until it returns or waits in __syncthreads, so every run
+// is the same. `backwards` runs the threads in the opposite order: if a __syncthreads is missing, the two
+// runs differ from each other or from the reference.
 
 #include <ucontext.h>
 
@@ -19,7 +19,7 @@
 #define __device__
 #define __grid_constant__
 #define __launch_bounds__(threads)
-#define __shared__ static  // blocks run one after the other, so one copy serves; it starts with the last's values
+#define __shared__ static  // blocks run one after the other, so one copy is enough
 
 using std::max;
 using std::min;
@@ -47,13 +47,13 @@ inline void begin() {
     running->done = true;
 }
 
-inline void go_on(Thread& thread) {
+inline void resume(Thread& thread) {
     running = &thread;
     threadIdx = thread.index;
     swapcontext(&home, &thread.context);
 }
 
-// One block: all threads up to their next __syncthreads, again and again until all are done.
+// Run one block: resume all threads up to their next __syncthreads, until all have returned.
 inline void run_block(bool backwards) {
     for (auto& thread : threads) {
         thread.done = false;
@@ -66,10 +66,10 @@ inline void run_block(bool backwards) {
     const size_t count = threads.size();
     for (size_t done = 0; done < count;) {
         done = 0;
-        for (size_t i = 0; i < count; ++i) go_on(threads[backwards ? count - 1 - i : i]);
+        for (size_t i = 0; i < count; ++i) resume(threads[backwards ? count - 1 - i : i]);
         for (auto& thread : threads) done += thread.done;
         if (done && done < count) {
-            std::fprintf(stderr, "some threads wait in __syncthreads for others that have ended\n");
+            std::fprintf(stderr, "some threads wait in __syncthreads, but others have returned\n");
             std::abort();
         }
     }
@@ -92,7 +92,7 @@ inline unsigned atomicOr(unsigned* at, unsigned value) {
 
 inline int __ffs(unsigned value) { return __builtin_ffs((int)value); }
 
-// float32 to the bits of a float16, to nearest even.
+// The bits of a float32 as float16, rounded to nearest even.
 inline unsigned short half_bits(float value) {
     unsigned bits;
     std::memcpy(&bits, &value, 4);
@@ -103,9 +103,9 @@ inline unsigned short half_bits(float value) {
     if (size == 0) return sign;
     int exponent;
     std::frexp(size, &exponent);  // size in [0.5, 1) * 2^exponent
-    const int step = std::max(exponent - 11, -24);  // the last place is worth 2^step
-    const unsigned places = (unsigned)std::nearbyint(std::ldexp(size, -step));
-    return sign | ((step + 24) * 1024 + places);
+    const int step = std::max(exponent - 11, -24);  // the value of the last bit is 2^step
+    const unsigned units = (unsigned)std::nearbyint(std::ldexp(size, -step));
+    return sign | ((step + 24) * 1024 + units);
 }
 
 template <class Parameters>

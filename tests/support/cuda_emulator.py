@@ -1,4 +1,4 @@
-"""The project's CUDA kernels, their very source, compiled for the CPU by g++; see cuda_emulator.h."""
+"""This project's CUDA kernels, compiled for the CPU from their unchanged sources; see cuda_emulator.h."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ extern "C" void launch(const void* parameters, const unsigned* grid, const unsig
 
 
 class EmulatedKernel:
-    """What `engines.kernels.nvrtc.Kernel` is on a GPU."""
+    """The counterpart of `engines.kernels.nvrtc.Kernel` on the CPU."""
 
     def __init__(self, launch, parameters: np.dtype):
         self._launch, self.parameters = launch, parameters
 
-    def launch(self, grid, block, given: np.ndarray, stream: int, *, backwards: bool = False) -> None:
-        assert given.dtype == self.parameters
+    def launch(self, grid, block, work: np.ndarray, stream: int, *, backwards: bool = False) -> None:
+        assert work.dtype == self.parameters
         sizes = [(ctypes.c_uint * 3)(*size) for size in (grid, block)]
-        self._launch(ctypes.c_void_p(given.ctypes.data), *sizes, ctypes.c_int(backwards))
+        self._launch(ctypes.c_void_p(work.ctypes.data), *sizes, ctypes.c_int(backwards))
 
 
 def build(source: str, name: str, parameters: np.dtype, to: Path) -> None:
-    """A shared library of C++ that includes `kernels/NAME.cu`; the test is skipped where there is no g++."""
+    """Compile C++ that includes `kernels/NAME.cu` to a shared library; without g++, the test is skipped."""
     if shutil.which("g++") is None:
-        pytest.skip("no g++")
+        pytest.skip("g++ is not installed")
     options = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-DPARAMETER_BYTES={parameters.itemsize}"]
-    options.append("-ffp-contract=off")  # as NVRTC compiles them: a*b + c is rounded twice
+    options.append("-ffp-contract=off")  # as with NVRTC: a*b + c is rounded twice
     path = SOURCES / f"{name}.cu"
     defined = f'#define KERNEL {name}\n#define KERNEL_NAME "{name}"\n#define KERNEL_SOURCE "{path}"\n'
     subprocess.run(
@@ -62,5 +62,5 @@ def emulated(name: str, parameters: np.dtype) -> EmulatedKernel:
 
 
 def build_driver(folder: Path, name: str, parameters: np.dtype) -> None:
-    """A driver, libcuda.so.1, whose device has this kernel alone; see cuda_driver.cpp."""
+    """Build a CUDA driver, libcuda.so.1, that can run this one kernel; see cuda_driver.cpp."""
     build('#include "cuda_driver.cpp"\n', name, parameters, folder / "libcuda.so.1")

@@ -1,4 +1,4 @@
-"""A web server on this machine that fails on cue."""
+"""A web server on this machine that fails when a test tells it to."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Self
 
 
 class FaultyServer:
-    """Serves `files`; each request to a path takes the next of its `faults`, if there are any.
+    """Serves `files` (path to content). Each request to a path takes the next of its `faults`, if any is left.
 
-    Faults: an HTTP status (int), "cut" (half of what is due, then the connection is cut), "ignore_range",
-    or an Event to wait for before the body is sent.
+    A fault is an HTTP status (int), "cut" (send half of the body, then close the connection), "ignore_range",
+    or an Event to wait for before sending the body. `requests` keeps the path and headers of each request.
     """
 
     def __init__(self):
@@ -47,9 +47,11 @@ class FaultyServer:
         if body is None or isinstance(fault, int):
             request.send_error(404 if body is None else fault)
             return
-        asked = request.headers.get("Range")
+        requested_range = request.headers.get("Range")
         unchanged = request.headers.get("If-Range", self.etag) == self.etag
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and unchanged else 0
+        start = (
+            int(requested_range.removeprefix("bytes=").rstrip("-")) if requested_range and unchanged else 0
+        )
         if fault == "ignore_range":
             start = 0
         if start >= len(body):
@@ -63,5 +65,5 @@ class FaultyServer:
         request.end_headers()
         if isinstance(fault, threading.Event):
             fault.wait(20)
-        due = body[start:]
-        request.wfile.write(due[: len(due) // 2] if fault == "cut" else due)
+        rest = body[start:]
+        request.wfile.write(rest[: len(rest) // 2] if fault == "cut" else rest)

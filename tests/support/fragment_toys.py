@@ -1,4 +1,4 @@
-"""An operator with memory, whose results tell where that memory began."""
+"""An operator with memory: its results show at which frame the memory of the stream began."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.packet import Instances, Packet
 
 
 class Remember(Operator):
-    """One instance a frame: its track id is the seq with which this memory of the stream began.
+    """Adds one instance to each frame: its track id is the `seq` at which the memory of the stream began.
 
-    Its label is the process, its score the mean of the picture, which shows what has become of that.
+    Its label is the id of the process. Its score is the mean of the picture, to check that it arrived unchanged.
     """
 
     needs = ("image",)

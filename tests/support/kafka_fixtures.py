@@ -1,7 +1,7 @@
-"""A real Kafka for tests: `kafka` (one node), `own_kafka` (one that may be killed), `kafka_cluster` (three nodes).
+"""A real Kafka for tests: `kafka` (one node), `own_kafka` (a node that tests may kill), `kafka_cluster` (three nodes).
 
-POSESTREAM_TEST_KAFKA=HOST:PORT names a broker that runs already (for `kafka` only: it is never killed), else Docker
-or Java start one, else such tests are skipped with the reason.
+With POSESTREAM_TEST_KAFKA=HOST:PORT, the fixture `kafka` uses a broker that runs already; it is never killed. All
+others are started with Docker or Java. If there is neither, the tests are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import os
 import shutil
 
 import pytest
+from sink_frames import RUN
 
-from tests.support.kafka.broker import Broker, Cluster, Outside
+from tests.support.kafka.broker import Broker
+from tests.support.kafka.cluster import Cluster
 from tests.support.kafka.runtime import NoKafkaError
+from tests.support.kafka.topics import RunningBroker
+
+LIVE = RUN._replace(live=True)
 
 
 def started(kafka: Broker | Cluster):
-    """Yield it running; skip the tests that want it where there is none."""
+    """Start the broker, yield it, stop it; skip the tests if it cannot be started."""
     try:
         yield kafka.start()
     except NoKafkaError as error:
@@ -29,19 +34,19 @@ def started(kafka: Broker | Cluster):
 def _broker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kafka")
     yield from started(Broker(folder, secure=True))
-    shutil.rmtree(folder / "data", ignore_errors=True)  # pytest keeps folders of three runs
+    shutil.rmtree(folder / "data", ignore_errors=True)  # else pytest keeps it for three runs
 
 
 @pytest.fixture(scope="session")
 def kafka(request):
-    """A broker of one node; `bootstrap` is its address. `create_topic` and `new_topic` make topics."""
+    """A broker of one node, which must keep running; `bootstrap` is its address."""
     given = os.environ.get("POSESTREAM_TEST_KAFKA")
-    return Outside(given) if given else request.getfixturevalue("_broker")
+    return RunningBroker(given) if given else request.getfixturevalue("_broker")
 
 
 @pytest.fixture
 def own_kafka(_broker):
-    """A broker of ours (`Broker`), also with TLS and passwords; a test may kill, pause and restart it."""
+    """A `Broker` with TLS and passwords, too; a test may kill, pause and restart it."""
     yield _broker.ensure_running()
     _broker.ensure_running()
 
@@ -63,3 +68,24 @@ def kafka_cluster(_cluster):
 def topic(kafka):
     """The name of a new topic of one partition."""
     return kafka.new_topic()
+
+
+@pytest.fixture
+def open_sink(tmp_path):
+    """A function that opens a kafka_sink in a live run; sinks that a test leaves open are closed at its end."""
+    from operators.kafka_sink import KafkaSink
+
+    made = []
+
+    def open_sink(kafka, topic, run=LIVE, **options):
+        options = {"spool_dir": str(tmp_path / "spool"), "client": "kafka-python", **options}
+        sink = KafkaSink(topic=topic, brokers=getattr(kafka, "bootstrap", kafka), **options)
+        sink.open(run)
+        made.append(sink)
+        return sink
+
+    yield open_sink
+    for sink in made:
+        if sink.publisher._thread.is_alive():
+            sink.flush_s = 0
+            sink.close()

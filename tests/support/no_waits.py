@@ -1,11 +1,11 @@
-"""Refuse what would make the host wait for a GPU; the CPU does not wait, but the operations are the same."""
+"""Find operations of PyTorch for which the host would wait on a GPU; the tests run them on the CPU."""
 
 from __future__ import annotations
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# They bring a value to the host, need one of it, or give a tensor whose size hangs on values.
+# These copy a value to the host or from it, or return a tensor whose size depends on values.
 WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::lift_fresh"} | {
     "aten::nonzero", "aten::nonzero_numpy", "aten::masked_select", "aten::bincount", "aten::unique_dim",
     "aten::_unique", "aten::_unique2", "aten::unique_consecutive", "aten::repeat_interleave",
@@ -15,7 +15,7 @@ COPIES = {"aten::_to_copy", "aten::copy_"}
 
 
 def waits(operation, args: tuple) -> str:
-    """The name of an operation for whose result, or the size of it, the host waits; empty for all others."""
+    """The name of an operation for whose result, or its size, the host waits; "" for other operations."""
     name = operation._schema.name
     if name in INDEXED and any(at is not None and at.dtype == torch.bool for at in args[1]):
         return f"{name} with a mask"
@@ -23,9 +23,11 @@ def waits(operation, args: tuple) -> str:
 
 
 class NoWaits(TorchDispatchMode):
-    """Inside, an operation that makes the host wait is an AssertionError with its name.
+    """Inside, an operation for which the host waits raises an AssertionError with its name.
 
-    What comes from NumPy is lifted; of constants that are placed at first use, who tests a first use allows it.
+    Args:
+        lifts: allow `aten::lift_fresh`, which makes a tensor of a NumPy array: a first use does so for its
+            constants.
     """
 
     def __init__(self, *, lifts: bool = False):

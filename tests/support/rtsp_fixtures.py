@@ -1,4 +1,4 @@
-"""A real RTSP server for tests, GStreamer's, under the system's own Python; skipped with the reason without it."""
+"""A real RTSP server for tests: GStreamer's, run by the system's Python. Without it, its tests are skipped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import select
 import signal
 import subprocess
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-PYTHON = "/usr/bin/python3"  # Debian's: GStreamer's bindings are not on PyPI
+PYTHON = "/usr/bin/python3"  # Debian's Python: GStreamer's bindings are not on PyPI
 SERVER = Path(__file__).parent / "rtsp" / "server.py"
 FPS, FRAMES, KEY_FRAME_EVERY = 25, 50, 5
 BITS = 8
@@ -22,14 +21,14 @@ SIZES = {"small": (320, 240), "large": (640, 360)}
 
 
 def numbered(number: int, width: int, height: int) -> np.ndarray:
-    """A picture that tells its number: bars across it, white for the ones of its binary digits."""
+    """An image (H, W, 3) that shows its number in binary: a vertical bar for each digit, white for 1."""
     bars = [(number >> bit) & 1 for bit in range(BITS)]
     row = np.repeat(np.array(bars, np.uint8) * 200 + 20, width // BITS)
     return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, len(row), 3)))
 
 
 def number_of(image: np.ndarray) -> int:
-    """The number that a picture tells."""
+    """The number that an image shows, see `numbered`."""
     middle = image[image.shape[0] // 2, :, 1].reshape(BITS, -1).mean(axis=1)
     return int(sum(1 << bit for bit, level in enumerate(middle) if level > 120))
 
@@ -37,7 +36,7 @@ def number_of(image: np.ndarray) -> int:
 def make_clip(
     path: Path, size: tuple[int, int], frames: int = FRAMES, codec: str = "libx264", **options: str
 ) -> Path:
-    """A clip of numbered pictures; in H.264, every access unit begins with a delimiter."""
+    """Write a clip of numbered images. In H.264 each access unit begins with a delimiter, for the server."""
     if codec == "libx264":
         options = {
             "preset": "ultrafast",
@@ -57,17 +56,17 @@ def make_clip(
 
 
 @functools.cache
-def why_not() -> str | None:
-    """Why there can be no server on this machine."""
+def unavailable() -> str | None:
+    """Why the server cannot run on this machine; None if it can."""
     if not Path(PYTHON).exists():
-        return f"no RTSP server: there is no {PYTHON}"
+        return f"there is no {PYTHON}"
     test = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
     found = subprocess.run([PYTHON, "-c", test], capture_output=True, text=True)
     return found.stderr.strip().splitlines()[-1] if found.returncode else None
 
 
 class RtspServer:
-    """Serves numbered clips in a loop at `url`, always on the same port."""
+    """Serves numbered clips in a loop at `url`; the port stays the same after a restart."""
 
     def __init__(self, clips: dict[str, Path], user: str | None = None, password: str | None = None):
         self.clips, self.user, self.password = clips, user, password
@@ -75,7 +74,7 @@ class RtspServer:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, showing: str | None = None) -> None:
-        """Run it and wait until it listens; `showing` is the clip to begin with."""
+        """Start the server and wait until it listens; `showing` is the clip to begin with."""
         clips = (
             sorted(self.clips.items(), key=lambda clip: clip[0] != showing) if showing else self.clips.items()
         )
@@ -84,17 +83,17 @@ class RtspServer:
             command += ["--user", self.user, "--password", str(self.password)]
         command += [f"{name}={path}" for name, path in clips]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        said = self._line(within_s=30)
-        assert said.startswith("ready "), said
-        self.port = int(said.split()[1])
+        line = self._read_line(within_s=30)
+        assert line.startswith("ready "), line
+        self.port = int(line.split()[1])
 
     @property
     def url(self) -> str:
-        """Where it serves, without a user."""
+        """Its address, without a user."""
         return f"rtsp://127.0.0.1:{self.port}/live"
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it as a power cut would: nothing is sent before."""
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -108,48 +107,44 @@ class RtspServer:
         self.start(showing)
 
     def pause(self) -> None:
-        """Stop it without closing a socket."""
+        """Freeze the process: its sockets stay open, and nothing is sent."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue after `pause`."""
         self._process.send_signal(signal.SIGCONT)
 
     def show(self, name: str) -> None:
-        """Go on with another clip, without a break in the connection."""
-        self._tell(f"show {name}")
-
-    def _tell(self, order: str) -> None:
-        self._process.stdin.write(f"{order}\n")
+        """Switch to another clip without closing the connection."""
+        self._process.stdin.write(f"show {name}\n")
         self._process.stdin.flush()
 
-    def _line(self, within_s: float) -> str:
-        deadline = time.monotonic() + within_s
-        ready, _, _ = select.select([self._process.stdout], [], [], deadline - time.monotonic())
+    def _read_line(self, within_s: float) -> str:
+        ready, _, _ = select.select([self._process.stdout], [], [], within_s)
         return self._process.stdout.readline() if ready else "nothing"
 
 
 @pytest.fixture(scope="session")
 def numbered_clips(tmp_path_factory):
-    """Two clips, by name."""
+    """The clips `small` and `large`, by name."""
     folder = tmp_path_factory.mktemp("clips")
     return {name: make_clip(folder / f"{name}.h264", size) for name, size in SIZES.items()}
 
 
 @pytest.fixture
 def rtsp(numbered_clips):
-    """A server that runs and may be killed, paused and restarted."""
+    """A running server that a test may kill, pause and restart."""
     yield from _served(RtspServer(numbered_clips))
 
 
 @pytest.fixture
 def guarded_rtsp(numbered_clips):
-    """The same, for a user whose password is not easy to write into an address."""
+    """The same, with a user whose password has characters that an address must encode."""
     yield from _served(RtspServer(numbered_clips, "viewer", "p@ss:w/rd?#%"))
 
 
 def _served(server: RtspServer):
-    if reason := why_not():
+    if reason := unavailable():
         pytest.skip(f"no RTSP server here: {reason}")
     server.start()
     yield server

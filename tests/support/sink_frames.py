@@ -1,7 +1,10 @@
-"""Frames for the tests of sinks: what real ones look like, gaps included."""
+"""Frames for the tests of sinks: like real ones, with missing values."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import av
 import numpy as np
 
 from engines.contracts.skeletons import load_skeleton
@@ -33,11 +36,18 @@ def frame(seq: int, instances: Instances | None, stream: str = "yard", **changes
 
 
 def varied(stream: str = "yard") -> list[Packet]:
-    """A frame nobody has looked at, one without anybody, a missed point, a missing pose, and plain ones."""
-    gaps = people(2, seed=3)
-    points = gaps.keypoints.copy()
+    """Frames without detection, without instances, with a missing point, with a missing pose, and full ones."""
+    incomplete = people(2, seed=3)
+    points = incomplete.keypoints.copy()
     points[0, 7] = np.nan
     points[1] = np.nan
-    gaps = gaps.replace(keypoints=points, track_ids=np.array([4, -1]))
-    found = [None, Instances.empty(), people(1, 1), people(3, 2), gaps, Instances.empty(), people(1, 4)]
-    return [frame(seq, instances, stream) for seq, instances in enumerate(found)]
+    incomplete = incomplete.replace(keypoints=points, track_ids=np.array([4, -1]))
+    empty = Instances.empty()
+    by_frame = [None, empty, people(1, 1), people(3, 2), incomplete, empty, people(1, 4)]
+    return [frame(seq, instances, stream) for seq, instances in enumerate(by_frame)]
+
+
+def count_frames(path: Path) -> int:
+    """The number of frames that can be decoded from a video."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))

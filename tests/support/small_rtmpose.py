@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 
 from engines.assets.store import cached_path
+from engines.comparison.example_inputs import drawn_picture, inputs_of
 from engines.contracts.contract import Contract, load_contract
 from engines.conversion.export import Exported, export_model, random_network
-from engines.verification.example_inputs import drawn, inputs_of
 
 NAME = "small-rtmpose"
 SIZE = (64, 96)
@@ -40,7 +40,7 @@ def make(home: Path) -> Small:
 
     model = _contract()
     network = random_network(model, 0)
-    batch = inputs_of(model, drawn())
+    batch = inputs_of(model, drawn_picture())
     points = np.random.default_rng(0).integers(8, 56, (len(batch), KEYPOINTS, 2)).astype(np.float64)
     _fit(network, batch, points)
     file = home / "weights.pth"

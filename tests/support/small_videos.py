@@ -1,4 +1,4 @@
-"""Small videos of moving noise, in the codecs that GPUs decode and in those that they do not."""
+"""Small videos of moving noise, in codecs that GPUs decode and in others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def small_video(
     rotate: int | None = None,
     colorspace: int | None = None,
 ) -> Path:
-    """Pictures that no two are alike of, 12 to a group, with B frames where the codec has them."""
+    """Write a video in which all frames differ, with a key frame every 12 and B frames if the codec has them."""
     width, height = size
     noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     options = {"libx265": {"x265-params": "log-level=none"}}.get(codec, {})

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from engines.contracts.contract import Contract, HeatmapCodec, Input
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Contract
 from engines.estimators.topdown import TopDown
+from engines.images.model_input import Input
 from engines.loading.load import load_engine
 
 K = 17

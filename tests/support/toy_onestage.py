@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from engines.codecs.yolo import YoloCodec
 from engines.contracts.contract import Contract
 
 SIZE, CELL, K = (96, 64), 16, 17
@@ -28,6 +29,11 @@ def contract(name: str = "toy-yolo", labels: tuple[str, ...] = ("person",), valu
         "asset": {"filename": f"{name}.onnx", "sha256": None,
                   "sources": [{"kind": "file", "url": f"{name}.onnx"}]},
     })  # fmt: skip
+
+
+def detector_contract() -> Contract:
+    """The same model read as a detector of persons, without keypoints."""
+    return contract().model_copy(update={"task": "detect", "codec": YoloCodec(kind="yolo")})
 
 
 def graph(values: int = 3, *, transposed: bool = False):

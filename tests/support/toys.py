@@ -39,6 +39,25 @@ class Numbers(Source):
         return int(count) if count.isdigit() else None
 
 
+class Logged(Source):
+    """Gives one packet; writes every call and its process to the file that the uri names."""
+
+    def check(self, uri: str) -> None:
+        self.log("check", uri)
+
+    def frames_expected(self, uri: str) -> int | None:
+        self.log("expect", uri)
+        return 1
+
+    def read(self, stream: str, uri: str) -> Iterator[Packet]:
+        self.log("read", uri)
+        yield packet(stream)
+
+    def log(self, call: str, uri: str) -> None:
+        with Path(uri).open("a") as file:
+            file.write(f"{call} {os.getpid()}\n")
+
+
 class Script(Source):
     """What the uri says, word by word: `a3` packet 3 of stream a, `a!` an event of it that resets, `a.` its end."""
 
@@ -170,6 +189,7 @@ class Hold(Operator):
     """Gives each packet only when the next one has come, the last at the end of its stream."""
 
     per_stream = True
+    holds_packets = True
 
     def __init__(self) -> None:
         self.held: dict[str, Packet] = {}
@@ -187,10 +207,46 @@ class Hold(Operator):
 
 
 class Odd(Operator):
-    """Lets only packets of odd seq pass."""
+    """Gives packets of odd seq, and drops the others."""
+
+    drop_reasons = ("even",)
 
     def process(self, packets: list[Packet]) -> list[Packet]:
+        for p in packets:
+            if p.seq % 2 == 0:
+                self.drop(p, "even")
         return [p for p in packets if p.seq % 2]
+
+
+class Faulty(Operator):
+    """Does one thing wrong with frame `seq` of each stream: swallow, repeat, invent or swap it with the next."""
+
+    per_stream = True
+    drop_reasons = ("declared",)
+
+    def __init__(self, do: str, seq: int = 5):
+        self.do, self.seq = do, seq
+        self.late: dict[str, Packet] = {}
+
+    def process(self, packets: list[Packet]) -> list[Packet]:
+        return [given for p in packets for given in self.one(p)]
+
+    def one(self, p: Packet) -> list[Packet]:
+        if self.do == "swap" and p.seq == self.seq:
+            self.late[p.stream] = p
+            return []
+        if self.do == "swap" and p.seq == self.seq + 1:
+            return [p, self.late.pop(p.stream)]
+        if p.seq != self.seq:
+            return [p]
+        if self.do == "drop undeclared":
+            self.drop(p, "bored")
+        if self.do == "drop and fail":
+            self.drop(p, "declared")
+            raise ValueError("bad frame")
+        return {"swallow": [], "repeat": [p, p], "invent": [p, p.replace(stream=f"ghost of {p.stream}")]}[
+            self.do
+        ]
 
 
 class AddField(Operator):
@@ -233,8 +289,9 @@ class Collect(Operator):
 
 
 class Write(Operator):
-    """Writes the seq of every packet to `dir/STREAM`, a line each, and `end`: seen from other processes, too."""
+    """A sink: the seq of every packet on a line of `dir/STREAM`, then the end; other processes can read it."""
 
+    sink = True
     per_stream = True
 
     def __init__(self, dir: str):
@@ -309,10 +366,10 @@ class Across(Operator):
 
 
 REGISTRY = {
-    "numbers": Numbers, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "burn": Burn, "fail_at": FailAt,
+    "numbers": Numbers, "logged": Logged, "script": Script, "same": Same, "same_by_stream": SameByStream, "slow": Slow, "burn": Burn, "fail_at": FailAt,
     "fail_aside": FailAside,
     "fail_open": FailOpen, "hold": Hold, "odd": Odd, "add_field": AddField, "needs_scores": NeedsScores,
-    "collect": Collect, "write": Write, "diary": Diary, "at": At, "across": Across,
+    "collect": Collect, "write": Write, "diary": Diary, "at": At, "across": Across, "faulty": Faulty,
 }  # fmt: skip
 
 

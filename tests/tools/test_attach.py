@@ -167,7 +167,7 @@ def test_nobody_sees_a_password(tmp_path, graph):
         (["1", "--video"], "--video writes to the folder of --out"),
         (["1", "--kafka", "poses/"], "expected BROKERS/TOPIC"),
         (["a=1", "a=2"], "given twice"),
-        (["nosuch://me:hush@cam/1"], "nosuch is no scheme"),
+        (["nosuch://me:hush@cam/1"], "unknown scheme nosuch"),
         (["rtsp://me:${NO_SUCH_VARIABLE}@cam/1"], "NO_SUCH_VARIABLE is not set"),
         (["1", "--credentials", "missing.yaml"], "missing.yaml: No such file"),
         (["1", "--control", "0.0.0.0:0"], "set POSESTREAM_TOKEN"),

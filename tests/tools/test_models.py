@@ -1,4 +1,4 @@
-"""`posestream models` with contracts and weights made here; exit codes and messages as a user meets them."""
+"""`posestream models` with contracts and weights made here: its exit codes and messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def posestream_models(*args: str) -> tuple[int, str]:
 
 @pytest.fixture(autouse=True)
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files of two models, whose contracts are all there are."""
+    """A folder with the files of the only two models."""
     contract = load_contract("yolox-nano").model_dump(mode="json")
     models, shelf = tmp_path / "configs" / "models", tmp_path / "shelf"
     models.mkdir(parents=True)
@@ -64,14 +64,14 @@ def test_pull_all():
     assert [verify(load_contract(name).asset) for name in WEIGHTS] == [True, True]
 
 
-def test_pull_what_a_graph_names(tmp_path):
+def test_pull_the_models_of_a_graph(tmp_path):
     graph = tmp_path / "mine.yaml"
     graph.write_text("name: mine\ngraph:\n  d: {op: decode}\n  e: {op: detect, model: two, after: d}\n")
     assert posestream_models("pull", "--graph", str(graph)) == (0, "two: fetched and verified, 1386 bytes\n")
 
 
 @pytest.mark.parametrize(
-    ("names", "gone", "code", "told"),
+    ("names", "missing", "code", "expected"),
     [
         (["tow", "one"], [], 2, "no model 'tow'; did you mean 'two'?"),
         (["two", "one"], ["two"], 1, "cannot fetch two.onnx"),
@@ -79,21 +79,21 @@ def test_pull_what_a_graph_names(tmp_path):
         ([], [], 2, "name a model"),
     ],
 )
-def test_pull_tries_every_name(shelf, names, gone, code, told):
-    for name in gone:
+def test_pull_tries_every_name(shelf, names, missing, code, expected):
+    for name in missing:
         (shelf / f"{name}.onnx").unlink()
     found, output = posestream_models("pull", *names)
     assert found == code
-    assert told in output
+    assert expected in output
     assert bool(verify(load_contract("one").asset)) == ("one" in names)
 
 
-def test_verify_finds_damage_and_names_the_command_that_mends_it():
+def test_verify_finds_damage_and_names_the_command_for_it():
     assert posestream_models("verify") == (0, "")
     posestream_models("pull", "one")
     assert posestream_models("verify") == (0, "one: verified\n")
     cached_path(load_contract("one").asset).write_bytes(WEIGHTS["two"])
-    assert posestream_models("verify") == (1, "one: damaged; mend it: posestream models pull one\n")
+    assert posestream_models("verify") == (1, "one: damaged; fetch it again: posestream models pull one\n")
     assert posestream_models("pull", "one")[0] == 0
     assert posestream_models("verify", "one", "two") == (
         1,
@@ -122,7 +122,7 @@ def test_list_what_is_asked_for(args, names):
     assert [row["name"] for row in rows] == names
 
 
-def test_what_the_publisher_states_in_part_is_told(shelf):
+def test_a_short_checksum_is_shown_as_such(shelf):
     path = shelf.parent / "configs" / "models" / "one.yaml"
     contract = yaml.safe_load(path.read_text(encoding="utf-8"))
     whole = contract["asset"].pop("sha256")
@@ -130,14 +130,14 @@ def test_what_the_publisher_states_in_part_is_told(shelf):
     path.write_text(yaml.safe_dump(contract | {"asset": contract["asset"] | {"sha256": whole[:8]}}), "utf-8")
     assert re.search(r"one .* \? +no", posestream_models("list")[1])
     output = posestream_models("show", "one")[1]
-    assert f"sha256: {whole[:8]}… (its publisher states 8 digits, no more)" in output
+    assert f"sha256: {whole[:8]}… (its publisher states only 8 digits)" in output
     assert "file: one.onnx, of unknown size" in output
     assert posestream_models("pull", "one") == (0, "one: fetched and verified, 1386 bytes\n")
     output = posestream_models("show", "one")[1]
-    assert f"states 8 digits, no more; the file here has {whole})" in output
+    assert f"states only 8 digits; the file here has {whole})" in output
 
 
-def test_import_show_and_remove_a_model_of_ones_own(shelf):
+def test_import_show_and_remove_a_model(shelf):
     onnx = pytest.importorskip("tiny_onnx")
     path = onnx.shaped(shelf / "My own.onnx", {"image": [1, 3, 640, 640]}, {"boxes": [1, 8400, 85]})
     code, output = posestream_models("import", str(path), "--like", "one")
@@ -154,7 +154,10 @@ def test_import_show_and_remove_a_model_of_ones_own(shelf):
 def test_show():
     _, output = posestream_models("show", "one")
     asset = load_contract("one").asset
-    for line in ("colour: bgr", f"sha256: {asset.sha256} (pinned to a copy at hand)"):
+    for line in (
+        "colour: bgr",
+        f"sha256: {asset.sha256} (taken from a copy, since its publisher states none)",
+    ):
         assert line in output
     assert "on this machine: not here; posestream models pull one" in output
     posestream_models("pull", "one")

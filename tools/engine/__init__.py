@@ -1,1 +1,1 @@
-"""`posestream engine`: a sub-command a file."""
+"""`posestream engine`: export, compile, quantise, verify and measure models, and manage what was made."""

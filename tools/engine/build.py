@@ -1,4 +1,4 @@
-"""`posestream engine build`: compile a model for a GPU, with a bar."""
+"""`posestream engine build`: compile a model for a GPU, with a progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from engines.assets.model_files import find_model, runnable
 from engines.tensorrt.flavours import FlavourName, installed_flavour
 from engines.tensorrt.network import Batch, Precision
-from engines.tensorrt.plan_cache import build_plan
+from engines.tensorrt.plan_builder import build_plan
 
 MB = 1e6
 
@@ -19,23 +19,23 @@ MB = 1e6
 def build(
     model: Annotated[str, typer.Argument(help="A model, or an .onnx file that carries its contract.")],
     backend: Annotated[
-        FlavourName | None, typer.Option("--backend", "-b", help="Unless told, the one that is installed.")
+        FlavourName | None, typer.Option("--backend", "-b", help="By default the one that is installed.")
     ] = None,
     precision: Annotated[
-        Precision, typer.Option("--precision", "-p", help="int8 takes an .onnx file that was quantised.")
+        Precision, typer.Option("--precision", "-p", help="int8 needs an .onnx file that was quantised.")
     ] = "fp16",
     batch: Annotated[
         str | None,
         typer.Option(
-            metavar="MIN:OPT:MAX", help="Sizes of batches; 1:8:32 unless the graph is fixed to one."
+            metavar="MIN:OPT:MAX", help="Batch sizes; 1:8:32 by default, 1:1:1 if the graph is fixed to one."
         ),
     ] = None,
     compute_capability: Annotated[
         str | None,
-        typer.Option(metavar="X.Y", help="Of a GPU that is not here, as 8.9; only by tensorrt-rtx."),
+        typer.Option(metavar="X.Y", help="Of a GPU in another machine, such as 8.9; only with tensorrt-rtx."),
     ] = None,
 ) -> None:
-    """Compile a model for the GPU that is here, compare it with ONNX Runtime, and keep it.
+    """Compile a model for the GPU of this machine, compare it with ONNX Runtime, and keep it.
 
     Examples:
     `posestream engine build rtmpose-m-body8 --precision fp16 --batch 1:8:32`
@@ -68,6 +68,6 @@ def build(
     key = plan.key
     done = f"built in {plan.build_s:.1f} s" if fresh else "already built"
     target = key.gpu or f"any GPU of compute capability {key.compute_capability}"
-    verified = "verified" if plan.verified else "not verified: that follows where it is first loaded"
+    verified = "verified" if plan.verified else "not verified yet: this is done when it is first loaded"
     typer.echo(f"{contract.name}: {done} for {target}, {plan.size / MB:.1f} MB, {verified}")
     typer.echo(str(plan.path))

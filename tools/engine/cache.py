@@ -18,15 +18,15 @@ from engines.contracts.contract import load_contract
 from engines.contracts.onnx_metadata import read_contract
 from engines.errors import ContractError, EngineError
 from engines.home import cache_home
-from engines.tensorrt.plan_cache import standing
 from engines.tensorrt.plan_files import Plan, kept_plans, plans_home
+from engines.tensorrt.plan_search import Usability, judge_plans
 
 MB = 1e6
-LEFT_S = 3600
+ABANDONED_S = 3600  # a younger file may belong to a build that is running
 
 
 class Kept(NamedTuple):
-    """A plan, or an exported ONNX file, as `list` tells of it."""
+    """A row of `list`: a plan, or an exported ONNX file."""
 
     model: str
     backend: str
@@ -41,20 +41,21 @@ class Kept(NamedTuple):
     path: Path
 
     def cells(self) -> list[str]:
-        """The row of the table."""
+        """The cells of the table's row."""
         usable = ("yes" if self.usable else "no") + (f": {self.note}" if self.note else "")
-        size, age = f"{self.bytes / MB:.1f}", told(datetime.now(UTC) - self.made)
+        size, age = f"{self.bytes / MB:.1f}", age_text(datetime.now(UTC) - self.made)
         return [self.model, self.backend, self.precision, self.batch, self.built_for, size, age, usable]
 
 
 def list_engines(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
-    """List what was built and exported: for which GPU, how large, how old, and whether it can run here.
+    """List what was built and exported: GPU, size, age, and whether it can run on this machine.
 
     Example: `posestream engine list`
     """
-    rows = [*map(_plan, kept_plans()), *map(_export, _exports())]
+    plans = kept_plans()
+    rows = [*map(_plan_row, plans, judge_plans(plans)), *map(_export_row, _exports())]
     if as_json:
         typer.echo(json.dumps([row._asdict() for row in rows], indent=2, default=str))
         return
@@ -67,13 +68,18 @@ def list_engines(
 
 
 def clean(
-    model: Annotated[str | None, typer.Argument(help="What was made of this model.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Delete what was made from this model.")] = None,
     stale: Annotated[
-        bool, typer.Option("--stale", help="What is damaged, was replaced, or fits this machine no more.")
+        bool,
+        typer.Option(
+            "--stale", help="Delete what is damaged, out of date, or does not fit this machine any more."
+        ),
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", help="All of it, and what speeds up builds.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Delete everything, also the timings that speed up builds.")
+    ] = False,
 ) -> None:
-    """Delete compiled engines and exported files; `posestream engine build` and `export` make them again.
+    """Delete compiled engines and exported files; `posestream engine build` and `export` can make them again.
 
     Examples:
     `posestream engine clean --stale`
@@ -83,13 +89,14 @@ def clean(
     if not (model or stale or everything):
         raise typer.BadParameter("name a model, or give --stale or --all; see posestream engine list")
     freed = 0
-    for plan in kept_plans():
-        row = _plan(plan)
+    plans = kept_plans()
+    for plan, usability in zip(plans, judge_plans(plans), strict=True):
+        row = _plan_row(plan, usability)
         if model in (None, row.model) and (row.stale or not stale):
             plan.delete()
             freed += _deleted(row)
     for path in _exports():
-        row = _export(path)
+        row = _export_row(path)
         if model in (None, row.model) and (row.stale or not stale):
             path.unlink()
             _weights(path).unlink(missing_ok=True)
@@ -99,8 +106,8 @@ def clean(
     typer.echo(f"{freed / MB:.1f} MB freed")
 
 
-def told(age: timedelta) -> str:
-    """An age as people say it."""
+def age_text(age: timedelta) -> str:
+    """An age in its largest whole unit: 47 hours."""
     minutes = int(age.total_seconds() // 60)
     for name, length in (("days", 24 * 60), ("hours", 60)):
         if minutes >= 2 * length:
@@ -108,12 +115,10 @@ def told(age: timedelta) -> str:
     return f"{minutes} min"
 
 
-def _plan(plan: Plan) -> Kept:
-    key, (why, stale) = plan.key, standing(plan)
-    whole = plan.is_whole()
-    if not whole:
-        why = ["damaged, build it again", *why]
-    note = "; ".join(why) or ("" if plan.verified else "verified when it is first loaded")
+def _plan_row(plan: Plan, usability: Usability) -> Kept:
+    key, intact = plan.key, plan.is_intact()
+    reasons = usability.reasons if intact else ["damaged, build it again", *usability.reasons]
+    note = "; ".join(reasons) or ("" if plan.verified else "will be verified when it is first loaded")
     return Kept(
         model=plan.contract.name,
         backend=f"{key.flavour} {key.version}",
@@ -122,17 +127,17 @@ def _plan(plan: Plan) -> Kept:
         built_for=key.gpu or f"any GPU of {key.compute_capability}",
         bytes=plan.size,
         made=plan.built,
-        usable=not why,
+        usable=not reasons,
         note=note,
-        stale=stale or not whole,
+        stale=usability.stale or not intact,
         path=plan.path,
     )
 
 
-def _export(path: Path) -> Kept:
+def _export_row(path: Path) -> Kept:
     try:
         contract = read_contract(path)
-    except ContractError:  # of another version of posestream
+    except ContractError:  # written by another version of posestream
         contract = None
     weights = _weights(path)
     name = contract.name if contract else path.stem
@@ -150,7 +155,7 @@ def _export(path: Path) -> Kept:
         bytes=path.stat().st_size + (weights.stat().st_size if weights.is_file() else 0),
         made=datetime.fromtimestamp(path.stat().st_mtime, UTC),
         usable=contract is not None and not replaced,
-        note="out of date, export it again" if replaced else "" if current else "by its path",
+        note="out of date, export it again" if replaced else "" if current else "runs only by its path",
         stale=contract is None or replaced,
         path=path,
     )
@@ -161,23 +166,23 @@ def _exports() -> list[Path]:
 
 
 def _weights(onnx: Path) -> Path:
-    """Where the weights of an ONNX file lie that are too large to be part of it."""
+    """The file beside an ONNX file with weights that are too large for it."""
     return onnx.with_name(f"{onnx.name}.data")
 
 
 def _deleted(row: Kept) -> int:
+    """Report a deletion; returns the bytes freed."""
     typer.echo(f"deleted {row.path.name}")
     return row.bytes
 
 
 def _sweep(everything: bool) -> int:
-    """Delete what interrupted builds have left; with `everything`, the timings of kernels, too."""
+    """Delete what interrupted builds left; with `everything` also the kernel timings. Returns bytes freed."""
     owned = {plan.path.stem for plan in kept_plans()}
     freed = 0
     for path in sorted(plans_home().glob("*")):
-        # What is young may belong to a build that is under way in another process.
-        left = path.suffix != ".cache" and time.time() - path.stat().st_mtime > LEFT_S
-        if path.stem not in owned and (left or everything):
+        abandoned = path.suffix != ".cache" and time.time() - path.stat().st_mtime > ABANDONED_S
+        if path.stem not in owned and (abandoned or everything):
             freed += path.stat().st_size
             path.unlink()
     return freed

@@ -1,4 +1,4 @@
-"""`posestream engine`: export models, hold what runs against the reference, and measure it."""
+"""`posestream engine`: export, verify and measure models; larger sub-commands have files of their own."""
 
 from __future__ import annotations
 
@@ -27,65 +27,71 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A model, or an .onnx file that posestream exported.")]
-Backend = Annotated[str, typer.Option("--backend", "-b", help="What runs it; auto picks the fastest.")]
-Threads = Annotated[int, typer.Option(min=1, help="Of the processor.")]
+Backend = Annotated[
+    str, typer.Option("--backend", "-b", help="The library that runs it; auto picks the fastest.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the processor.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A model whose weights are a checkpoint.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write here, not to the cache.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if it is exported already.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write to this file, not to the cache.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Export again even if it was exported already.")
+    ] = False,
     random_weights: Annotated[
         int | None,
-        typer.Option(metavar="SEED", help="Weights drawn by this seed: to time a model, never to use it."),
+        typer.Option(metavar="SEED", help="Random weights from this seed: only to time a model."),
     ] = None,
 ) -> None:
-    """Export a checkpoint to ONNX, compare it with PyTorch, and keep it for all later runs.
+    """Export a checkpoint to ONNX, compare it with PyTorch, and keep it for later runs.
 
-    Needs PyTorch; what it writes does not.
+    Needs PyTorch; running the exported file does not.
 
     Example: `posestream engine export rtmpose-m-body8`
     """
     from engines.conversion.export import export_model
 
     contract, _ = find_model(model)
-    with busy(f"exporting {contract.name}"):
+    with spinner(f"exporting {contract.name}"):
         result = export_model(contract, out=out, force=force, seed=random_weights)
     if random_weights is not None:
-        typer.echo(f"{contract.name}: seeded random weights ({random_weights}), for timing only")
+        typer.echo(f"{contract.name}: random weights (seed {random_weights}), for timing only")
     if not result.fresh:
         typer.echo(f"{contract.name}: already exported (--force exports it again)")
-    typer.echo(f"{contract.name}: largest difference from PyTorch {result.told}")
+    typer.echo(f"{contract.name}: largest difference from PyTorch {result.difference_text}")
     typer.echo(str(result.path))
 
 
 @app.command()
 def verify(model: Model, backend: Backend = "auto", threads: Threads = 1, as_json: AsJson = False) -> None:
-    """Run a model and its FP32 reference on the same inputs; exit code 1 beyond the contract's tolerance.
+    """Compare a model with its FP32 reference on the same inputs; exit code 1 if it is beyond its tolerance.
 
     Example: `posestream engine verify rtmpose-m-body8 --backend tensorrt`
     """
     from engines.verification.verify_model import verify_model
 
     contract, path = find_model(model)
-    with busy(f"verifying {contract.name}"):
-        report = verify_model(contract, path=path, backend=backend, threads=threads)
-    typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
-    raise typer.Exit(0 if report.passed else FAILED)
+    with spinner(f"verifying {contract.name}"):
+        comparison = verify_model(contract, path=path, backend=backend, threads=threads)
+    typer.echo(json.dumps(comparison.as_dict(), indent=2) if as_json else "\n".join(comparison.lines()))
+    raise typer.Exit(0 if comparison.passed else FAILED)
 
 
 @app.command()
 def bench(
     model: Model,
     backend: Backend = "auto",
-    batch: Annotated[str, typer.Option(help="Sizes of batches to try.")] = "1,2,4,8,16,32,64",
+    batch: Annotated[str, typer.Option(help="Batch sizes to measure.")] = "1,2,4,8,16,32,64",
     threads: Threads = 1,
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each size, at most.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Time for each batch size.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model without anything around it: items a second, latency, memory.
+    """Measure a model alone: items a second, latency, memory.
 
     Example: `posestream engine bench rtmpose-m-body8 --batch 1,4,16 --threads 2`
     """
@@ -98,7 +104,7 @@ def bench(
     if min(sizes) < 1:
         raise typer.BadParameter(f"--batch {batch}: expected sizes from 1 up, as in 1,4,16")
     contract, path = find_model(model)
-    with busy(f"measuring {contract.name}"):
+    with spinner(f"measuring {contract.name}"):
         result = bench_model(
             contract, path=path, backend=backend, threads=threads, batches=sizes, seconds=seconds
         )
@@ -120,7 +126,7 @@ app.command("list")(engine_cache.list_engines)
 app.command("clean")(engine_cache.clean)
 
 
-def busy(what: str) -> Status:
-    """A spinner on a terminal's stderr; nothing where there is none."""
+def spinner(text: str) -> Status:
+    """A spinner on stderr if it is a terminal; else nothing is shown."""
     console = Console(stderr=True)
-    return console.status(what) if console.is_terminal else Console(quiet=True).status(what)
+    return console.status(text) if console.is_terminal else Console(quiet=True).status(text)

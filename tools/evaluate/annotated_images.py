@@ -15,11 +15,12 @@ from engines.assets.model_files import find_model
 from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError, EngineError
 from engines.evaluation.coco_files import Annotations, read_json
-from operators.decode import Decode
+from operators.decoding.file_source import FileSource
+from operators.decoding.options import DecodeOptions
 from operators.graph_files import models_in, with_sinks
 from operators.pose import Pose
 from operators.pose_onestage import PoseOnestage
-from operators.records.read import read
+from operators.reading.read import read
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.operator import RunInfo
@@ -71,13 +72,13 @@ def by_model(
     _check_skeleton(str(contract.skeleton), annotations)
     onestage = contract.task == "pose_onestage"
     pose = PoseOnestage(model) if onestage else Pose(model)
-    decode = Decode()
+    files = FileSource(DecodeOptions())
     pose.open(RunInfo.new("evaluate"))
     try:
         images = list(paths if onestage else boxes)  # without boxes a model may find people in any image
         for start in show(range(0, len(images), BATCH)):
             batch = images[start : start + BATCH]
-            packets = [next(decode.play(str(image), str(paths[image]))) for image in batch]
+            packets = [next(files.read(str(image), str(paths[image]))) for image in batch]
             with_boxes = [packet.replace(instances=boxes.get(int(packet.stream))) for packet in packets]
             for packet in pose.process(with_boxes):
                 pose.reset(packet.stream)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from operators import REGISTRY
+from operators.fragments.cut import cut
 from operators.graph_files import available_graphs, load_graph
-from operators.kafka.fragment_topics import cut
 from pipeline.definition.graph_schema import graph_schema
 from tools.graph.drawing import as_mermaid, as_text
 from tools.options.graph import Changes, parse_changes

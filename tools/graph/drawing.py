@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from operators.fragments.cut import cut
 from operators.graph_files import models_named
-from operators.kafka.fragment_topics import cut
 from pipeline.graph import Graph
 from pipeline.node import Node
 

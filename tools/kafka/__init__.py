@@ -1,1 +1,1 @@
-"""`posestream kafka`: look into topics."""
+"""`posestream kafka`: show the messages of a topic, and how far its readers are."""

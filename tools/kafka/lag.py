@@ -1,33 +1,34 @@
-"""How far the consumer groups of a broker are."""
+"""How far the consumer groups of a broker are behind."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from operators.kafka.client import BrokerError, Connection
-from pipeline.graph import nearest
+from operators.kafka.client import BrokerError
+from operators.kafka.connection import Connection
+from pipeline.errors import nearest
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient
 
 
 class Lag(NamedTuple):
-    """How far a group is with one partition; None where there is nothing to tell."""
+    """How far a group has read one partition; None if that is unknown."""
 
     group: str
     topic: str
     partition: int
     end: int | None  # the offset that the next message will get
-    committed: int | None  # the offset at which a reader would begin
+    committed: int | None  # the offset at which the next reader would begin
     lag: int | None
-    member: str | None  # who reads it now
+    member: str | None  # which client reads it now
 
 
 def lags(admin: KafkaAdminClient, connection: Connection, group: str | None = None) -> list[Lag]:
-    """All partitions that the groups have committed or read now, in order.
+    """The lag of each partition that a group reads now or has committed, sorted; of all groups, or of one.
 
     Raises:
-        KafkaError: the broker refuses, or is away.
+        KafkaError: the broker refuses, or does not answer.
         BrokerError: there is no such group.
     """
     from kafka import TopicPartition
@@ -48,21 +49,21 @@ def lags(admin: KafkaAdminClient, connection: Connection, group: str | None = No
         for part in (member["member_assignment"] or {}).get("assigned_partitions", ())
         for number in part["partitions"]
     }
-    rows = sorted({(name, place) for name in wanted for place in committed[name]} | set(readers))
-    if not rows:
+    known = sorted({(name, part) for name in wanted for part in committed[name]} | set(readers))
+    if not known:
         return []
-    there = {  # a topic may have been deleted since
+    existing = {  # a group may have read topics that are deleted now
         TopicPartition(topic["name"], part["partition_index"])
-        for topic in admin.describe_topics(sorted({place.topic for _, place in rows}))
+        for topic in admin.describe_topics(sorted({part.topic for _, part in known}))
         for part in topic["partitions"]
     }
-    latest = {place: OffsetSpec.LATEST for _, place in rows if place in there}
-    ends = {place: at.offset for place, at in admin.list_partition_offsets(latest).items()} if latest else {}
-    made = []
-    for name, place in rows:
-        at = committed[name].get(place)
-        done = at.offset if at is not None and at.offset >= 0 else None
-        end = ends.get(place)
-        rest = None if done is None or end is None else end - done
-        made.append(Lag(name, place.topic, place.partition, end, done, rest, readers.get((name, place))))
-    return made
+    latest = {part: OffsetSpec.LATEST for _, part in known if part in existing}
+    ends = {part: at.offset for part, at in admin.list_partition_offsets(latest).items()} if latest else {}
+    rows = []
+    for name, part in known:
+        at = committed[name].get(part)
+        offset = at.offset if at is not None and at.offset >= 0 else None
+        end = ends.get(part)
+        lag = None if offset is None or end is None else end - offset
+        rows.append(Lag(name, part.topic, part.partition, end, offset, lag, readers.get((name, part))))
+    return rows

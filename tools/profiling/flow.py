@@ -1,4 +1,4 @@
-"""The closed sum: what became of every packet that was read."""
+"""The closed sum: where every packet that was read has gone."""
 
 from __future__ import annotations
 
@@ -6,53 +6,48 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.graph import Graph
-from pipeline.measurement.figures import EdgeFigures, RunFigures
-from pipeline.measurement.metrics import by_reason
+from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
 from pipeline.node import Node
-from tools.profiling.document import Flow
+from tools.profiling.document import Flow, Unaccounted
 
 
-def flow_of(graph: Graph, figures: RunFigures) -> Flow:
-    """Of a whole run, from its beginning, on one way through the graph.
+def flow_of(graph: Graph, stats: RunStats) -> Flow:
+    """Add up a whole run along one path through the graph.
 
-    It is the way to the last stage that finished fewest packets; where a stage joins several inputs, the
-    first of them. Each edge is also looked at by itself, those beside the way as well.
+    The path leads to the last stage that finished the fewest packets; where a stage joins several inputs, it
+    follows the first. The sum of every edge, on the path or not, is checked, too.
     """
-    stages = {stage.name: stage for stage in figures.stages}
-    edges = {edge.name: edge for edge in figures.edges}
+    stages = {stage.name: stage for stage in stats.stages}
+    edges = {edge.name: edge for edge in stats.edges}
     ends = [node for node in graph.nodes if not graph.consumers(node)]
-    end = min(ends, key=lambda node: stages[node.name].work.packets_out)
-    read = sum(stream.read for stream in figures.streams) + figures.past.read
-    finished = stages[end.name].work.packets_out
+    end = min(ends, key=lambda node: stages[node.name].packets_out)
+    read = stats.read
+    finished = stages[end.name].packets_out
     dropped: Counter[str] = Counter()
-    in_flight = left_out = 0
-    for node in _way(graph, end):
-        stage, edge = stages[node.name].work, edges[f"{node.after[0]} → {node.name}"]
-        dropped.update(by_reason(stage.dropped))
-        dropped.update(by_reason(edge.dropped))
-        in_flight += edge.in_flight
-        # Of several inputs, what could not be merged was lost before it came in.
-        taken = stage.packets_in if len(node.after) == 1 else edge.delivered
-        left_out += taken - stage.packets_out - stage.dropped.total()
-    even = read == finished + dropped.total() + in_flight + left_out and all(map(_even, edges.values()))
-    left = sum(stream.finished for stream in figures.streams) + figures.past.finished
+    in_flight = 0
+    for node in _path(graph, end):
+        places: list[StageStats | EdgeStats] = [stages[node.name]]
+        if node.after:
+            places.append(edges[f"{node.after[0]} → {node.name}"])
+        for place in places:
+            dropped.update(place.dropped)
+            in_flight += place.in_flight
+    faults = [Unaccounted(**fault._asdict()) for fault in stats.faults]
+    even = read == finished + dropped.total() + in_flight and all(edge.closed for edge in stats.edges)
     return Flow(
         read=read,
         finished=finished,
         dropped=dict(dropped),
         in_flight=in_flight,
-        left_out=left_out,
-        closed=even and (len(ends) > 1 or left == finished),
+        unaccounted=faults,
+        closed=even and not faults and (len(ends) > 1 or stats.finished == finished),
     )
 
 
-def _way(graph: Graph, end: Node) -> Iterator[Node]:
-    """From a last stage back to the source, without it."""
+def _path(graph: Graph, end: Node) -> Iterator[Node]:
+    """Walk from a last stage back to the source."""
     node = end
     while node.after:
         yield node
         node = graph.node(node.after[0])
-
-
-def _even(edge: EdgeFigures) -> bool:
-    return edge.received == edge.delivered + edge.dropped.total() + edge.in_flight
+    yield node

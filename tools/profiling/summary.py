@@ -1,4 +1,4 @@
-"""Sums up what was seen of a run: the document of a profile, from counted figures and recorded calls."""
+"""Writes the document of a profile, from the snapshots of a run and the calls that were recorded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.graph import Graph
-from pipeline.measurement.figures import RunFigures, StageFigures
-from pipeline.measurement.metrics import RunStats, StageStats, by_reason
-from tools.profiling.bounds import Decoded, Lone, bound
+from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
+from tools.profiling.bounds import Decoded, IsolatedBench, bound
 from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.flow import flow_of
 from tools.profiling.machine.hardware import this_machine
@@ -19,19 +18,20 @@ from tools.profiling.recording.event_log import event_logs
 from tools.profiling.recording.recorded import Recorded, read_recorded
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge
+from tools.views import fill
 
 MB = 1e6
-APART = 0.05  # of the frames; less is what lies between the stages
+APART = 0.05  # smaller differences are frames on their way between the stages, or noise
 
 
 @dataclass(frozen=True)
 class Window:
-    """What was measured: the figures at its beginning and at its end, and what was used in it."""
+    """What was measured: the snapshots at its beginning and at its end, and the use of the machine."""
 
     start_ns: int  # monotonic
     end_ns: int
-    before: RunFigures
-    after: RunFigures
+    before: RunStats
+    after: RunStats
     use: Use
 
 
@@ -40,28 +40,24 @@ def write_up(
     graph: Graph,
     sources: Mapping[str, str],
     window: Window,
-    final: RunFigures,
+    final: RunStats,
     folder: Path,
     *,
-    lone: Lone,
+    isolated: IsolatedBench,
     notes: Sequence[str],
 ) -> Profile:
-    """The profile of a run that has ended with the figures `final`; its recorder wrote to `folder`.
+    """Write the profile of a run that ended with the snapshot `final`; its recorder wrote to `folder`.
 
-    With `settings.bound`, models and decoding are measured alone now.
+    With `settings.bound`, models and decoding are now measured in isolation.
     """
     recorded = read_recorded(folder).between(window.start_ns, window.end_ns)
-    figures = window.after.since(window.before)
-    stats = figures.stats()
+    stats = window.after.since(window.before)
     seconds, frames, machine = stats.seconds, stats.finished, this_machine()
-    fps = frames / seconds if seconds else 0.0
+    fps = stats.fps
     processes = len(event_logs(folder))
     use = window.use.model_copy(update={"lock_wait_ms": recorded.lock_wait_ms})
-    edges = _edges(window, graph)
-    stages = [
-        _stage(graph, one, worked, edges, recorded, seconds)
-        for one, worked in zip(stats.stages, figures.stages, strict=True)
-    ]
+    edges = [fill(Edge, edge) for edge in stats.edges]
+    stages = [_stage(graph, stage, recorded, held_up=_held_up(stage, stats.edges)) for stage in stats.stages]
     engines = _engines(recorded, stages)
     measured = Measured(
         graph=graph,
@@ -77,19 +73,8 @@ def write_up(
         places=_places(recorded, stages, seconds),
     )
     best = None
-    if settings.bound and frames and not lone.ended:
-        read = {stream.name: stream.read for stream in figures.streams}
-        best = bound(
-            graph,
-            engines,
-            {(key.stage, key.model): calls.sizes for key, calls in recorded.engines.items()},
-            [Decoded(uri, read.get(name, 0)) for name, uri in sources.items()],
-            live=settings.live,
-            fps=fps,
-            seconds=seconds,
-            cores=machine.cores,
-            lone=lone,
-        )
+    if settings.bound and frames and not isolated.stopped:
+        best = _bound(measured, recorded, stats, sources, isolated)
     return Profile(
         command=settings.command,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -110,86 +95,87 @@ def write_up(
         stages=stages,
         engines=engines,
         edges=edges,
-        streams=_streams(stats, seconds),
-        notes=[*notes, *_ends_apart(graph, stages), *_beyond(best)],
+        streams=[fill(Stream, stream) for stream in stats.streams],
+        notes=[*notes, *_uneven_ends(graph, stages), *_above_bound(best)],
         stacks=dict(recorded.stacks),
     )
 
 
-def _beyond(best: Bound | None) -> list[str]:
-    """A bound cannot be beaten: what it is made of was not measured alone."""
+def _bound(
+    measured: Measured,
+    recorded: Recorded,
+    stats: RunStats,
+    sources: Mapping[str, str],
+    isolated: IsolatedBench,
+) -> Bound | None:
+    read = {stream.name: stream.read for stream in stats.streams}
+    return bound(
+        measured.graph,
+        measured.engines,
+        {(key.stage, key.model): calls.sizes for key, calls in recorded.engines.items()},
+        [Decoded(uri, read.get(name, 0)) for name, uri in sources.items()],
+        live=measured.live,
+        fps=measured.fps,
+        seconds=stats.seconds,
+        cores=measured.cores,
+        isolated=isolated,
+    )
+
+
+def _above_bound(best: Bound | None) -> list[str]:
+    """No run can be faster than its bound: then the parts were not measured in isolation."""
     if best is None or best.share <= 1 + APART:
         return []
-    return ["it is faster than its bound, so others took processors while that was measured: measure again"]
+    return [
+        "it is faster than its bound: other programs used the cores while that was measured; measure again"
+    ]
 
 
-def _ends_apart(graph: Graph, stages: Sequence[Stage]) -> list[str]:
-    """Where a branch loses frames, what `frames/s` counts is not what the others finished."""
+def _uneven_ends(graph: Graph, stages: Sequence[Stage]) -> list[str]:
+    """Where one branch loses frames, `frames/s` is lower than what the other branches finished."""
     ends = {stage.name: stage.packets_in for stage in stages if not graph.consumers(graph.node(stage.name))}
     if max(ends.values()) - min(ends.values()) <= APART * max(ends.values()):
         return []
     each = ", ".join(f"{name} {packets}" for name, packets in ends.items())
-    return [f"the last stages took different numbers of frames ({each}); those that left all of them count"]
+    return [
+        f"the last stages took different numbers of frames ({each}); a frame counts once it left all of them"
+    ]
 
 
-def _stage(
-    graph: Graph,
-    stats: StageStats,
-    figures: StageFigures,
-    edges: Sequence[Edge],
-    recorded: Recorded,
-    seconds: float,
-) -> Stage:
-    node, workers = graph.node(stats.name), max(stats.workers, 1)
+def _stage(graph: Graph, stats: StageStats, recorded: Recorded, *, held_up: bool) -> Stage:
+    """One stage: what it counted itself, and what the recorder saw of its calls."""
+    node, seconds = graph.node(stats.name), stats.seconds
+    worker_ms = 1e3 * seconds * max(stats.workers, 1)
+    shares = stats.shares(busy_at_least=_stood_still_ms(recorded, stats.name) / worker_ms, held_up=held_up)
     calls = [calls for key, calls in recorded.engines.items() if key.stage == stats.name]
     packets = stats.packets_in if node.after else stats.packets_out
     device_ms = [one.device_ms for one in calls if one.device_ms is not None]
     copied = [one.copied for one in calls if one.copied is not None]
-    # A call counts when it ends; of one that goes on and on, only standing still tells.
-    busy = min(max(stats.busy / workers, _standing(recorded, stats.name) / (1e3 * seconds * workers)), 1.0)
-    blocked = min(stats.blocked / workers, 1.0 - busy)
-    if _held_up(stats, edges):
-        blocked = 1.0 - busy
-    return Stage(
-        name=stats.name,
+    return fill(
+        Stage,
+        shares,
+        stats,
         op=node.op,
-        workers=stats.workers,
-        packets_in=stats.packets_in,
-        packets_out=stats.packets_out,
         packets_per_s=packets / seconds,
-        busy=busy,
-        computing=min(stats.cpu / workers, busy),
-        blocked=blocked,
-        idle=1.0 - busy - blocked,
         cores=stats.cpu,
-        engine=min(sum(one.ms for one in calls) / (1e3 * seconds * workers), busy),
+        engine=min(sum(one.ms for one in calls) / worker_ms, shares.busy),
         gpu_ms=sum(device_ms) / packets if device_ms and packets else None,
-        batches=stats.batches,
-        mean_batch=stats.mean_batch,
-        wait_p50_ms=stats.wait_p50_ms,
-        wait_p95_ms=stats.wait_p95_ms,
-        wait_p99_ms=stats.wait_p99_ms,
-        latency_p50_ms=stats.latency_p50_ms,
-        latency_p95_ms=stats.latency_p95_ms,
-        latency_p99_ms=stats.latency_p99_ms,
         memory_mb=recorded.memory_mb.get(stats.name),
         mb_per_s=recorded.payload.get(stats.name, 0) / MB / seconds,
         copied_mb_per_s=sum(copied) / MB / seconds if copied else None,
-        dropped=stats.dropped,
-        counters=stats.counters,
     )
 
 
-def _held_up(stats: StageStats, edges: Sequence[Edge]) -> bool:
-    """Whether it waited for room all of the time: that, too, only counts when it ends."""
-    before = [edge for edge in edges if edge.consumer == stats.name]
-    behind = [edge for edge in edges if edge.producer == stats.name]
-    waiting = all(edge.in_flight_before and edge.in_flight and not edge.delivered for edge in before)
-    return waiting and not stats.packets_out and any(edge.in_flight for edge in behind)
+def _held_up(stats: StageStats, edges: Sequence[EdgeStats]) -> bool:
+    """Whether the stage waited for room behind it all of the time. A wait is counted only when it ends."""
+    inputs = [edge for edge in edges if edge.consumer == stats.name]
+    outputs = [edge for edge in edges if edge.producer == stats.name]
+    nothing_taken = all(edge.in_flight_before and edge.in_flight and not edge.delivered for edge in inputs)
+    return nothing_taken and not stats.packets_out and any(edge.in_flight for edge in outputs)
 
 
-def _standing(recorded: Recorded, stage: str) -> float:
-    """For how many ms it was seen to stand still in a call."""
+def _stood_still_ms(recorded: Recorded, stage: str) -> float:
+    """How long the sampler saw a stage stand still inside its calls, in ms over all of its workers."""
     return sum(ms for standing, ms in recorded.standing.items() if standing.stage == stage)
 
 
@@ -203,7 +189,7 @@ def _places(recorded: Recorded, stages: Sequence[Stage], seconds: float) -> list
 
 
 def _engines(recorded: Recorded, stages: Sequence[Stage]) -> list[Engine]:
-    """As they were used; a frame counts for a stage that has taken it, whatever became of it later."""
+    """The engines as each stage used them, per frame that the stage took, even if it was dropped later."""
     taken = {stage.name: max(stage.packets_in or stage.packets_out, 1) for stage in stages}
     return [
         Engine(
@@ -221,39 +207,4 @@ def _engines(recorded: Recorded, stages: Sequence[Stage]) -> list[Engine]:
             gpu_ms_per_item=None if calls.device_ms is None else calls.device_ms / max(calls.items, 1),
         )
         for key, calls in recorded.engines.items()
-    ]
-
-
-def _edges(window: Window, graph: Graph) -> list[Edge]:
-    edges = []
-    for before, after in zip(window.before.edges, window.after.edges, strict=True):
-        passed = after.since(before)
-        edges.append(
-            Edge(
-                producer=passed.producer,
-                consumer=passed.consumer,
-                received=passed.received,
-                delivered=passed.delivered,
-                in_flight_before=before.in_flight,
-                in_flight=after.in_flight,
-                dropped=dict(by_reason(passed.dropped)),
-            )
-        )
-    return edges
-
-
-def _streams(stats: RunStats, seconds: float) -> list[Stream]:
-    return [
-        Stream(
-            name=stream.name,
-            read=stream.read,
-            finished=stream.finished,
-            dropped=stream.dropped,
-            instances=stream.instances,
-            fps=stream.finished / seconds,
-            age_p50_ms=stream.age_p50_ms,
-            age_p95_ms=stream.age_p95_ms,
-            age_p99_ms=stream.age_p99_ms,
-        )
-        for stream in stats.streams
     ]

@@ -1,1 +1,4 @@
-"""A live run as a service: what it shows over HTTP, and `posestream top`, which asks for that."""
+"""A live run as a service: the control API, Prometheus metrics, and `posestream top`, which reads the API.
+
+Imports `pipeline`, `operators` and the files beside this folder.
+"""

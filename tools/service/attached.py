@@ -1,25 +1,24 @@
-"""The sources of a live run: attached, detached, and what each did in the last seconds."""
+"""The sources of a live run: attach them, detach them, and see what each did in the last seconds."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from operators.cameras.uri import redact, resolve_uri
+from operators.decoding.addresses import redact, resolve_uri
 from pipeline.errors import ConfigError, SourceError
-from pipeline.measurement.figures import RunFigures, StreamFigures
-from pipeline.measurement.metrics import by_stream
+from pipeline.measurement.stats import RunStats, StreamStats
 from pipeline.packet import Event
 from pipeline.run import Run
 from tools.options.cameras import Credentials
-from tools.service.attached_stages import RunNow, run_now
+from tools.service.attached_stages import DIGITS, RunNow, run_now
+from tools.views import fill
 
-WINDOW_S = 10  # rates and ages are those of so many seconds
-REMOVAL_S = 5  # a source is given so long to end before its removal is said to be under way
+WINDOW_S = 10  # how long "the last seconds" are: rates and ages are computed over them
+REMOVAL_S = 5  # how long `remove` waits for a source to end before it reports that the removal goes on
 
 State = Literal["waiting", "running", "lost", "ended"]
 
@@ -33,44 +32,32 @@ class UnknownError(ConfigError):
 
 
 class NotOpenError(ConfigError):
-    """The run's operators are still being opened, or it is stopping."""
+    """The run's operators are still being opened, or the run is stopping."""
 
 
 @dataclass(frozen=True)
-class Now:
-    """A stream at this moment; rates, ages and instances are those of the last seconds."""
+class StreamNow:
+    """A stream at this moment; `fps`, ages and `instances` are those of the last seconds."""
 
     name: str
-    source: str  # its name where it carries several streams; else the stream's
-    uri: str | None  # without credentials; None once its source is not read any more
+    source: str  # the source that gives it; other than `name` only where a source carries several streams
+    uri: str | None  # without credentials; None once its source is no longer read
     state: State
     fps: float
     age_p50_ms: float
     age_p99_ms: float
-    instances: float  # a frame
+    instances: float  # per frame
     read: int
     finished: int
     dropped: int
-    dropped_now: int  # of the last seconds
+    dropped_now: int  # in the last seconds
     counters: dict[str, int]  # what the source itself counted
     lost_since_ns: int | None = None  # UNIX time
     reason: str | None = None  # why it is lost
 
 
-@dataclass(frozen=True)
-class _Sample:
-    at_s: float
-    figures: RunFigures
-    dropped: Counter[str]  # by stream
-
-    @classmethod
-    def of(cls, run: Run) -> _Sample:
-        figures = run.figures()
-        return cls(time.monotonic(), figures, by_stream(figures.losses()))
-
-
 class Attached:
-    """What is attached to a live run; any thread may ask."""
+    """The sources that are attached to a live run; may be called from any thread."""
 
     def __init__(self, run: Run, credentials: Credentials | None = None):
         self.run = run
@@ -78,21 +65,21 @@ class Attached:
         self._open = False
         self._changing = threading.Lock()
         self._sampling = threading.Lock()
-        self._samples: deque[_Sample] = deque()
+        self._samples: deque[RunStats] = deque()  # of the last seconds, the oldest first
 
     def start(self) -> None:
-        """Open the operators and begin to read; only now sources can be added."""
+        """Open the operators and begin to read; sources can be added from now on."""
         self.run.start()
         self._open = self.run.failure is None
-        self.sample()  # else the first figures would be those of an arbitrarily short time
+        self.sample()  # so that the first rates cover the time since this moment
 
     def add(self, name: str, uri: str) -> None:
         """Attach a source.
 
         Raises:
-            NotOpenError: not now.
+            NotOpenError: the operators are being opened, or the run is stopping.
             TakenError: a source of this name is attached.
-            SourceError: this can never be read.
+            SourceError: the URI can never be read.
         """
         try:
             resolved = resolve_uri(uri, self._credentials.get(name))
@@ -106,7 +93,7 @@ class Attached:
             self.run.add_source(name, resolved)
 
     def remove(self, name: str) -> bool:
-        """Detach a source, finishing what was read of it; False if it is still about to end.
+        """Detach a source and finish the frames that were read; False if it has not ended within REMOVAL_S.
 
         Raises:
             UnknownError: no source of this name is attached.
@@ -125,7 +112,7 @@ class Attached:
         return True
 
     def problems(self) -> list[str]:
-        """Why the run does not work, or not yet; none of a single source's troubles is such a reason."""
+        """Why the run does not work, or not yet. Problems of single sources are not among them."""
         if self.run.failure:
             return [f"the run has failed: {self.run.failure}"]
         if not self._open:
@@ -133,79 +120,63 @@ class Attached:
         return ["the run is stopping"] if self.run.stopping else []
 
     def sample(self) -> None:
-        """Note the figures of this moment; to be called about once a second."""
-        now = _Sample.of(self.run)
+        """Remember the run as it is now; to be called about once a second."""
+        now = self.run.stats()
         with self._sampling:
             self._samples.append(now)
-            while len(self._samples) > 1 and self._samples[1].at_s <= now.at_s - WINDOW_S:
+            while len(self._samples) > 1 and self._samples[1].seconds <= now.seconds - WINDOW_S:
                 self._samples.popleft()
 
-    def streams(self) -> list[Now]:
-        """All streams that have been attached in this run, those that have ended included."""
-        now, before = self._now_and_before()
+    def streams(self) -> list[StreamNow]:
+        """All streams that were attached in this run, ended ones included."""
+        now, window = self._now_and_lately()
         uris = self.run.sources()
         outages = {event.stream: event for event in self.run.events() if event.kind == "lost"}
-        then = {stream.name: stream for stream in before.figures.streams} if before else {}
         return [
-            _now(stream, then.get(stream.name), now, before, uris.get(stream.source), outages)
-            for stream in now.figures.streams
+            _stream(stream, lately, uris.get(stream.source), outages.get(stream.name))
+            for stream, lately in zip(now.streams, window.streams, strict=True)
         ]
 
     def stages(self) -> RunNow:
         """The run, its stages and its edges."""
-        now, before = self._now_and_before()
-        figures = now.figures
+        now, window = self._now_and_lately()
         return run_now(
             self.run.graph,
-            figures,
-            before.figures if before else None,
-            room=self.run.room(sum(not stream.ended for stream in figures.streams)),
+            now,
+            window,
+            capacities=self.run.room(sum(not stream.ended for stream in now.streams)),
             sources=len(self.run.sources()),
             problems=self.problems(),
         )
 
-    def _now_and_before(self) -> tuple[_Sample, _Sample | None]:
-        """This moment, and the one up to WINDOW_S ago that it is compared with."""
+    def _now_and_lately(self) -> tuple[RunStats, RunStats]:
+        """The run since it began, and its last WINDOW_S seconds; all of it before there is a sample."""
         with self._sampling:
             before = self._samples[0] if self._samples else None
-        return _Sample.of(self.run), before
+        now = self.run.stats()
+        return now, now.since(before) if before else now
 
     def events(self, stream: str | None = None) -> list[Event]:
-        """What happened lately, to one stream or to all, the oldest first."""
+        """The last events of one stream or of all, the oldest first."""
         return [event for event in self.run.events() if stream in (None, event.stream)]
 
 
-def _now(
-    stream: StreamFigures,
-    then: StreamFigures | None,
-    now: _Sample,
-    before: _Sample | None,
-    uri: str | None,
-    outages: Mapping[str, Event],
-) -> Now:
-    seconds = now.at_s - before.at_s if before else 0.0
-    age = stream.age.since(then.age) if then else stream.age
-    finished = max(stream.finished - (then.finished if then else 0), 0)
-    instances = max(stream.instances - (then.instances if then else 0), 0)
-    dropped = now.dropped[stream.name]
-    lost = outages.get(stream.name) if stream.lost and uri else None
+def _stream(stream: StreamStats, lately: StreamStats, uri: str | None, outage: Event | None) -> StreamNow:
+    lost = outage if stream.lost and uri else None
     state: State = (
         "ended" if uri is None else "lost" if stream.lost else "running" if stream.read else "waiting"
     )
-    return Now(
-        name=stream.name,
-        source=stream.source,
+    return fill(
+        StreamNow,
+        stream,
+        digits=DIGITS,
         uri=None if uri is None else redact(uri),
         state=state,
-        fps=round(finished / seconds, 2) if seconds else 0.0,
-        age_p50_ms=round(age.percentile_ms(50), 1),
-        age_p99_ms=round(age.percentile_ms(99), 1),
-        instances=round(instances / finished, 2) if finished else 0.0,
-        read=stream.read,
-        finished=stream.finished,
-        dropped=dropped,
-        dropped_now=max(dropped - (before.dropped[stream.name] if before else 0), 0),
-        counters=dict(stream.counters),
+        fps=lately.fps,
+        age_p50_ms=lately.age_p50_ms,
+        age_p99_ms=lately.age_p99_ms,
+        instances=lately.instances_per_frame,
+        dropped_now=lately.dropped,
         lost_since_ns=lost.at_ns if lost else None,
         reason=lost.details.get("reason") if lost else None,
     )

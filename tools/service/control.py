@@ -1,4 +1,4 @@
-"""The HTTP control API of a live run: sources, graph, figures and health. See docs/service.md."""
+"""The HTTP control API of a live run: sources, graph, figures and health. docs/service.md describes it."""
 
 from __future__ import annotations
 
@@ -39,26 +39,28 @@ class NewStream(BaseModel):
 
 
 def make_app(attached: Attached, token: str | None = None, *, local: bool = True) -> FastAPI:
-    """The API of a run. With a token, all but /healthz asks for it; `local`: only this machine can call."""
+    """Make the API of a run.
+
+    With a `token`, every request but /healthz must carry it. `local`: only this machine can reach the API.
+    """
     app = FastAPI(title="posestream", docs_url=None, redoc_url=None)
     registry = make_registry(attached.run)
 
     @app.middleware("http")
-    async def authorise(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def authorise(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if token and request.url.path != "/healthz" and not _holds(request, token):
             return JSONResponse(
-                {"detail": "give the token: Authorization: Bearer …"}, 401, {"WWW-Authenticate": "Bearer"}
+                {"detail": "send the token: Authorization: Bearer …"}, 401, {"WWW-Authenticate": "Bearer"}
             )
-        return await go_on(request)
+        return await call_next(request)
 
-    if (
-        local and not token
-    ):  # else a web page whose name is made to point here could call, from a browser here
+    if local and not token:
+        # Against DNS rebinding: a page whose name resolves to this machine could call the API from a browser.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES, www_redirect=False)
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-        # Not FastAPI's own answer: that repeats the input, and a URI may hold a password.
+        # FastAPI's own answer would repeat the input, and a URI may hold a password.
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "body"
         return JSONResponse({"detail": f"{where}: {first['msg']}"}, 422)
@@ -92,7 +94,7 @@ def make_app(attached: Attached, token: str | None = None, *, local: bool = True
     def events(name: str) -> dict[str, Any]:
         if name not in {known for stream in attached.streams() for known in (stream.name, stream.source)}:
             raise HTTPException(404, f"no stream named {name!r} has been attached")
-        return {"events": [_told(event) for event in attached.events(name)]}
+        return {"events": [_event_as_json(event) for event in attached.events(name)]}
 
     @app.get("/stages")
     def stages() -> dict[str, Any]:
@@ -101,7 +103,7 @@ def make_app(attached: Attached, token: str | None = None, *, local: bool = True
     @app.get("/graph", response_model=None)
     def graph(format: Literal["json", "mermaid"] = "json") -> Response | dict[str, Any]:
         graph = attached.run.graph
-        return PlainTextResponse(as_mermaid(graph)) if format == "mermaid" else _as_json(graph)
+        return PlainTextResponse(as_mermaid(graph)) if format == "mermaid" else _graph_as_json(graph)
 
     @app.get("/metrics")
     def metrics(request: Request) -> Response:
@@ -127,12 +129,12 @@ def _holds(request: Request, token: str) -> bool:
     return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
 
 
-def _told(event: Event) -> dict[str, Any]:
+def _event_as_json(event: Event) -> dict[str, Any]:
     place = {"stream": event.stream, "event": event.kind, "at_ns": event.at_ns}
     return {**place, "resets": event.resets, **event.details}
 
 
-def _as_json(graph: Graph) -> dict[str, Any]:
+def _graph_as_json(graph: Graph) -> dict[str, Any]:
     nodes = [
         {
             "name": node.name,
@@ -148,10 +150,11 @@ def _as_json(graph: Graph) -> dict[str, Any]:
 
 
 def listen(address: str, token: str | None) -> socket.socket:
-    """A listening socket at HOST:PORT.
+    """Open a listening socket at HOST:PORT.
 
     Raises:
-        ConfigError: no such address, not to be bound to without a token, or taken.
+        ConfigError: this machine does not have the address, the port is taken, or others can reach it and
+            there is no token.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -165,8 +168,8 @@ def listen(address: str, token: str | None) -> socket.socket:
         ) from None
     if not token and not is_local(str(found[0])):
         raise ConfigError(
-            f"--control {address}: whoever reaches it could attach sources; set POSESTREAM_TOKEN to a secret "
-            "that callers must give, or bind to 127.0.0.1"
+            f"--control {address}: anyone who can reach it could attach sources; set POSESTREAM_TOKEN to a "
+            "secret that callers must send, or listen at 127.0.0.1"
         )
     try:
         return socket.create_server(found[:2], family=family)
@@ -178,18 +181,18 @@ def listen(address: str, token: str | None) -> socket.socket:
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine reaches this address."""
+    """Whether only this machine can reach this address."""
     return ipaddress.ip_address(address).is_loopback
 
 
 class ControlServer:
-    """Serves the API from a thread of its own; within `with`."""
+    """Serves the API from a thread of its own while its `with` block runs."""
 
     def __init__(self, attached: Attached, listener: socket.socket, token: str | None):
         self._listener = listener
         host, port = listener.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        # Its log would tell every request; errors of ours are told by the callers' answers.
+        # uvicorn would log every request. Callers get our errors in the answers.
         config = uvicorn.Config(
             make_app(attached, token, local=is_local(host)),
             lifespan="off",

@@ -1,15 +1,15 @@
-"""The figures of a run for Prometheus, read from the run at each scrape: there is no second set of books.
+"""Exports the snapshot of a run to Prometheus; it is taken anew at each scrape.
 
-Durations are real histograms. Their bounds are steps of half an octave: edges of the buckets in which the
-runtime itself counts, so that they are exact. `docs/service.md` says what each metric means.
+Durations are histograms. Their bounds are half octaves, which the runtime's own histograms have too, so the
+counts are exact. docs/service.md describes every metric.
 """
 
 from __future__ import annotations
 
 import platform
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -17,18 +17,22 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from pipeline.measurement.figures import EdgeFigures, RunFigures, StageFigures, StreamFigures
-from pipeline.measurement.metrics import Histogram, PastStreams, by_reason
+from pipeline.measurement.metrics import COUNTERS, Histogram
+from pipeline.measurement.stats import EdgeStats, RunStats, StageStats, StreamStats
 from pipeline.run import Run
 
 BOUNDS_NS = [step << octave for octave in range(17, 33) for step in (2, 3)]  # 0.26 ms … 12.9 s
-FOREVER_NS = 1 << 62
+INFINITY_NS = 1 << 62
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
-OUTAGES, OUTAGE_MS = "outages", "outage_ms"  # what sources count of their outages
+OUTAGES, OUTAGE_MS = "outages", "outage_ms"  # counters of sources
+
+T = TypeVar("T")
+Labels = tuple[str, ...]
+ByLabels = Mapping[Any, T]  # the values of the labels: the value of the metric
 
 
 def make_registry(run: Run) -> CollectorRegistry:
-    """All that is exported: the run's figures, this build, this process."""
+    """Register all that is exported: the run, this build, this process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RunCollector(run))
     ProcessCollector(registry=registry)
@@ -36,168 +40,143 @@ def make_registry(run: Run) -> CollectorRegistry:
 
 
 def scrape(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The body and the content type of an answer to a scraper that accepts this."""
+    """Return the body and the content type of an answer to a scraper with this Accept header."""
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class RunCollector(Collector):
-    """Reads the figures of a run whenever it is asked."""
+    """Takes the snapshot of a run whenever it is asked."""
 
     def __init__(self, run: Run):
         self._run = run
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: names are known when first collected."""
+        """Return nothing: the names are only known once they are collected."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, of this moment."""
-        figures = self._run.figures()
-        yield from _run(figures)
-        yield from _stages(figures.stages)
-        yield from _edges(figures.edges)
-        yield from _streams(figures, set(self._run.sources()))
+        """Yield all metrics of this moment."""
+        stats = self._run.stats()
+        yield from _run(stats)
+        yield from _stages(stats.stages)
+        yield from _edges(stats.edges)
+        faults = {(fault.stage, fault.stream, fault.kind): fault.packets for fault in stats.faults}
+        meaning = "Packets that a stage swallowed, repeated, invented or reordered; should be none."
+        yield _gauge("stage_unaccounted_packets", meaning, ("stage", "stream", "kind"), faults)
+        yield from _streams(stats, set(self._run.sources()))
 
 
-def _run(figures: RunFigures) -> Iterator[Metric]:
-    build = GaugeMetricFamily(
-        "posestream_build_info", "The version at work; always 1.", labels=["version", "python"]
-    )
-    build.add_metric([version("posestream"), platform.python_version()], 1)
-    run = GaugeMetricFamily("posestream_run_info", "The run at work; always 1.", labels=["run", "graph"])
-    run.add_metric([figures.run_id, figures.graph], 1)
-    yield build
-    yield run
-    yield GaugeMetricFamily(
-        "posestream_run_seconds",
-        "Since all operators were open and reading began.",
-        value=figures.run_ns / 1e9,
-    )
+def _run(stats: RunStats) -> Iterator[Metric]:
+    build = {(version("posestream"), platform.python_version()): 1}
+    run = {(stats.run_id, stats.graph): 1}
+    yield _gauge("build_info", "The version at work; always 1.", ("version", "python"), build)
+    yield _gauge("run_info", "The run at work; always 1.", ("run", "graph"), run)
+    yield _gauge("run_seconds", "Since all operators were open and reading began.", (), {(): stats.seconds})
 
 
-def _stages(stages: list[StageFigures]) -> Iterator[Metric]:
-    def counter(name: str, text: str, value: Callable[[StageFigures], float]) -> Metric:
-        family = CounterMetricFamily(f"posestream_stage_{name}", text, labels=["stage"])
-        for stage in stages:
-            family.add_metric([stage.name], value(stage))
-        return family
+def _stages(stages: Sequence[StageStats]) -> Iterator[Metric]:
+    def of_each(value: Callable[[StageStats], T]) -> ByLabels[T]:
+        return {(stage.name,): value(stage) for stage in stages}
 
-    yield counter("packets_in", "Packets that a stage took.", lambda stage: stage.work.packets_in)
-    yield counter("packets_out", "Packets that a stage gave.", lambda stage: stage.work.packets_out)
-    yield counter("busy_seconds", "Time at work, over all workers.", lambda stage: stage.work.busy_ns / 1e9)
-    workers = GaugeMetricFamily("posestream_stage_workers", "Workers of a stage.", labels=["stage"])
-    wait = HistogramMetricFamily(
-        "posestream_stage_wait_seconds", "Time of a packet in the queue.", labels=["stage"]
+    def by_key(values: Callable[[StageStats], Mapping[str, int]]) -> ByLabels[int]:
+        return {(stage.name, key): n for stage in stages for key, n in values(stage).items()}
+
+    for name, meaning in COUNTERS.items():
+        exported = f"stage_{name.removesuffix('_ns')}{'_seconds' if name.endswith('_ns') else ''}"
+        unit = 1e9 if name.endswith("_ns") else 1  # Prometheus counts time in seconds
+        counts = {(stage.name,): getattr(stage.work, name) / unit for stage in stages}
+        yield _counter(exported, meaning, ("stage",), counts)
+    yield _gauge("stage_workers", "Workers of a stage.", ("stage",), of_each(lambda stage: stage.workers))
+    held = of_each(lambda stage: stage.in_flight)
+    yield _gauge("stage_in_flight_packets", "Packets that a stage works on or holds.", ("stage",), held)
+    wait, latency = of_each(lambda stage: stage.work.wait), of_each(lambda stage: stage.work.latency)
+    yield _durations("stage_wait_seconds", "Time of a packet in the queue.", ("stage",), wait)
+    yield _durations(
+        "stage_latency_seconds", "Time of a packet in the queue and at work.", ("stage",), latency
     )
-    latency = HistogramMetricFamily(
-        "posestream_stage_latency_seconds", "Time of a packet in the queue and at work.", labels=["stage"]
+    yield _batches(stages)
+    dropped, counted = by_key(lambda stage: stage.dropped), by_key(lambda stage: stage.counters)
+    yield _counter("stage_dropped_packets", "Packets that a stage set aside.", ("stage", "reason"), dropped)
+    yield _counter("operator_events", "What an operator itself counted.", ("stage", "event"), counted)
+
+
+def _edges(edges: Sequence[EdgeStats]) -> Iterator[Metric]:
+    def of_each(value: Callable[[EdgeStats], int]) -> ByLabels[int]:
+        return {(edge.producer, edge.consumer): value(edge) for edge in edges}
+
+    ends = ("producer", "consumer")
+    yield _counter("edge_received_packets", "Packets put on an edge.", ends, of_each(lambda e: e.received))
+    yield _counter(
+        "edge_delivered_packets", "Packets taken off an edge.", ends, of_each(lambda e: e.delivered)
     )
-    batches = HistogramMetricFamily(
-        "posestream_stage_batch_packets", "Packets a call took.", labels=["stage"]
-    )
+    yield _gauge("edge_depth_packets", "Packets that wait on an edge.", ends, of_each(lambda e: e.in_flight))
+    lost = {(e.producer, e.consumer, reason): n for e in edges for reason, n in e.dropped.items()}
+    yield _counter("edge_dropped_packets", "Packets lost on an edge.", (*ends, "reason"), lost)
+
+
+def _streams(stats: RunStats, attached: set[str]) -> Iterator[Metric]:
+    def of_each(value: Callable[[StreamStats], T]) -> ByLabels[T]:
+        return {(stream.name,): value(stream) for stream in stats.streams}
+
+    def summed(values: ByLabels[int], past: int) -> ByLabels[int]:
+        # Without the forgotten streams, a sum over all streams would fall whenever one is forgotten.
+        return {**values, ("",): past} if stats.past.streams else values
+
+    label = ("stream",)
+    read = summed(of_each(lambda stream: stream.read), stats.past.read)
+    finished = summed(of_each(lambda stream: stream.finished), stats.past.finished)
+    instances = summed(of_each(lambda stream: stream.instances), stats.past.instances)
+    yield _counter("stream_read_frames", "Frames that its source gave.", label, read)
+    yield _counter("stream_finished_frames", "Frames that have left all last stages.", label, finished)
+    yield _counter("stream_instances", "Animals and persons in the finished frames.", label, instances)
+    reading = of_each(lambda stream: int(stream.source in attached))
+    yield _gauge("stream_attached", "1 while its source is being read.", label, reading)
+    yield _gauge("stream_lost", "1 while its source gives nothing.", label, of_each(lambda s: int(s.lost)))
+    outages = of_each(lambda stream: stream.counters[OUTAGES])
+    outage_s = of_each(lambda stream: stream.counters[OUTAGE_MS] / 1e3)
+    yield _counter("stream_outages", "How often its source was lost.", label, outages)
+    yield _counter("stream_outage_seconds", "Length of the outages that are over.", label, outage_s)
+    ages = of_each(lambda stream: stream.age)
+    yield _durations("stream_age_seconds", "From a frame's arrival to the last stage's end.", label, ages)
+    lost = "Frames lost anywhere on the way."
+    yield _counter("stream_dropped_frames", lost, ("stream", "reason"), dict(stats.losses))
+    counters = {stream.source: stream.counters for stream in stats.streams}
+    events = {(source, event): n for source, counted in counters.items() for event, n in counted.items()}
+    yield _counter("source_events", "What a source itself counted.", ("source", "event"), events)
+
+
+def _counter(name: str, meaning: str, labels: Labels, values: ByLabels[float]) -> Metric:
+    family = CounterMetricFamily(f"posestream_{name}", meaning, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, meaning: str, labels: Labels, values: ByLabels[float]) -> Metric:
+    family = GaugeMetricFamily(f"posestream_{name}", meaning, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _durations(name: str, meaning: str, labels: Labels, values: ByLabels[Histogram]) -> Metric:
+    """Make a histogram in seconds: cumulative counts below each bound, `+Inf` the last."""
+    family = HistogramMetricFamily(f"posestream_{name}", meaning, labels=labels)
+    bounds = [*(floatToGoString(bound / 1e9) for bound in BOUNDS_NS), "+Inf"]
+    for key, histogram in values.items():
+        counts = histogram.below([*BOUNDS_NS, INFINITY_NS])
+        family.add_metric(key, list(zip(bounds, counts, strict=True)), histogram.total_ns / 1e9)
+    return family
+
+
+def _batches(stages: Sequence[StageStats]) -> Metric:
+    """Make the histogram of batch sizes: cumulative counts of calls up to each size, and their packets."""
+    family = HistogramMetricFamily("posestream_stage_batch_packets", "Packets a call took.", labels=["stage"])
+    bounds = [*(floatToGoString(bound) for bound in BATCHES), "+Inf"]
     for stage in stages:
-        workers.add_metric([stage.name], stage.workers)
-        wait.add_metric([stage.name], _buckets(stage.work.wait), stage.work.wait.total_ns / 1e9)
-        latency.add_metric([stage.name], _buckets(stage.work.latency), stage.work.latency.total_ns / 1e9)
-        batches.add_metric([stage.name], *_batches(stage.work.batches))
-    yield from (workers, wait, latency, batches)
-    dropped = CounterMetricFamily(
-        "posestream_stage_dropped_packets", "Packets that a stage set aside.", labels=["stage", "reason"]
-    )
-    events = CounterMetricFamily(
-        "posestream_operator_events", "What an operator itself counted.", labels=["stage", "event"]
-    )
-    for stage in stages:
-        for reason, packets in by_reason(stage.work.dropped).items():
-            dropped.add_metric([stage.name, reason], packets)
-        for event, n in stage.counters.items():
-            events.add_metric([stage.name, event], n)
-    yield from (dropped, events)
-
-
-def _edges(edges: list[EdgeFigures]) -> Iterator[Metric]:
-    labels = ["producer", "consumer"]
-    received = CounterMetricFamily(
-        "posestream_edge_received_packets", "Packets put on an edge.", labels=labels
-    )
-    delivered = CounterMetricFamily(
-        "posestream_edge_delivered_packets", "Packets taken off an edge.", labels=labels
-    )
-    depth = GaugeMetricFamily("posestream_edge_depth_packets", "Packets that wait on an edge.", labels=labels)
-    dropped = CounterMetricFamily(
-        "posestream_edge_dropped_packets", "Packets lost on an edge.", labels=[*labels, "reason"]
-    )
-    for edge in edges:
-        producer, consumer = edge.producer, edge.consumer
-        received.add_metric([producer, consumer], edge.received)
-        delivered.add_metric([producer, consumer], edge.delivered)
-        depth.add_metric([producer, consumer], edge.in_flight)
-        for reason, packets in by_reason(edge.dropped).items():
-            dropped.add_metric([producer, consumer, reason], packets)
-    yield from (received, delivered, depth, dropped)
-
-
-def _streams(figures: RunFigures, attached: set[str]) -> Iterator[Metric]:
-    streams = figures.streams
-
-    def counter(name: str, text: str, value: Callable[[StreamFigures], float]) -> CounterMetricFamily:
-        family = CounterMetricFamily(f"posestream_stream_{name}", text, labels=["stream"])
-        for stream in streams:
-            family.add_metric([stream.name], value(stream))
-        return family
-
-    def gauge(name: str, text: str, value: Callable[[StreamFigures], float]) -> Metric:
-        family = GaugeMetricFamily(f"posestream_stream_{name}", text, labels=["stream"])
-        for stream in streams:
-            family.add_metric([stream.name], value(stream))
-        return family
-
-    def summed(name: str, text: str, value: Callable[[StreamFigures | PastStreams], float]) -> Metric:
-        family = counter(name, text, value)
-        if figures.past.streams:  # else sums over all streams would fall when one is forgotten
-            family.add_metric([""], value(figures.past))
-        return family
-
-    yield summed("read_frames", "Frames that its source gave.", lambda stream: stream.read)
-    yield summed("finished_frames", "Frames that have left all last stages.", lambda stream: stream.finished)
-    yield summed("instances", "Animals and persons in the finished frames.", lambda stream: stream.instances)
-    yield gauge("attached", "1 while its source is being read.", lambda stream: stream.source in attached)
-    yield gauge("lost", "1 while its source gives nothing.", lambda stream: stream.lost)
-    yield counter("outages", "How often its source was lost.", lambda stream: stream.counters[OUTAGES])
-    yield counter(
-        "outage_seconds",
-        "Length of the outages that are over.",
-        lambda stream: stream.counters[OUTAGE_MS] / 1e3,
-    )
-    age = HistogramMetricFamily(
-        "posestream_stream_age_seconds", "From a frame's arrival to the last stage's end.", labels=["stream"]
-    )
-    dropped = CounterMetricFamily(
-        "posestream_stream_dropped_frames", "Frames lost anywhere on the way.", labels=["stream", "reason"]
-    )
-    events = CounterMetricFamily(
-        "posestream_source_events", "What a source itself counted.", labels=["source", "event"]
-    )
-    for stream in streams:
-        age.add_metric([stream.name], _buckets(stream.age), stream.age.total_ns / 1e9)
-    for key, packets in figures.losses().items():
-        dropped.add_metric(key, packets)
-    for source, counters in {stream.source: stream.counters for stream in streams}.items():
-        for event, n in counters.items():
-            events.add_metric([source, event], n)
-    yield from (age, dropped, events)
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulative counts below each bound in seconds, `+Inf` the last."""
-    counts = histogram.below([*BOUNDS_NS, FOREVER_NS])
-    return list(zip([*(floatToGoString(bound / 1e9) for bound in BOUNDS_NS), "+Inf"], counts, strict=True))
-
-
-def _batches(batches: Counter[int]) -> tuple[list[tuple[str, float]], float]:
-    """Cumulative counts of batches up to each size, and the packets in all of them."""
-    upto = [sum(n for size, n in batches.items() if size <= bound) for bound in BATCHES]
-    names = [*(floatToGoString(bound) for bound in BATCHES), "+Inf"]
-    packets = sum(size * n for size, n in batches.items())
-    return list(zip(names, [*upto, batches.total()], strict=True)), packets
+        calls = [sum(n for size, n in stage.batches.items() if size <= bound) for bound in BATCHES]
+        packets = sum(size * n for size, n in stage.batches.items())
+        cumulative = [*calls, sum(stage.batches.values())]
+        family.add_metric([stage.name], list(zip(bounds, cumulative, strict=True)), packets)
+    return family

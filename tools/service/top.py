@@ -1,4 +1,4 @@
-"""`posestream top`: a live view of a run, by its control API."""
+"""`posestream top`: a live view of a run, drawn from its control API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.live import Live
 
 from pipeline.errors import ConfigError
 from tools.service.address import DEFAULT_ADDRESS, TOKEN_VARIABLE
-from tools.service.top_client import Client, NoAnswerError, Seen
+from tools.service.top_client import Answer, Client, NoAnswerError
 from tools.service.top_view import Picture
 
 REDRAW_S = 0.25
@@ -30,13 +30,13 @@ def top(
         float, typer.Option(min=0.1, metavar="SECONDS", help="How often the run is asked.")
     ] = 1.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Print one picture and end; needs no terminal.")
+        bool, typer.Option("--once", help="Print one picture and exit; needs no terminal.")
     ] = False,
     token: Annotated[
         str | None,
         typer.Option(
             envvar=TOKEN_VARIABLE,
-            help="The token of the API. On the command line others on this machine can see it.",
+            help="The token of the API. Others on this machine can see it on the command line.",
             show_default=False,
         ),
     ] = None,
@@ -44,9 +44,9 @@ def top(
     """Watch a run at work: what its stages and streams do, and which stage sets the pace.
 
     It asks the control API of `posestream attach`. Rates, shares and durations are those of the last 10 s.
-    q and Ctrl-C end the view, not the run, with exit code 0. When the run ends or cannot be reached for a
-    while, the view says so, keeps what it saw last and goes on trying: a run that is started again shows up
-    by itself. Where nothing answers at first, it ends with exit code 2.
+    q and Ctrl-C end the view with exit code 0; the run goes on. When the run ends or cannot be reached, the
+    view says so, keeps the last picture and goes on trying: a run that is started again shows up by itself.
+    If nothing answers at the start, it ends with exit code 2.
 
     Examples:
     `posestream top`
@@ -57,25 +57,25 @@ def top(
     """  # fmt: skip
     client, console = Client(url, token), Console(highlight=False)
     if not once and not console.is_terminal:
-        raise ConfigError("top draws on a terminal, and this is none; --once prints one picture anywhere")
-    with contextlib.suppress(KeyboardInterrupt):  # a way to end it
-        seen = client.look()
+        raise ConfigError("top needs a terminal, and this is not one; --once prints one picture anywhere")
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is a normal way to end the view
+        answer = client.ask()
         if once:
-            console.print(Picture(seen, client.url))
+            console.print(Picture(answer, client.url))
         else:
-            _watch(_Asking(client, seen, interval), console)
+            _show(_Poller(client, answer, interval), console)
 
 
-class _Asking:
-    """Asks again and again, in a thread of its own: a slow answer holds up no key."""
+class _Poller:
+    """Asks at intervals, in a thread of its own, so that keys work while an answer is slow."""
 
-    def __init__(self, client: Client, seen: Seen, interval_s: float):
-        self.client, self.seen = client, seen
-        self.trouble: str | None = None  # why there is nothing newer
+    def __init__(self, client: Client, answer: Answer, interval_s: float):
+        self.client, self.answer = client, answer
+        self.trouble: str | None = None  # why there is no newer answer
         self._interval_s = interval_s
         self._ended = threading.Event()
 
-    def __enter__(self) -> _Asking:
+    def __enter__(self) -> _Poller:
         threading.Thread(target=self._ask, name="top", daemon=True).start()
         return self
 
@@ -85,28 +85,28 @@ class _Asking:
     def _ask(self) -> None:
         while not self._ended.wait(self._interval_s):
             try:
-                self.seen, self.trouble = self.client.look(), None
+                self.answer, self.trouble = self.client.ask(), None
             except NoAnswerError as error:
                 self.trouble = error.reason
 
 
-def _watch(asking: _Asking, console: Console) -> None:
+def _show(poller: _Poller, console: Console) -> None:
     live = Live(console=console, screen=True, auto_refresh=False)
     drawn: object = None
-    with asking, _sigterm_as_ctrl_c(), _keys() as key, live:
+    with poller, _sigterm_as_ctrl_c(), _keys() as key, live:
         while key(REDRAW_S) not in ("q", "Q"):
-            seen, trouble, size = asking.seen, asking.trouble, console.size
-            away_s = int(time.monotonic() - seen.at_s) if trouble else 0
-            if (seen.at_s, trouble, size, away_s) != drawn:  # drawing takes more time than all else here
+            answer, trouble, size = poller.answer, poller.trouble, console.size
+            away_s = int(time.monotonic() - answer.at_s) if trouble else 0
+            if (answer.at_s, trouble, size, away_s) != drawn:  # drawing is the most expensive part
                 live.update(
-                    Picture(seen, asking.client.url, trouble=trouble, height=size.height), refresh=True
+                    Picture(answer, poller.client.url, trouble=trouble, height=size.height), refresh=True
                 )
-                drawn = seen.at_s, trouble, size, away_s
+                drawn = answer.at_s, trouble, size, away_s
 
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """So that the terminal is put in order again."""
+    """Handle SIGTERM as Ctrl-C, so that the terminal is restored."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -121,7 +121,7 @@ def _no_key(seconds: float) -> str:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits so many seconds for a key and gives it; without a keyboard it only waits."""
+    """Yield a function that waits up to so many seconds for a key; without a keyboard it only waits."""
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield _no_key
         return

@@ -1,4 +1,4 @@
-"""The benchmark's modules are scripts beside one another, not a package."""
+"""The benchmark's modules are scripts in a folder, not a package: put the folder on the search path."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The whole benchmark on the CPU with tiny models, from the command to the file that it leaves."""
+"""The whole benchmark on the CPU with tiny models, from the command to the result file."""
 
 import json
 import os
@@ -21,7 +21,7 @@ BOXES = np.array([[20, 30, 90, 160, 0.02], [100, 40, 180, 150, 0.01], [200, 20, 
 
 
 def detector(path):
-    """RTMDet's tensors, with the same three weak boxes in every picture."""
+    """A detector with RTMDet's tensors; it finds the same three boxes of low score in every picture."""
     node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
     nodes = [
         node("ReduceMean", ["input", "axes"], ["mean"], keepdims=0),  # (B,)
@@ -81,10 +81,10 @@ def test_all_of_it_runs_on_the_cpu(tmp_path):
     assert [row["graph"] for row in by_kind["paced"]] == ["detect, track", "detect, track, pose"]
     assert [row["batch"] for row in by_kind["alone"]] == [1, 2, 1, 2]
     (other,) = [row for row in rows if row.get("backend") == bench.COMPILED]
-    assert other["why"]  # the toy is no network of ours
+    assert other["why"]  # torch.compile needs one of our networks, and the toy is none
 
 
-def test_it_wants_a_gpu_unless_told(monkeypatch):
+def test_it_needs_a_gpu_unless_it_is_a_dry_run(monkeypatch):
     monkeypatch.setattr(bench, "cuda_devices", lambda: 0)
     monkeypatch.setattr(sys, "argv", ["bench.py"])
     with pytest.raises(SystemExit, match="no CUDA device here; --dry-run"):
@@ -98,7 +98,7 @@ def test_it_wants_a_gpu_unless_told(monkeypatch):
         (None, 2000.0, {"decode_alone_fps": 900.0}),
     ],
 )
-def test_the_share_is_that_of_the_tighter_bound(detector_rate, pose_rate, bounds):
+def test_the_share_is_that_of_the_lower_bound(detector_rate, pose_rate, bounds):
     row = {"kind": "streams", "streams": 4, "fps": 400.0}
     rows = [{"kind": "decode", "streams": 4, "fps": 900.0}, row, {"kind": "streams", "why": "crashed"}]
     bench.add_bounds(rows, detector_rate, pose_rate, persons=2)

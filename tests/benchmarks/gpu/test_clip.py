@@ -1,4 +1,4 @@
-"""The clip is as a camera gives it."""
+"""The clip has the properties of a camera's."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from av.video.frame import PictureType
 from clip import FPS, make_clip
 
 
-def test_it_has_its_size_its_length_and_no_frames_to_wait_for(tmp_path):
+def test_it_has_the_size_the_length_and_no_b_frames(tmp_path):
     if "libx264" not in av.codecs_available:
         pytest.skip("this PyAV has no libx264")
     path = make_clip(tmp_path / "clip.mp4", (192, 108), 6)
@@ -22,5 +22,5 @@ def test_it_has_its_size_its_length_and_no_frames_to_wait_for(tmp_path):
     steps = {round((b.time - a.time) * FPS, 3) for a, b in itertools.pairwise(frames)}
     assert steps == {1.0}
     pictures = [frame.to_ndarray(format="gray").astype(int) for frame in frames[:2]]
-    assert abs(pictures[1] - pictures[0]).mean() > 1  # it moves
+    assert abs(pictures[1] - pictures[0]).mean() > 1  # the scene moves
     assert pictures[0].std() > 10  # and has texture

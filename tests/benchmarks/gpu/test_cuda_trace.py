@@ -1,12 +1,12 @@
-"""What is counted of a profiler's trace."""
+"""Which events of a profiler's trace are counted."""
 
 from cuda_trace import CudaTrace
 
-SECOND = 1_000_000  # of a trace's clock, µs
+SECOND = 1_000_000  # the trace's clock counts µs
 
 
-def event(at_s, kind, name, **told):
-    return {"ph": "X", "ts": at_s * SECOND, "cat": kind, "name": name, "args": told}
+def event(at_s, kind, name, **arguments):
+    return {"ph": "X", "ts": at_s * SECOND, "cat": kind, "name": name, "args": arguments}
 
 
 def test_copies_and_waits_between_two_moments():
@@ -29,11 +29,11 @@ def test_copies_and_waits_between_two_moments():
     assert found.device_wide == 0
 
 
-def test_a_wait_for_the_device_counts_once_however_it_is_told():
+def test_a_wait_that_is_traced_as_a_call_and_as_a_wait_counts_once():
     found = CudaTrace()
-    told = [
+    events = [
         event(0, "cuda_runtime", "cudaDeviceSynchronize"),
         event(0, "cuda_sync", "Context Sync", stream=-1),
     ]
-    found.add(told, base_ns=0, begin_ns=0, end_ns=1)
+    found.add(events, base_ns=0, begin_ns=0, end_ns=1)
     assert found.device_wide == 1

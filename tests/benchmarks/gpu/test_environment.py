@@ -1,17 +1,17 @@
-"""An environment of wheels, with this Python's packages below them."""
+"""An environment with the packages of wheels and of this Python."""
 
 import subprocess
 import sys
 import zipfile
 
 import environment
-import parts
 import pytest
+import split_files
 
 
 @pytest.fixture
 def wheels(tmp_path):
-    """A folder with a wheel of one module."""
+    """A folder with one wheel of one module."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     info = "farmyard-1.0.dist-info"
@@ -23,9 +23,9 @@ def wheels(tmp_path):
     return folder
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="its environments are laid out otherwise")
-def test_wheels_whole_and_in_parts_are_there_beside_the_packages_below(wheels, tmp_path):
-    parts.cut(wheels, 200)
+@pytest.mark.skipif(sys.platform == "win32", reason="environments have other folders there")
+def test_packages_of_split_wheels_and_of_this_python_can_be_imported(wheels, tmp_path):
+    split_files.split(wheels, 200)
     folder = tmp_path / "venv"
     environment.make(folder, wheels)
     script = "import farmyard, numpy; print(farmyard.ANIMALS)"
@@ -35,4 +35,4 @@ def test_wheels_whole_and_in_parts_are_there_beside_the_packages_below(wheels, t
     assert done.stdout.strip() == "['cow']"
     (folder / "ours").touch()
     environment.make(folder, wheels)
-    assert (folder / "ours").exists()  # nothing was made anew
+    assert (folder / "ours").exists()  # the environment was not made again

@@ -1,4 +1,4 @@
-"""What the host does alone is the whole graph, with every frame's persons in it."""
+"""The host's cost is measured with the whole graph, and each frame has its persons."""
 
 import json
 
@@ -10,14 +10,13 @@ import host  # noqa: E402
 
 import operators.detect  # noqa: E402
 import operators.pose  # noqa: E402
-from engines.kernels import crop as cut  # noqa: E402
-from engines.kernels import nms as suppress  # noqa: E402
+from engines.kernels import crop, nms  # noqa: E402
 
 
 def test_every_frame_has_its_persons(monkeypatch, tmp_path):
     for module, name in ((operators.detect, "load_engine"), (operators.pose, "load_engine"),
-                         (cut, "kernel_for"), (suppress, "kernel_for")):  # fmt: skip
-        monkeypatch.setattr(module, name, getattr(module, name))  # which `main` exchanges
+                         (crop, "kernel_for"), (nms, "kernel_for")):  # fmt: skip
+        monkeypatch.setattr(module, name, getattr(module, name))  # `main` replaces them; this restores them
     monkeypatch.setattr(host, "WARM_S", 0.5)
     threads = torch.get_num_threads()
     result = tmp_path / "host.json"

@@ -1,4 +1,4 @@
-"""The report of the tests on a GPU, from what pytest and compute-sanitizer tell."""
+"""The report of the tests on a GPU, from the output of pytest and compute-sanitizer."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def test_left_out(n): pytest.skip("no CUDA device")
 """
 
 
-def test_what_pytest_wrote_is_read(tmp_path):
+def test_the_report_of_pytest_is_read(tmp_path):
     (tmp_path / "test_some.py").write_text(TESTS)
     report = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-o", "junit_family=xunit1"]
@@ -30,7 +30,7 @@ def test_what_pytest_wrote_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "found"),
+    ("output", "code", "found"),
     [
         ("8 passed in 9 s\n========= ERROR SUMMARY: 0 errors", 0, (8, 0, 0, "no errors")),
         ("2 skipped in 9 s\n========= ERROR SUMMARY: 0 errors", 0, (0, 0, 2, "no errors, but no test ran")),
@@ -43,12 +43,12 @@ def test_what_pytest_wrote_is_read(tmp_path):
         ("Device not supported", 1, (0, 1, 0, "no summary (exit code 1): Device not supported")),
     ],
 )
-def test_what_memcheck_said_is_read(said, code, found):
-    assert run_tests.read_memcheck(said, code) == found
+def test_the_output_of_memcheck_is_read(output, code, found):
+    assert run_tests.read_memcheck(output, code) == found
 
 
 def test_files_with_the_mark_are_found():
     files = run_tests.gpu_tests(run_tests.ROOT)
-    assert "tests/engines/tensorrt/test_plan_cache.py" in files
+    assert "tests/engines/tensorrt/test_plan_builder.py" in files
     assert "tests/engines/images/test_geometry.py" not in files
     assert {*run_tests.KERNELS} < {*files}

@@ -1,4 +1,4 @@
-"""Helpers beside these tests are imported by their names."""
+"""Makes the helpers in this folder importable by name."""
 
 import sys
 from pathlib import Path

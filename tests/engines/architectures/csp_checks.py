@@ -1,4 +1,4 @@
-"""What the tests of RTMPose, RTMDet and YOLOX share: a contract with changes, and the comparison with a reference's row."""
+"""Shared by the tests of RTMPose, RTMDet and YOLOX: changed contracts, and comparison with a reference row."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ SIZE = (64, 288)
 
 
 def changed(contract, **changes):
-    """A contract with other values; `size` is that of its input."""
+    """A contract with some values changed; `size` is the input size."""
     if size := changes.pop("size", None):
         changes["input"] = contract.input.model_copy(update={"size": size})
     return contract.model_copy(update=changes)
@@ -23,7 +23,7 @@ def build_without_memory(contract):
 
 
 def assert_names(family, row, contract):
-    """Against the reference's names and shapes: the first row's in full, so that a failure says what differs."""
+    """Compare names and shapes with the reference; for the first row name by name, so that a failure is readable."""
     found = names_and_shapes(build_without_memory(contract).state_dict())
     if row["name"] == rows(family)[0]["name"]:
         assert found == first_names(family)
@@ -31,7 +31,7 @@ def assert_names(family, row, contract):
 
 
 def assert_output(row, contract):
-    """Of the seeded network on a tiny input."""
+    """Compare the output of the seeded network on a tiny input."""
     network = build_without_memory(changed(contract, size=SIZE)).to_empty(device="cpu")
     fill(network, row["tiny"]["gain"])
     with torch.no_grad():

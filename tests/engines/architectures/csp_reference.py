@@ -1,12 +1,12 @@
-"""Writes the reference data of RTMPose, RTMDet and YOLOX: run where these are, never by the tests.
+"""Writes the reference data of RTMPose, RTMDet and YOLOX. Run by hand where these are installed.
 
     python csp_reference.py rtmpose MMPOSE  # a checkout of open-mmlab/mmpose 1.3, installed with mmdet 3.3
     python csp_reference.py rtmdet MMPOSE   # the configurations of mmdet come with its package
     python csp_reference.py yolox YOLOX     # a checkout of Megvii-BaseDetection/YOLOX, on the path
 
 FAMILY.jsonl: a row for each model, with a digest of its state dict's names and shapes, and for some a sample of
-the output of a seeded one on a tiny input. FAMILY.names.gz: all names and shapes of the first, for a readable
-difference.
+the output of a seeded network on a tiny input. FAMILY.names.gz: all names and shapes of the first model, so that
+a failing test can say what differs.
 """
 
 import gzip

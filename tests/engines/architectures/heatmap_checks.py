@@ -1,4 +1,4 @@
-"""What the tests of HRNet, ViTPose and Sapiens share: a contract, and the comparison with a reference's row."""
+"""Shared by the tests of HRNet, ViTPose and Sapiens: a contract, and comparison with a reference row."""
 
 import numpy as np
 import torch
@@ -6,7 +6,9 @@ from reference_rows import GAIN, digest, names_and_shapes, sample
 from seeded import fill, image
 
 from engines.architectures import build
-from engines.contracts.contract import Asset, Contract, FileSource, HeatmapCodec, Input, Output
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Asset, Contract, FileSource, Output
+from engines.images.model_input import Input
 
 SKELETONS = {17: "coco17", 133: "coco-wholebody133"}
 
@@ -45,7 +47,7 @@ def build_without_memory(contract):
 
 
 def assert_names(network, row, names=None):
-    """`names`: the whole list, where there is one, so that a failure says what differs."""
+    """Compare with the digest; if `names` is given, also name by name, so that a failure is readable."""
     found = names_and_shapes(network.state_dict())
     if names is not None:
         assert found == names
@@ -53,7 +55,7 @@ def assert_names(network, row, names=None):
 
 
 def assert_output(family, row):
-    """Of a seeded network at the row's input size; build it with a tiny VARIANTS entry where it is large."""
+    """Compare the output of a seeded network; large variants must be replaced by a tiny one in VARIANTS first."""
     width, height = row["tiny"]["size"]
     network = fill(build(heatmap_contract(family, row["variant"], (width, height))), GAIN[family])
     with torch.no_grad():

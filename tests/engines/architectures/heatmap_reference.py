@@ -1,11 +1,12 @@
-"""Writes the reference data of HRNet, ViTPose and Sapiens: run where mmpose is, never by the tests.
+"""Writes the reference data of HRNet, ViTPose and Sapiens. Run by hand where mmpose is installed.
 
     python heatmap_reference.py hrnet MMPOSE     # a checkout of open-mmlab/mmpose 1.3, installed with mmpretrain 1.2
     python heatmap_reference.py vitpose MMPOSE
     python heatmap_reference.py sapiens SAPIENS  # facebookresearch/sapiens, with its pose/ and pretrain/ on the path
 
 FAMILY.jsonl: a row for each model, with a digest of its state dict's names and shapes, and for some a sample of
-the output of a tiny, seeded one. FAMILY.names.gz: all names and shapes of the first, for a readable difference.
+the output of a tiny, seeded network. FAMILY.names.gz: all names and shapes of the first model, so that a failing
+test can say what differs.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What the publishers' own code gave: names, shapes and a sample of the output, a row for each model."""
+"""Reference data from the publishers' own code: names, shapes and sampled outputs, one row a model."""
 
 import gzip
 import hashlib
@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 HERE = Path(__file__).parent
-GAIN = {"hrnet": 0.5, "vitpose": 1.5, "sapiens": 1.5}  # of seeded weights: HRNet's many sums grow with more
+GAIN = {
+    "hrnet": 0.5,
+    "vitpose": 1.5,
+    "sapiens": 1.5,
+}  # scale of seeded weights; HRNet's many sums would explode with more
 TINY_VIT = {"embed_dims": 48, "num_layers": 2, "num_heads": 12, "feedforward_channels": 192}
 
 
 def rows(family):
-    """What heatmap_reference.py wrote, a row for each model."""
+    """The rows of FAMILY.jsonl, one a model."""
     return [json.loads(line) for line in (HERE / f"{family}.jsonl").read_text().splitlines()]
 
 
@@ -30,9 +34,9 @@ def digest(lines):
 
 
 def sample(output, count=128):
-    """Shape, mean, deviation and some `count` values of a tensor, evenly spread, as plain numbers."""
+    """Shape, mean, standard deviation and about `count` evenly spaced values of a tensor, as plain numbers."""
     flat = output.detach().double().flatten()
-    step = max(1, len(flat) // count) | 1  # odd: not the same columns in every row
+    step = max(1, len(flat) // count) | 1  # odd, so that rows are sampled at different columns
     values = [round(value, 6) for value in flat[::step].tolist()]
     return {
         "shape": list(output.shape),

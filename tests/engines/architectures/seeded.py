@@ -1,4 +1,4 @@
-"""Weights drawn by a rule, so that ours and a reference implementation hold the same without a file of them."""
+"""Weights drawn from a seed, so that our network and the reference have the same ones without a file."""
 
 import zlib
 
@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
-GAIN = 1.5  # keeps activations between fading out and blowing up, over the depth of these networks
+GAIN = 1.5  # keeps activations from vanishing or exploding over the depth of these networks
 
 
 def fill(module: nn.Module, gain: float = GAIN) -> nn.Module:
-    """Give each entry of the state dict, in the order of names, values drawn by the CRC-32 of its name.
+    """Fill each entry of the state dict with random values; the seed is the CRC-32 of its name.
 
-    Matrices and kernels: normal, with a deviation of gain / sqrt(inputs of one output). Vectors: factors and
-    variances uniform in 0.5..1.5, all others normal with a deviation of 0.1. Integers (counters): 1.
+    Matrices and kernels: normal, standard deviation gain / sqrt(inputs of one output). Vectors: factors and
+    variances uniform in 0.5..1.5, all others normal with standard deviation 0.1. Integers (counters): 1.
     """
     state = module.state_dict()
     for name in sorted(state):
@@ -34,5 +34,5 @@ def fill(module: nn.Module, gain: float = GAIN) -> nn.Module:
 
 
 def image(*shape: int, seed: int = 0) -> torch.Tensor:
-    """A batch (B, 3, H, W) of noise, as if normalised."""
+    """A batch (B, 3, H, W) of standard normal noise."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused and never run, and what a wrong one is told."""
+"""Checkpoints: which files are read, which are refused without running them, and the errors for wrong ones."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ from engines.contracts.contract import load_contract  # noqa: E402
 from engines.errors import ContractError, EngineError  # noqa: E402
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.bias": torch.tensor([1.0, 2.0])}
-# As mmpose 1.x publishes them: dataset_meta holds arrays, and hooks leave numbers of numpy's.
+# As mmpose 1.x publishes it: dataset_meta holds arrays, and hooks leave NumPy numbers.
 META = {
     "epoch": 420,
     "cfg": "model = dict(type='TopdownPoseEstimator')",
@@ -45,7 +45,7 @@ class RunsACommand:
 
 
 class HistoryBuffer:
-    """Stands for mmengine's, which its training checkpoints carry in message_hub."""
+    """Stands for mmengine's class, which training checkpoints carry in message_hub."""
 
 
 HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
@@ -94,11 +94,11 @@ def test_no_code_is_run(tmp_path, zipped):
     ):
         load_checkpoint(path)
     assert not mark.exists()
-    torch.load(path, weights_only=False)  # and it would have been: the file is what it says
+    torch.load(path, weights_only=False)  # proves that the file would have run it
     assert mark.exists()
 
 
-def test_a_class_is_refused_by_name(tmp_path, monkeypatch):
+def test_a_file_that_needs_a_class_is_refused_with_its_name(tmp_path, monkeypatch):
     for name in ("mmengine", "mmengine.logging", HistoryBuffer.__module__):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules[HistoryBuffer.__module__].HistoryBuffer = HistoryBuffer
@@ -110,8 +110,8 @@ def test_a_class_is_refused_by_name(tmp_path, monkeypatch):
         load_checkpoint(path)
 
 
-def test_numpy_stands_for_nothing_afterwards(tmp_path):
-    """The stand-ins are there while a file is read, and not for other code in the process."""
+def test_numpy_is_allowed_only_while_a_file_is_read(tmp_path):
+    """NumPy's functions are replaced only while a file is read, not for other code in the process."""
     path = tmp_path / "it.pth"
     torch.save({"state_dict": WEIGHTS, "meta": META}, path)
     load_checkpoint(path)
@@ -141,7 +141,7 @@ def other_zip(path):
     ],
     ids=["empty", "html", "noise", "truncated", "zip"],
 )
-def test_other_files_are_told_in_one_line(tmp_path, write, suffix):
+def test_files_that_are_no_checkpoints_give_an_error_of_one_line(tmp_path, write, suffix):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
     path = tmp_path / f"it{suffix}"
@@ -163,19 +163,19 @@ def test_other_files_are_told_in_one_line(tmp_path, write, suffix):
         ({1: torch.zeros(1)}, "the keys 1"),
     ],
 )
-def test_files_without_weights(tmp_path, content, what):
+def test_files_without_weights_are_refused(tmp_path, content, what):
     path = tmp_path / "it.pth"
     torch.save(content, path)
     with pytest.raises(EngineError, match=rf"^it.pth holds {what}.*, expected tensors by name"):
         load_checkpoint(path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(EngineError, match=r"nothing.pth: there is no such file"):
         load_checkpoint(tmp_path / "nothing.pth")
 
 
-def test_weights_are_loaded_to_the_last_one(tmp_path, network):
+def test_all_weights_are_loaded(tmp_path, network):
     path = tmp_path / "it.pth"
     preprocessing = {
         f"data_preprocessor.{what}": torch.tensor(values).view(3, 1, 1)
@@ -190,7 +190,7 @@ def test_weights_are_loaded_to_the_last_one(tmp_path, network):
             torch.testing.assert_close(loaded(image)[role], expected, rtol=0, atol=0)
 
 
-def test_half_precision_becomes_single(tmp_path, network):
+def test_half_precision_weights_become_float32(tmp_path, network):
     path = tmp_path / "it.pth"
     torch.save({name: it.half() for name, it in network.state_dict().items()}, path)
     assert {it.dtype for it in load_weights(tiny(), path).parameters()} == {torch.float32}
@@ -224,7 +224,7 @@ def test_half_precision_becomes_single(tmp_path, network):
         ),
     ],
 )
-def test_what_does_not_fit_is_told(tmp_path, network, contract, message):
+def test_a_misfit_is_named(tmp_path, network, contract, message):
     path = tmp_path / "it.pth"
     std = torch.tensor(tiny().input.std).view(3, 1, 1)
     torch.save({"state_dict": {**network.state_dict(), "data_preprocessor.std": std}}, path)
@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_told(tmp_path, network, contract, message):
         load_weights(contract(), path)
 
 
-def test_missing_and_unexpected_are_listed(tmp_path, network):
+def test_missing_and_unexpected_weights_are_listed(tmp_path, network):
     state = network.state_dict()
     state["head.gau.w"] = state.pop("head.gau.o.weight")
     torch.save(state, tmp_path / "it.pth")
@@ -266,7 +266,7 @@ def test_saved_checkpoints_carry_their_contract(tmp_path):
         save_checkpoint(contract, network, tmp_path / "mine.pth")
 
 
-def test_an_invalid_contract_inside_is_told(tmp_path):
+def test_an_invalid_contract_inside_is_refused(tmp_path):
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(
         {"w": torch.zeros(1)}, tmp_path / "it.safetensors", metadata={"posestream.contract": '{"name": 3}'}

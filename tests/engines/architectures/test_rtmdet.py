@@ -14,7 +14,7 @@ ROWS = rows("rtmdet")
 
 
 def contract_of(row):
-    """RTMDet-m's, with the row's size and as many classes."""
+    """RTMDet-m's contract with the row's variant and labels."""
     labels = ["person"] if "person" in row["name"] else load_contract("yolox-s").labels
     return changed(load_contract("rtmdet-m"), variant=row["variant"], labels=labels)
 

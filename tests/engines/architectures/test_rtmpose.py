@@ -14,7 +14,7 @@ ROWS = rows("rtmpose")
 
 
 def contract_of(row):
-    """The ready contract of that very model: its size, keypoints and split ratio decide on the shapes."""
+    """The model's own contract: its input size, keypoints and split ratio decide on the shapes."""
     return load_contract(row["name"] if "dwpose" in row["name"] else f"rtmpose-{row['name']}")
 
 

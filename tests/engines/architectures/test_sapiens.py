@@ -17,7 +17,7 @@ ROWS = rows("sapiens")
 def test_names_and_shapes_are_those_of_the_original(row):
     network = build_without_memory(heatmap_contract("sapiens", row["variant"], (768, 1024), row["keypoints"]))
     assert_names(network, row, first_names("sapiens") if row is ROWS[0] else None)
-    assert sapiens.VARIANTS[row["variant"]].heads == row["heads"]  # no shape would tell
+    assert sapiens.VARIANTS[row["variant"]].heads == row["heads"]  # no shape shows the number of heads
 
 
 def test_output_is_that_of_the_original(monkeypatch):

@@ -1,4 +1,4 @@
-"""ViTPose against mmpose's: names, shapes, heads and outputs; and what its position embedding is bound to."""
+"""ViTPose against mmpose's: names, shapes, heads and outputs; checkpoints of another input size are refused."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from heatmap_checks import assert_names, assert_output, build_without_memory, he
 from reference_rows import TINY_VIT, first_names, rows  # noqa: E402
 
 from engines.architectures import vitpose  # noqa: E402
-from engines.architectures.fit import check_fit  # noqa: E402
+from engines.architectures.checkpoint_fit import check_fit  # noqa: E402
 from engines.architectures.vit import Size  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
 
@@ -19,7 +19,7 @@ ROWS = rows("vitpose")
 def test_names_and_shapes_are_those_of_mmpose(row):
     network = build_without_memory(heatmap_contract("vitpose", row["variant"], (192, 256)))
     assert_names(network, row, first_names("vitpose") if row is ROWS[0] else None)
-    assert vitpose.VARIANTS[row["variant"]].heads == row["heads"]  # no shape would tell
+    assert vitpose.VARIANTS[row["variant"]].heads == row["heads"]  # no shape shows the number of heads
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "tiny" in row], ids=lambda row: row["variant"])
@@ -32,7 +32,7 @@ def test_output_is_that_of_mmpose(row, monkeypatch):
 @pytest.mark.parametrize(
     ("trained", "set_to"), [((192, 256), (288, 384)), ((256, 192), (384, 288)), ((256, 256), (384, 384))]
 )
-def test_weights_of_another_input_size_are_refused_with_both(trained, set_to):
+def test_weights_of_another_input_size_are_refused_with_both_sizes(trained, set_to):
     weights = build_without_memory(heatmap_contract("vitpose", "s", trained)).state_dict()
     contract = heatmap_contract("vitpose", "s", set_to)
     message = rf"of {trained[0]}x{trained[1]} px .* input.size is {set_to[0]}x{set_to[1]}"

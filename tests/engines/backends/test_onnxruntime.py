@@ -17,18 +17,18 @@ def sigmoid():
     return OnnxEngine(Path(get_example("sigmoid.onnx")))  # comes with ONNX Runtime
 
 
-def test_it_runs_and_says_what_it_is(sigmoid):
+def test_outputs_and_tensor_specs(sigmoid):
     x = np.linspace(-3, 3, 60, dtype=np.float32).reshape(3, 4, 5)
     assert sigmoid.inputs == {"x": TensorSpec((3, 4, 5), np.dtype(np.float32))}
     assert sigmoid.outputs == {"y": TensorSpec((3, 4, 5), np.dtype(np.float32))}
     np.testing.assert_allclose(sigmoid.run({"x": x})["y"], 1 / (1 + np.exp(-x)), rtol=1e-5)
 
 
-def test_no_items_run_nothing(sigmoid):
+def test_a_batch_of_no_items(sigmoid):
     assert sigmoid.run({"x": np.empty((0, 4, 5), np.float32)})["y"].shape == (0, 4, 5)
 
 
-def test_wrong_arrays_are_one_line(sigmoid):
+def test_wrong_arrays_give_an_error_of_one_line(sigmoid):
     with pytest.raises(EngineError, match=r"invalid dimensions.*Got: 2 Expected: 3") as error:
         sigmoid.run({"x": np.empty((2, 4, 5), np.float32)})
     assert "\n" not in str(error.value)
@@ -41,7 +41,7 @@ def test_a_closed_engine_says_so(sigmoid):
 
 
 @pytest.mark.models
-def test_a_graph_for_one_item_runs_several(weights):
+def test_a_graph_fixed_to_one_item_runs_several(weights):
     contract = load_contract("yolox-nano")
     engine = load_engine(contract, path=weights("yolox-nano"))
     images = np.random.default_rng(0).uniform(0, 255, (3, 3, 416, 416)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_a_graph_for_one_item_runs_several(weights):
 
 
 @pytest.mark.models
-def test_a_graph_as_it_is_written_gives_the_same(weights):
+def test_without_optimisation_the_outputs_agree(weights):
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
     path = weights("yolox-nano")
     fast, plain = (OnnxEngine(path, optimised=it).run({"images": image})["output"] for it in (True, False))
@@ -60,14 +60,14 @@ def test_a_graph_as_it_is_written_gives_the_same(weights):
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_the_gpu_is_the_one_that_was_told(device):
+def test_the_providers_get_the_number_of_the_gpu(device):
     named = [entry for entry in _providers(device, 3) if not isinstance(entry, str)]
     assert len(named) == (1 if device == "cuda" else 2)
     assert all(options["device_id"] == 3 for _, options in named)
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_this_build_lacks(device):
+def test_a_provider_that_this_build_lacks(device):
     if f"{device}ExecutionProvider".lower() in map(str.lower, onnxruntime.get_available_providers()):
         pytest.skip(f"this build has {device}")
     with pytest.raises(EngineError, match=f"onnxruntime-{device} needs .*pip install onnxruntime-gpu"):
@@ -76,7 +76,7 @@ def test_a_device_that_this_build_lacks(device):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_on_the_gpu_it_gives_the_same(small_home, device):
+def test_on_the_gpu_the_outputs_agree(small_home, device):
     if f"{device}ExecutionProvider".lower() not in map(str.lower, onnxruntime.get_available_providers()):
         pytest.skip(f"this build of ONNX Runtime has no {device}")
     path = small_home.exported.path

@@ -1,4 +1,4 @@
-"""Detectors' candidates in tensors, against the same in arrays."""
+"""Detectors read from tensors must give the same as from arrays."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import toy_onestage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.codecs import rtmdet, yolo, yolo_pose, yolox
 from engines.contracts.contract import load_contract
 
 SETTINGS = settings(
@@ -15,12 +14,12 @@ SETTINGS = settings(
 
 
 def boxes(random, shape):
-    """(…, 4) centre x, y, width, height, in an image of 200 px; many overlap."""
+    """(…, 4) centre x, y, width, height, in an image of 200 px; many boxes overlap."""
     return np.concatenate([random.uniform(0, 200, (*shape, 2)), random.uniform(10, 80, (*shape, 2))], -1)
 
 
 def distinct(random, shape):
-    """Scores between 0 and 1, no two alike: of equal ones either may be the better."""
+    """Scores between 0 and 1, all different: the order of equal scores is not defined."""
     return (random.permutation(np.prod(shape)).reshape(shape) + 0.5) / np.prod(shape)
 
 
@@ -33,7 +32,7 @@ def yolo_outputs(random, images, cells, further=0):
 def yolox_outputs(random, images):
     predictions = random.normal(0, 0.5, (images, 3549, 85))
     predictions[..., 2:4] = random.uniform(-1, 2, (images, 3549, 2))
-    predictions[..., 4] = distinct(random, (images, 3549)) ** 16  # few good ones, as in life
+    predictions[..., 4] = distinct(random, (images, 3549)) ** 16  # few good ones, as in real outputs
     predictions[..., 5:] = np.eye(80)[random.integers(0, 80, (images, 3549))]
     return {"predictions": predictions}
 
@@ -46,14 +45,14 @@ def rtmdet_outputs(random, images, cells):
     return {"boxes": corners, "labels": random.integers(0, 3, (images, cells))}
 
 
-def outputs_of(kind, random, images, cells):
+def case_of(kind, random, images, cells):
     if kind == "yolo":
-        return yolo, toy_onestage.contract(), yolo_outputs(random, images, cells)
+        return toy_onestage.detector_contract(), yolo_outputs(random, images, cells)
     if kind == "yolo-pose":
-        return yolo_pose, toy_onestage.contract(), yolo_outputs(random, images, cells, further=51)
+        return toy_onestage.contract(), yolo_outputs(random, images, cells, further=51)
     if kind == "rtmdet":
-        return rtmdet, load_contract("rtmdet-nano"), rtmdet_outputs(random, images, cells)
-    return yolox, load_contract("yolox-nano"), yolox_outputs(random, images)
+        return load_contract("rtmdet-nano"), rtmdet_outputs(random, images, cells)
+    return load_contract("yolox-nano"), yolox_outputs(random, images)
 
 
 @SETTINGS
@@ -65,11 +64,11 @@ def outputs_of(kind, random, images, cells):
     dtype=st.sampled_from([np.float32, np.float16]),
     seed=st.integers(0, 10_000),
 )
-def test_tensors_give_what_arrays_give(kind, images, cells, min_score, dtype, seed, tensors, on_host):
-    codec, contract, outputs = outputs_of(kind, np.random.default_rng(seed), images, cells)
+def test_tensors_and_arrays_agree(kind, images, cells, min_score, dtype, seed, tensors, on_host):
+    contract, outputs = case_of(kind, np.random.default_rng(seed), images, cells)
     outputs = {role: a if role == "labels" else a.astype(dtype) for role, a in outputs.items()}
-    found = tensors.decode(codec, outputs, contract, min_score, 0.6)
-    expected = on_host.decode(codec, outputs, contract, min_score, 0.6)
+    found = tensors.decode(contract, outputs, min_score, 0.6)
+    expected = on_host.decode(contract, outputs, min_score, 0.6)
     assert len(found) == len(expected) == images
     for one, other in zip(found, expected, strict=True):
         for name, ours, theirs in zip(one._fields, one, other, strict=True):
@@ -80,19 +79,19 @@ def test_tensors_give_what_arrays_give(kind, images, cells, min_score, dtype, se
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-3, err_msg=name)
 
 
-def test_the_best_of_more_than_there_is_room_for(tensors, on_host):
-    """Boxes side by side, none of which goes: the 1024 best are left, best first."""
+def test_only_the_best_1024_candidates_are_kept(tensors, on_host):
+    """Boxes side by side, none of them suppressed: the 1024 best stay, best first."""
     scores = np.random.default_rng(0).permutation(2000) / 2000
     found = np.zeros((1, 5, 2000), np.float32)
     found[0, 0], found[0, 2:4], found[0, 4] = 10 * np.arange(2000), 8, scores
-    asked = (yolo, {"predictions": found}, toy_onestage.contract(), 0.25, 0.7)
-    (kept,) = tensors.decode(*asked)
+    case = (toy_onestage.detector_contract(), {"predictions": found}, 0.25, 0.7)
+    (kept,) = tensors.decode(*case)
     np.testing.assert_array_equal(kept.scores, np.sort(scores.astype(np.float32))[: -1024 - 1 : -1])
-    assert len(on_host.decode(*asked)[0].scores) == 1500
+    assert len(on_host.decode(*case)[0].scores) == 1500
 
 
 @pytest.mark.parametrize("min_score", [0.0, 0.25])
-def test_what_scores_nothing_is_no_detection(min_score, tensors):
+def test_score_0_is_no_detection(min_score, tensors):
     none = {"predictions": np.zeros((2, 5, 30), np.float32)}
-    found = tensors.decode(yolo, none, toy_onestage.contract(), min_score, 0.7)
+    found = tensors.decode(toy_onestage.detector_contract(), none, min_score, 0.7)
     assert [one.boxes.shape for one in found] == [(0, 4), (0, 4)]

@@ -3,12 +3,11 @@ import pytest
 import toy_onestage
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.codecs import yolo, yolo_pose
 from engines.estimators.detector import Detector
 
 
 def predictions(*rows, classes=3, values=0, cells=30):
-    """(1, 4 + C + values, cells): each row, a cell's, is cx, cy, w, h, then {class: score} and further values."""
+    """(1, 4 + C + values, cells): a row for a cell is cx, cy, w, h, {class: score} and further values."""
     found = np.zeros((1, 4 + classes + values, cells), np.float32)
     for cell, (*box, scores, further) in enumerate(rows, start=5):
         found[0, :4, cell] = box
@@ -27,7 +26,7 @@ def predictions(*rows, classes=3, values=0, cells=30):
         # The best class counts, not their sum.
         ([(50, 40, 20, 10, {0: 0.2, 2: 0.2}, ())], [], []),
         ([(50, 40, 20, 10, {0: 0.3, 2: 0.6}, ())], [[40, 35, 60, 45]], [2]),
-        # Best first; a box within a better one of its class goes, one of another class stays.
+        # Best first; a box that overlaps a better one of its class is removed, one of another class stays.
         (
             [(50, 40, 20, 10, {1: 0.5}, ()), (51, 40, 20, 10, {1: 0.9}, ()), (50, 40, 20, 10, {2: 0.7}, ())],
             [[41, 35, 61, 45], [40, 35, 60, 45]],
@@ -36,7 +35,7 @@ def predictions(*rows, classes=3, values=0, cells=30):
     ],
 )
 def test_decodes_boxes(rows, boxes, classes, arrays):
-    (found,) = arrays.decode(yolo, predictions(*rows), toy_onestage.contract(), 0.25, 0.7)
+    (found,) = arrays.decode(toy_onestage.detector_contract(), predictions(*rows), 0.25, 0.7)
     np.testing.assert_allclose(found.boxes, np.array(boxes).reshape(-1, 4), atol=1e-5)
     assert found.classes.tolist() == classes
     assert (found.boxes.dtype, found.scores.dtype) == (np.float32, np.float32)
@@ -52,7 +51,7 @@ def test_keypoints_go_with_their_boxes(labels, values, arrays):
         (10, 40, 20, 10, {len(labels) - 1: 0.7}, points[2]),
     ]
     outputs = predictions(*rows, classes=len(labels), values=17 * values)
-    (found,) = arrays.decode(yolo_pose, outputs, contract, 0.25, 0.7)
+    (found,) = arrays.decode(contract, outputs, 0.25, 0.7)
     expected = np.stack([points[1], points[2]]).reshape(2, 17, values)
     np.testing.assert_array_equal(found.keypoints, expected[..., :2])
     assert found.classes.tolist() == [0, len(labels) - 1]
@@ -60,12 +59,12 @@ def test_keypoints_go_with_their_boxes(labels, values, arrays):
         np.testing.assert_array_equal(found.keypoint_scores, expected[..., 2])
     else:
         assert found.keypoint_scores is None
-    (none,) = arrays.decode(yolo_pose, outputs, contract, 0.95, 0.7)
+    (none,) = arrays.decode(contract, outputs, 0.95, 0.7)
     assert none.keypoints.shape == (0, 17, 2)
 
 
 def test_a_detector_maps_keypoints_back_to_each_frame(tmp_path):
-    """Frames of several sizes in one run; the letterbox lies in the centre."""
+    """Frames of several sizes in one run; the letterboxed image lies in the centre."""
     (tmp_path / "toy.onnx").write_bytes(toy_onestage.graph().SerializeToString())
     detector = Detector(toy_onestage.contract(), OnnxEngine(tmp_path / "toy.onnx"))
     same = toy_onestage.picture((36, 20, 255))

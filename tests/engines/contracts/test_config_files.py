@@ -1,4 +1,4 @@
-"""Descriptions that are ready, and one's own."""
+"""Descriptions in `configs/`, and the user's own."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ def write_own(own: Path, name: str, **changes) -> None:
     (own / "models" / f"{name}.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
 
 
-def test_ones_own_models_are_found(own):
+def test_the_users_models_are_found(own):
     before = available_models()
     write_own(own, "my-yolox", title="Mine")
     assert {*available_models()} - {*before} == {"my-yolox"}
     assert load_contract("my-yolox").title == "Mine"
 
 
-def test_ones_own_skeletons_are_found(own):
+def test_the_users_skeletons_are_found(own):
     (own / "skeletons").mkdir()
     text = "name: dot\nkeypoints: [dot]\npairs: []\nlimbs: []\nsigmas: [0.1]\n"
     (own / "skeletons" / "dot.yaml").write_text(text, encoding="utf-8")
     assert load_skeleton("dot").keypoints == ("dot",)
 
 
-def test_ready_models_are_not_shadowed(own):
+def test_models_of_configs_are_not_shadowed(own):
     write_own(own, "yolox-nano", title="Mine")
     with pytest.raises(
-        ContractError, match=r"models/yolox-nano.yaml has the name of a ready model; rename it"
+        ContractError,
+        match=r"models/yolox-nano.yaml has the name of a model that posestream brings; rename it",
     ):
         load_contract("yolox-nano")
     assert load_contract("yolox-s").name == "yolox-s"
@@ -59,7 +60,7 @@ def test_ready_models_are_not_shadowed(own):
         ("[a]", "broken.yaml: Input should be"),
     ],
 )
-def test_broken_files_are_one_line(own, text, message):
+def test_broken_files_give_a_message_of_one_line(own, text, message):
     (own / "models" / "broken.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ContractError, match=message) as error:
         load_contract("broken")

@@ -1,6 +1,9 @@
-"""The ready contracts, and what is refused when one is read."""
+"""The contracts in `configs/`, and the checks when a contract is read."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
@@ -9,12 +12,12 @@ from engines.contracts.contract import Asset, Contract, load_contract
 from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError
 
-READY = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
-CHECKPOINTS = [name for name in READY if load_contract(name).asset.filename.endswith(".pth")]
+MODELS = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
+CHECKPOINTS = [name for name in MODELS if load_contract(name).asset.filename.endswith(".pth")]
 
 
-@pytest.mark.parametrize("name", READY)
-def test_ready_contracts(name):
+@pytest.mark.parametrize("name", MODELS)
+def test_contracts_in_configs(name):
     contract = load_contract(name)
     asset = contract.asset
     assert contract.name == name
@@ -33,20 +36,20 @@ def test_ready_contracts(name):
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_checkpoints_are_of_architectures_there_are(name):
+def test_every_checkpoint_has_an_architecture(name):
     pytest.importorskip("torch")
     from engines.architectures import variants
 
     assert load_contract(name).variant in variants(load_contract(name).architecture)
 
 
-def test_models_differ_in_their_files():
-    names = {load_contract(name).asset.filename for name in READY}
-    assert len(names) == len(READY)
+def test_no_two_models_share_a_file():
+    names = {load_contract(name).asset.filename for name in MODELS}
+    assert len(names) == len(MODELS)
 
 
 def read(name: str, **changes):
-    """The contract of a model with some fields changed, each by its path, as if it were read from a file."""
+    """A model's contract with some fields changed, each named by its path, as if read from a file."""
     data = load_contract(name).model_dump()
     for path, value in changes.items():
         *parents, field = path.split("__")
@@ -79,7 +82,7 @@ def read(name: str, **changes):
         ("yolox-nano", {"asset__sha256": "c789161e4"}, "asset.sha256: String should match"),
     ],
 )  # fmt: skip
-def test_a_contract_that_contradicts_itself_is_refused_with_both_values(name, changes, message):
+def test_contradictions_are_refused_with_both_values(name, changes, message):
     with pytest.raises(ContractError, match=message):
         read(name, **changes)
 
@@ -89,7 +92,7 @@ def test_varying_sizes_contradict_nothing():
     assert contract.outputs["simcc_x"].shape == (-1, -1, -1)
 
 
-def test_lists_of_labels_have_names():
+def test_labels_can_be_the_name_of_a_list():
     labels = load_contract("yolox-s").labels
     assert (len(labels), labels[0], labels[79]) == (80, "person", "toothbrush")
     assert load_contract("yolox-nano").labels == labels
@@ -99,12 +102,24 @@ def test_lists_of_labels_have_names():
     ("stated", "in_full", "same"),
     [("ab" * 32, True, True), ("ab" * 4, False, True), ("abababac", False, False), (None, False, False)],
 )
-def test_checksums_as_far_as_they_are_stated(stated, in_full, same):
+def test_partial_checksums(stated, in_full, same):
     asset = Asset(filename="a", sha256=stated, sources=[{"kind": "file", "url": "a"}])
     assert (asset.in_full, asset.has_checksum("ab" * 32)) == (in_full, same)
 
 
-def test_skeletons_are_as_mmpose_numbers_them():
+def test_keypoints_are_numbered_as_in_mmpose():
     assert load_skeleton("ap10k").keypoints[:5] == ("left_eye", "right_eye", "nose", "neck", "root_of_tail")
     assert load_skeleton("halpe26").keypoints[17:20] == ("head", "neck", "hip")
     assert load_skeleton("coco-wholebody133").keypoints[91] == "left_hand_root"
+
+
+def test_reading_contracts_needs_neither_opencv_nor_pytorch():
+    script = (
+        "import sys; from engines.contracts.contract import available_models, load_contract\n"
+        "for name in available_models(): load_contract(name)\n"
+        "print({'cv2', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=CONFIGS.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

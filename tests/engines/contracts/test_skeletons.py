@@ -27,7 +27,7 @@ SMALL = {
         ("coco-wholebody133", 133, 61, 65),
     ],
 )
-def test_sizes(name, keypoints, pairs, limbs):
+def test_numbers_of_keypoints_pairs_and_limbs(name, keypoints, pairs, limbs):
     skeleton = load_skeleton(name)
     assert skeleton.name == name
     assert (len(skeleton.keypoints), len(skeleton.pairs), len(skeleton.limbs)) == (keypoints, pairs, limbs)
@@ -55,19 +55,19 @@ def test_limbs_are_mirror_images_of_limbs(name):
 
 
 @pytest.mark.parametrize("name", ["coco17", "blazepose33", "halpe26", "coco-wholebody133"])
-def test_onto_coco(name):
+def test_mapping_onto_coco17(name):
     skeleton = load_skeleton(name)
     index = skeleton.indices_for("coco17")
     assert [skeleton.keypoints[i] for i in index] == list(load_skeleton("coco17").keypoints)
     assert [skeleton.sigmas[i] for i in index] == COCO_SIGMAS
 
 
-def test_the_shoulders_of_blazepose_are_where_mediapipe_has_them():
+def test_blazepose_maps_onto_coco17_as_mediapipe_numbers_it():
     index = load_skeleton("blazepose33").indices_for("coco17")
     assert index.tolist() == [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 
 
-def test_sums_of_published_sigmas():
+def test_sigmas_are_the_published_ones():
     whole = np.array(load_skeleton("coco-wholebody133").sigmas)
     parts = np.split(whole, [17, 23, 91, 112])
     assert [len(part) for part in parts] == [17, 6, 68, 21, 21]
@@ -104,6 +104,6 @@ def test_invalid_skeletons_are_refused(change, message):
         ),
     ],
 )
-def test_unknown_names_say_what_there_is(ask, message):
+def test_messages_for_unknown_names(ask, message):
     with pytest.raises(ContractError, match=message):
         ask()

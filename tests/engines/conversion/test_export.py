@@ -1,4 +1,4 @@
-"""Exports of a small real RTMPose: what the file is, what it gives, and what is refused."""
+"""Exports of a small real RTMPose: the file, its outputs, and what is refused."""
 
 import os
 import subprocess
@@ -13,14 +13,13 @@ import engines.conversion.onnx_files
 from engines.architectures.checkpoints import load_weights
 from engines.assets.model_files import runnable
 from engines.backends.onnxruntime import OnnxEngine
-from engines.codecs import simcc
+from engines.comparison.example_inputs import drawn_picture, inputs_of
+from engines.comparison.reference import compare_with_reference
 from engines.contracts.contract import load_contract
 from engines.contracts.onnx_metadata import has_random_weights, read_contract, read_notes
 from engines.conversion.export import OPSET, export, export_model, random_network, to_onnx
 from engines.conversion.onnx_files import save, to_float16
 from engines.errors import AssetError, EngineError
-from engines.verification.compare import verify_engine
-from engines.verification.example_inputs import drawn, inputs_of
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -41,7 +40,7 @@ def test_the_file_is_a_clean_graph_with_its_contract_inside(small_home):
     assert str(ROOT).encode() not in path.read_bytes()  # the exporter's stack traces
 
 
-def test_how_far_it_is_from_pytorch_is_told_and_kept(small_home):
+def test_the_difference_from_pytorch_is_kept_in_the_file(small_home):
     notes = read_notes(small_home.exported.path)
     assert notes["weights"] == small_home.contract.asset.sha256
     assert notes["difference"] == small_home.exported.difference
@@ -51,20 +50,21 @@ def test_how_far_it_is_from_pytorch_is_told_and_kept(small_home):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_it_takes_any_batch_and_sees_what_the_checkpoint_sees(small_home, count):
+def test_an_export_takes_any_batch_and_finds_the_checkpoints_keypoints(small_home, count):
     engine = OnnxEngine(runnable(small_home.contract))
     assert engine.inputs["input"].shape == (-1, 3, 96, 64)
     outputs = engine.run({"input": small_home.batch[:count]})
-    points, _ = simcc.finish(simcc.reduce(outputs, small_home.contract), small_home.contract)
+    contract = small_home.contract
+    points, _ = contract.codec.finish(contract.codec.reduce(outputs), contract.input.size)
     np.testing.assert_array_equal(points, small_home.points[:count])
 
 
-def test_the_second_time_it_is_there(small_home):
+def test_a_second_export_finds_the_first(small_home):
     again = export_model(small_home.contract)
     assert again == small_home.exported._replace(fresh=False)
 
 
-def test_a_file_of_another_model_is_not_taken_for_it(small_home, monkeypatch, tmp_path):
+def test_an_export_of_another_model_is_not_reused(small_home, monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(engines.conversion.export, "export", lambda *args, **_: calls.append(args))
     other = small_home.contract.model_copy(update={"skeleton": "ap10k"})
@@ -74,19 +74,19 @@ def test_a_file_of_another_model_is_not_taken_for_it(small_home, monkeypatch, tm
     assert len(calls) == 3
 
 
-def test_in_half_precision_keypoints_stay_where_they_are(small_home, tmp_path):
+def test_in_half_precision_the_keypoints_stay(small_home, tmp_path):
     half = tmp_path / "half.onnx"
     save(to_float16(small_home.exported.path), half)
     assert half.stat().st_size < 0.55 * small_home.exported.path.stat().st_size
     engine = OnnxEngine(half)
     assert {spec.dtype for spec in (engine.inputs | engine.outputs).values()} == {np.dtype(np.float32)}
-    report = verify_engine(small_home.contract, engine, small_home.exported.path)
+    report = compare_with_reference(small_home.contract, engine, small_home.exported.path)
     assert report.passed
     assert report.meaning.shift_px.max <= 0.5  # a bin
-    assert report.outputs["simcc_x"].max > 1e-4  # so it was not FP32 that ran
+    assert report.outputs["simcc_x"].max > 1e-4  # so it did not run in FP32
 
 
-def test_weights_too_large_for_one_file_lie_beside_it(small_home, tmp_path, monkeypatch):
+def test_weights_too_large_for_one_file_go_to_a_second_file(small_home, tmp_path, monkeypatch):
     monkeypatch.setattr(engines.conversion.onnx_files, "FILE_LIMIT", 1_000_000)
     path = tmp_path / "large.onnx"
     model = onnx.load(small_home.exported.path)
@@ -101,14 +101,14 @@ def test_weights_too_large_for_one_file_lie_beside_it(small_home, tmp_path, monk
 
 @pytest.fixture
 def traced(small_home, monkeypatch):
-    """Exports take the graph that was traced already, and the weights that it was traced with."""
+    """Exports reuse the graph that was traced already, with its weights."""
     network = load_weights(small_home.contract, small_home.checkpoint)
     monkeypatch.setattr(engines.conversion.export, "random_network", lambda *_: network)
     monkeypatch.setattr(engines.conversion.export, "to_onnx", lambda *_: onnx.load(small_home.exported.path))
     return small_home
 
 
-def test_random_weights_are_marked_and_never_run_unasked(traced):
+def test_random_weights_are_marked_and_never_run_by_the_models_name(traced):
     made = export_model(traced.contract, seed=7)
     assert has_random_weights(made.path)
     assert not has_random_weights(traced.exported.path)
@@ -119,9 +119,9 @@ def test_random_weights_are_marked_and_never_run_unasked(traced):
     assert not export_model(traced.contract, seed=7).fresh
 
 
-def test_random_weights_come_from_the_seed_and_keep_signals_alive(small_home):
+def test_random_weights_depend_on_the_seed_and_keep_signals(small_home):
     contract = small_home.contract
-    image = torch.from_numpy(inputs_of(contract, drawn()))
+    image = torch.from_numpy(inputs_of(contract, drawn_picture()))
     with torch.no_grad():
         one, same, other = (random_network(contract, seed)(image)["simcc_x"] for seed in (1, 1, 2))
     assert torch.equal(one, same)
@@ -130,18 +130,18 @@ def test_random_weights_come_from_the_seed_and_keep_signals_alive(small_home):
     assert (one[0] - one[2]).abs().max() > 0.1  # it depends on the picture
 
 
-def test_an_export_that_is_wrong_is_not_kept(traced, tmp_path, monkeypatch):
+def test_a_wrong_export_is_not_kept(traced, tmp_path, monkeypatch):
     model = onnx.load(traced.exported.path)
     for tensor in model.graph.initializer:
         if len(tensor.dims) == 4:
             tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * 1.2).tobytes()
     monkeypatch.setattr(engines.conversion.export, "to_onnx", lambda *_: model)
-    with pytest.raises(EngineError, match=r"does not do what PyTorch does.*not kept"):
+    with pytest.raises(EngineError, match=r"differs from PyTorch.*not kept"):
         export(traced.contract, traced.checkpoint, tmp_path / "wrong.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_missing_is_told_with_the_command(small_home, tmp_path, monkeypatch):
+def test_missing_files_are_named_with_the_command(small_home, tmp_path, monkeypatch):
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
     for call in (export_model, runnable):
         with pytest.raises(AssetError, match="posestream models pull small-rtmpose"):
@@ -151,7 +151,7 @@ def test_what_is_missing_is_told_with_the_command(small_home, tmp_path, monkeypa
     checkpoint.symlink_to(small_home.checkpoint)
     with pytest.raises(EngineError, match="posestream engine export small-rtmpose"):
         runnable(small_home.contract)
-    with pytest.raises(EngineError, match=r"yolox_nano\.onnx has a graph of its own and runs as it is"):
+    with pytest.raises(EngineError, match=r"yolox_nano\.onnx contains its graph and runs as it is"):
         export_model(load_contract("yolox-nano"))
 
 
@@ -175,7 +175,7 @@ for call in (lambda: export_model(contract, force=True), lambda: load_engine(con
 """
 
 
-def test_without_pytorch_it_runs_and_what_needs_pytorch_says_so(small_home):
+def test_without_pytorch_an_export_runs_and_exporting_is_refused(small_home):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT],
         cwd=ROOT,
@@ -192,7 +192,7 @@ def test_without_pytorch_it_runs_and_what_needs_pytorch_says_so(small_home):
     assert torch_refused == "torch needs PyTorch, which is not installed: pip install 'posestream[torch]'"
 
 
-def test_outputs_are_named_by_the_contract(small_home):
+def test_outputs_have_the_names_in_the_contract(small_home):
     network = torch.nn.Conv2d(3, 2, 1)
 
     class Two(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Contracts for one's own files: what comes from the file, what from the model that it is like."""
+"""Importing models: which numbers come from the file, and which from the model that it is like."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     load_contract.cache_clear()
 
 
-def test_names_and_sizes_are_the_graphs_and_the_rest_is_like(tmp_path):
+def test_names_and_sizes_come_from_the_graph_and_the_rest_from_like(tmp_path):
     path = shaped(tmp_path / "Mine v2.onnx", *LARGE)
     contract = import_model(path, like="rtmpose-m-body8")
     assert contract == load_contract("mine-v2")
@@ -42,12 +42,12 @@ def test_names_and_sizes_are_the_graphs_and_the_rest_is_like(tmp_path):
     load_engine(contract, path=fetch(contract.asset)).close()
 
 
-def test_the_accident_cannot_be_imported(tmp_path):
+def test_the_input_size_comes_from_the_graph_not_from_like(tmp_path):
     contract = import_model(peaks(tmp_path / "m.onnx", 1024, stride=4, keypoints=17), like="hrnet-w32-coco")
     assert (contract.input.size, contract.codec.size) == ((1024, 1024), (256, 256))
 
 
-def test_what_a_file_carries_is_enough(tmp_path):
+def test_a_contract_inside_the_file_is_enough(tmp_path):
     theirs = BODY.model_copy(
         update={"name": "theirs", "input": BODY.input.model_copy(update={"mean": (1, 2, 3)})}
     )
@@ -60,19 +60,19 @@ def test_what_a_file_carries_is_enough(tmp_path):
         import_model(tmp_path / "mine.onnx", "again", like="rtmpose-m-body8")
 
 
-def test_an_architecture_and_its_size_tell_what_its_models_have_in_common(tmp_path):
+def test_architecture_and_variant_give_the_numbers_that_their_models_share(tmp_path):
     path = shaped(tmp_path / "mine.onnx", *HORSES)
     contract = import_model(path, architecture="hrnet", variant="w48", skeleton="ap10k")
     assert (contract.variant, contract.skeleton, contract.codec.refine) == ("w48", "ap10k", "quarter")
 
 
-def test_of_the_models_of_a_size_the_one_that_the_file_fits(tmp_path):
+def test_of_several_models_of_a_variant_the_one_that_fits_is_taken(tmp_path):
     path = shaped(tmp_path / "mine.onnx", {"input": ["n", 3, 384, 288]}, LARGE[1])
     contract = import_model(path, architecture="rtmpose", variant="m")
     assert (contract.input.size, contract.skeleton) == ((288, 384), "coco17")
 
 
-def test_weights_are_tried(tmp_path):
+def test_a_checkpoint_is_loaded_as_a_test(tmp_path):
     pytest.importorskip("torch")
     from engines.architectures import build
     from engines.architectures.checkpoints import save_checkpoint
@@ -84,7 +84,7 @@ def test_weights_are_tried(tmp_path):
         import_model(tmp_path / "mine.safetensors", "small", like="rtmpose-s-body8")
 
 
-def test_another_skeleton_changes_the_rows(tmp_path):
+def test_another_skeleton_changes_the_rows_of_outputs(tmp_path):
     outputs = {"simcc_x": ["n", 26, 384], "simcc_y": ["n", 26, 512]}
     path = shaped(tmp_path / "mine.onnx", SMALL[0], outputs)
     contract = import_model(path, like="rtmpose-m-body8", skeleton="halpe26")
@@ -92,29 +92,29 @@ def test_another_skeleton_changes_the_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("graph", "told", "message"),
+    ("graph", "options", "message"),
     [
-        (SMALL, {}, r"mine.onnx does not tell how it is fed and read; name a model .*: --like NAME, or --arch"),
+        (SMALL, {}, r"mine.onnx carries no contract; name a model .*: --like NAME, or --arch"),
         (SMALL, {"like": "rtmpose-m-bdy8"}, "no model 'rtmpose-m-bdy8'; did you mean 'rtmpose-m-body8'"),
         (SMALL, {"like": "rtmpose-m-halpe26"}, "'simcc_x' is .*17x384, but .* 26 keypoints of halpe26 make"),
-        (HORSES, {"like": "rtmpose-m-body8"}, r"has outputs \['heatmaps'\], what it is to be like has \['simcc_x', 's"),
+        (HORSES, {"like": "rtmpose-m-body8"}, r"has outputs \['heatmaps'\], the model that it is like has \['simcc_x', 's"),
         (({"input": [1, 256, 192, 3]}, SMALL[1]), {"like": "rtmpose-m-body8"}, r"is 1x256x192x3, expected \?x3x\?x\?"),
         (({**SMALL[0], "b": [1]}, SMALL[1]), {"like": "rtmpose-m-body8"}, r"has inputs \['b', 'input'\]; expected one"),
         (SMALL, {"architecture": "hrnet", "variant": "w32"}, "differ in input or codec; name .* hrnet-w32-coco, "),
         (SMALL, {"architecture": "rtmpose"}, "no model 'rtmpose', expected --architecture and --variant: hrnet w32, "),
         (SMALL, {"like": "rtmpose-m-body8", "name": "yolox-nano"}, "'yolox-nano' is the name of a ready model"),
-        (SMALL, {"like": "rtmpose-m-body8", "name": "../x"}, "'../x': a name has small letters"),
+        (SMALL, {"like": "rtmpose-m-body8", "name": "../x"}, "'../x': a name may have small letters"),
         (SMALL, {"like": "rtmpose-m-body8", "skeleton": "coco71"}, "no skeleton 'coco71'"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, graph, told, message):
+def test_a_misfit_is_refused_and_leaves_no_contract(tmp_path, graph, options, message):
     before = available_models()
     with pytest.raises(ContractError, match=message):
-        import_model(shaped(tmp_path / "mine.onnx", *graph), **told)
+        import_model(shaped(tmp_path / "mine.onnx", *graph), **options)
     assert available_models() == before
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(AssetError, match="no such file"):
         import_model(tmp_path / "none.onnx")
     (tmp_path / "a.zip").touch()
@@ -122,7 +122,7 @@ def test_files_that_are_none(tmp_path):
         import_model(tmp_path / "a.zip")
 
 
-def test_twice_is_refused_until_it_is_removed(tmp_path):
+def test_a_second_import_is_refused_until_the_first_is_removed(tmp_path):
     path = shaped(tmp_path / "mine.onnx", *SMALL)
     contract = import_model(path, like="rtmpose-m-body8")
     kept = fetch(contract.asset)
@@ -133,7 +133,7 @@ def test_twice_is_refused_until_it_is_removed(tmp_path):
     import_model(path, like="rtmpose-m-body8")
 
 
-def test_weights_that_another_model_has_too_are_not_removed(tmp_path):
+def test_weights_shared_by_two_models_are_removed_with_the_last(tmp_path):
     path = shaped(tmp_path / "mine.onnx", *SMALL)
     kept = {fetch(import_model(path, name, like="rtmpose-m-body8").asset) for name in ("one", "two")}
     assert len(kept) == 1

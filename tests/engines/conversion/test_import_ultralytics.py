@@ -1,4 +1,4 @@
-"""What is made of ultralytics' export; the library itself is asked only where it is installed."""
+"""Contracts made from ultralytics' exports; ultralytics itself is used only if it is installed."""
 
 import importlib.util
 
@@ -16,7 +16,7 @@ from engines.estimators.detector import Detector
 onnx = pytest.importorskip("onnx")
 
 # As ultralytics 8.4 writes them.
-TOLD = {
+NOTES = {
     "description": "Ultralytics YOLO11n-pose model", "author": "Ultralytics", "date": "2026-11-21T13:00:00+00:00",
     "version": "8.4.190", "license": "AGPL-3.0 License (https://ultralytics.com/license)", "stride": "32",
     "task": "pose", "batch": "1", "imgsz": "[64, 96]", "names": "{0: 'person'}", "kpt_shape": "[17, 3]",
@@ -25,11 +25,11 @@ TOLD = {
 
 @pytest.fixture
 def exported(monkeypatch, tmp_path):
-    """A function that imports a model whose export is the toy, with what ultralytics tells of it."""
+    """A function that imports a model whose export is the toy, with ultralytics' notes about it."""
 
-    def run(skeleton=None, transposed=False, **told):
+    def run(skeleton=None, transposed=False, **notes):
         graph = toy_onestage.graph(transposed=transposed)
-        for key, value in {**TOLD, **told}.items():
+        for key, value in {**NOTES, **notes}.items():
             graph.metadata_props.add(key=key, value=value)
         monkeypatch.setattr(ultralytics_import, "_export", lambda path, folder: graph)
         monkeypatch.setattr(ultralytics_import.importlib.util, "find_spec", lambda library: library)
@@ -39,7 +39,7 @@ def exported(monkeypatch, tmp_path):
     return run
 
 
-def test_the_contract_is_what_ultralytics_told_and_travels_with_the_graph(exported, tmp_path, caplog):
+def test_the_contract_comes_from_ultralytics_notes_and_is_written_into_the_graph(exported, tmp_path, caplog):
     contract = exported()
     assert (contract.name, contract.task, contract.skeleton) == ("my-pose", "pose_onestage", "coco17")
     assert contract.input == toy_onestage.contract().input.model_copy(update={"placement": "centre_px"})
@@ -54,13 +54,13 @@ def test_the_contract_is_what_ultralytics_told_and_travels_with_the_graph(export
 
 
 def test_unknown_keypoints_need_a_skeleton(exported):
-    with pytest.raises(ContractError, match=r"mine.pt has 5 keypoints .*--skeleton, of ap10k"):
+    with pytest.raises(ContractError, match=r"mine.pt has 5 keypoints .*--skeleton, one of ap10k"):
         exported(kpt_shape="[5, 3]")
     with pytest.raises(ContractError, match="26 keypoints of halpe26 make"):
         exported(skeleton="halpe26")
 
 
-def test_refuses_outputs_that_are_not_a_prediction_a_cell(exported, tmp_path):
+def test_outputs_that_are_not_a_prediction_a_cell_are_refused(exported, tmp_path):
     with pytest.raises(
         EngineError, match=r"gives output0 \?x24x56, expected one output of \?x56x\?.*end-to-end"
     ):
@@ -69,14 +69,14 @@ def test_refuses_outputs_that_are_not_a_prediction_a_cell(exported, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ultralytics") is not None, reason="ultralytics is installed")
-def test_without_ultralytics_it_says_what_to_install(tmp_path):
+def test_without_ultralytics_the_error_says_what_to_install(tmp_path):
     with pytest.raises(EngineError, match=r"x.pt needs ultralytics.*posestream\[ultralytics\]"):
         import_pt(tmp_path / "x.pt", tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n-pose"])
-def test_finds_what_ultralytics_finds(name, tmp_path):
-    """Real architectures with random weights, all cells of a picture that fits the input."""
+def test_detections_agree_with_ultralytics(name, tmp_path):
+    """Real architectures with random weights, on a picture of the input's size, compared in all cells."""
     ultralytics, torch = pytest.importorskip("ultralytics"), pytest.importorskip("torch")
     torch.manual_seed(0)
     model = ultralytics.YOLO(f"{name}.yaml")

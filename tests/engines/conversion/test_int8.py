@@ -1,4 +1,4 @@
-"""INT8 of the small real model: which convolutions, what the file tells, and what is refused."""
+"""INT8 of the small real model: which convolutions, the notes in the file, and what is refused."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def made(small_home):
     return quantise(small_home.contract, small_home.exported.path, inputs(small_home))
 
 
-def test_convolutions_are_in_int8_with_symmetric_scales_but_for_the_sensitive_ones(made):
+def test_all_but_the_sensitive_convolutions_are_in_int8_with_symmetric_scales(made):
     model = onnx.load(made.path)
     constants = {it.name: onnx.numpy_helper.to_array(it) for it in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -56,16 +56,16 @@ def test_weights_lie_within_half_a_step_of_the_originals(small_home, made):
     compared = 0
     for before, after in zip(convolutions(original), convolutions(model), strict=True):
         if after.input[1] in of_weights:
-            whole, scales = of_weights[after.input[1]]
+            steps_int8, scales = of_weights[after.input[1]]
             steps = scales[:, None, None, None]
-            assert (np.abs(whole * steps - weights[before.input[1]]) <= 0.5001 * steps).all()
-            assert (np.abs(whole).max(axis=(1, 2, 3)) == 127).all()  # all of the range is used
+            assert (np.abs(steps_int8 * steps - weights[before.input[1]]) <= 0.5001 * steps).all()
+            assert (np.abs(steps_int8).max(axis=(1, 2, 3)) == 127).all()  # the whole range is used
             compared += 1
     assert compared > len(convolutions(original)) / 3
 
 
-def test_ranges_are_those_of_the_inputs_that_it_is_calibrated_on(small_home, made):
-    """Calibrated on far smaller inputs, it cuts off most of what it sees."""
+def test_ranges_come_from_the_calibration_inputs(small_home, made):
+    """Calibrated on far smaller inputs, it clips most values."""
     narrow = quantise(small_home.contract, made.source, [one * 0.1 for one in inputs(small_home)])
     assert 1.5 * error(small_home, made.path) < error(small_home, narrow.path)
 
@@ -75,20 +75,20 @@ def convolutions(model):
 
 
 def error(small, path):
-    """Of the outputs, as a fraction of their size."""
+    """The norm of the errors as a fraction of the norm of the outputs."""
     expected, found = (
         OnnxEngine(it).run({"input": small.batch})["simcc_x"] for it in (small.exported.path, path)
     )
     return np.linalg.norm(expected - found) / np.linalg.norm(expected)
 
 
-def test_the_file_tells_what_it_is_and_is_compared_with_the_file_it_was_made_of(small_home, made):
+def test_the_file_names_its_source_and_is_compared_with_it(small_home, made):
     assert read_contract(made.path) == small_home.contract
     assert is_quantised(made.path)
     assert not is_quantised(small_home.exported.path)
     assert quantised_from(made.path)["calibrated_on"] == made.calibrated_on == 5
     assert runnable(small_home.contract) == small_home.exported.path
-    assert made.report.compared_on == "1 held-out inputs"
+    assert made.comparison.compared_on == "1 held-out inputs"
     report = verify_model(small_home.contract, path=made.path)
     assert max(error.max for error in report.outputs.values()) > 0
 
@@ -103,7 +103,7 @@ def test_the_same_inputs_make_the_same_file_once(small_home, made):
     assert other.path != made.path
 
 
-def test_what_is_refused(small_home, made, tmp_path, monkeypatch):
+def test_unsuitable_files_and_too_few_inputs_are_refused(small_home, made, tmp_path, monkeypatch):
     contract, source = small_home.contract, small_home.exported.path
     with pytest.raises(EngineError, match="0 inputs to calibrate on, expected 5 or more"):
         quantise(contract, source, [])

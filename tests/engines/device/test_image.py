@@ -1,4 +1,4 @@
-"""Frames on a device: their layouts, their way there and back, and who may read them when."""
+"""Frames on a device: their layouts, uploads and downloads, and the order of reads and writes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race, World  # noqa: E402
+from toy_device import Race  # noqa: E402
+from toy_world import World  # noqa: E402
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
-from engines.device.image import DeviceImage, LayoutError, layout_of, plane_shapes, reading  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
+from engines.device.image import DeviceImage, reading  # noqa: E402
+from engines.device.plane_layout import LayoutError, layout_of, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from operators.decoding.frame_images import picture_of  # noqa: E402
 
@@ -27,7 +29,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def frame_of(width: int, height: int, colorspace: int = 5, color_range: int = 1) -> av.VideoFrame:
-    """A decoder's frame of noise; odd widths make it pad its rows."""
+    """A frame of noise as a decoder gives it; with an odd width, its rows are padded."""
     picture = cv2.resize(noise(9, 11, 3), (width, height), interpolation=cv2.INTER_CUBIC)
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=colorspace, dst_color_range=color_range
@@ -37,7 +39,7 @@ def frame_of(width: int, height: int, colorspace: int = 5, color_range: int = 1)
 
 
 def as_nv12(y: np.ndarray, u: np.ndarray, v: np.ndarray) -> list[torch.Tensor]:
-    """Planes of tensors whose rows are padded, as a decoder's are."""
+    """NV12 tensors with padded rows, as a decoder's."""
     wide = -(-y.shape[1] // 64) * 64
     luma = torch.zeros((y.shape[0], wide), dtype=torch.uint8)[:, : y.shape[1]]
     colour = torch.zeros((u.shape[0], wide), dtype=torch.uint8)[:, : 2 * u.shape[1]].view(*u.shape, 2)
@@ -52,7 +54,7 @@ def test_planes_have_the_shapes_of_their_layout(layout, size):
     planes = [torch.zeros(shape, dtype=torch.uint8) for shape in plane_shapes(layout, size)]
     assert layout_of(planes) == layout
     device = open_device("cpu")
-    image = DeviceImage(planes, None, device.stream().record(), device)
+    image = DeviceImage(planes, None, device.new_stream().record(), device)
     assert (image.layout, image.shape) == (layout, (size[1], size[0], 3))
 
 
@@ -67,7 +69,7 @@ def test_planes_have_the_shapes_of_their_layout(layout, size):
     ],
     ids=["P010", "4:2:2", "grey", "four planes", "none"],
 )
-def test_other_kinds_are_left_to_the_cpu(planes, found):
+def test_the_error_for_other_layouts_names_the_cpu(planes, found):
     with pytest.raises(LayoutError, match=rf"{found}.*device: cpu"):
         layout_of(planes)
 
@@ -76,10 +78,10 @@ def test_other_kinds_are_left_to_the_cpu(planes, found):
 @pytest.mark.parametrize("colorspace", [1, 5, 9], ids=["bt709", "bt601", "bt2020"])
 @pytest.mark.parametrize("color_range", [1, 2], ids=["limited", "full"])
 @pytest.mark.parametrize("layout", ["i420", "nv12"])
-def test_rgb_is_that_of_the_path_on_the_host(size, colorspace, color_range, layout):
+def test_rgb_equals_that_of_the_decoder_on_the_cpu(size, colorspace, color_range, layout):
     picture = picture_of(frame_of(*size, colorspace, color_range))
     device = open_device("cpu")
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     if layout == "i420":
         image = SurfacePool(device, 1).from_host(picture, stream)
     else:
@@ -88,7 +90,7 @@ def test_rgb_is_that_of_the_path_on_the_host(size, colorspace, color_range, layo
     assert image.layout == layout
     assert image.shape == image.rgb.shape == picture.shape
     difference = np.abs(image.rgb.astype(int) - picture.rgb)
-    if size[1] % 2:  # swscale blends the colours
+    if size[1] % 2:  # swscale interpolates the chroma
         assert difference.mean() < 2
     else:
         assert difference.max() <= 2
@@ -97,7 +99,7 @@ def test_rgb_is_that_of_the_path_on_the_host(size, colorspace, color_range, layo
 def test_rgb_is_downloaded_once():
     world = World()
     device = world.device()
-    stream = device.stream()
+    stream = device.new_stream()
     picture = noise(5, 7, 3)
     image = SurfacePool(device, 1).from_host(picture, stream)
     found = []
@@ -113,15 +115,15 @@ def test_rgb_is_downloaded_once():
 
 
 def written(world: World, picture: np.ndarray | None = None):
-    """An image that one stream has written, and a stream of another stage."""
+    """A pool, an image in it, the stream that has written it, and the stream of another stage."""
     device = world.device()
-    writer = device.stream()
+    writer = device.new_stream()
     pool = SurfacePool(device, 1)
     return (
         pool,
         pool.from_host(noise(4, 6, 3) if picture is None else picture, writer),
         writer,
-        device.stream(),
+        device.new_stream(),
     )
 
 
@@ -131,11 +133,11 @@ def test_a_reader_that_does_not_wait_is_caught():
         reader.launch(lambda source: None, reads=[image.planes[0]])
 
 
-def test_a_reader_waits_for_the_event_of_the_image_and_the_next_writer_for_the_readers():
+def test_readers_wait_for_the_write_and_the_next_writer_waits_for_the_readers():
     world = World(eager=0)
     pool, image, writer, reader = written(world)
-    other = pool.device.stream()
-    for stream in (reader, other):  # a fork of the graph: both read at once
+    other = pool.device.new_stream()
+    for stream in (reader, other):  # the graph forks: both stages read the image
         with image.reading(stream) as (plane,):
             stream.launch(lambda source: None, reads=[plane])
     ready = image.ready.name
@@ -144,11 +146,11 @@ def test_a_reader_waits_for_the_event_of_the_image_and_the_next_writer_for_the_r
     assert world.log[:2] == [(str(reader), ready), (str(other), ready)]
     assert {who for who, _ in world.log[2:]} == {str(writer)}
     assert {name.partition("@")[0] for _, name in world.log[2:]} >= {str(reader), str(other)}
-    assert pool.made == 1
+    assert pool.allocated == 1
     assert world.races == []
 
 
-def test_a_reader_that_raises_has_read_all_the_same():
+def test_the_next_writer_waits_for_a_reader_that_raised():
     world = World(eager=0)
     pool, image, writer, reader = written(world)
 
@@ -156,14 +158,14 @@ def test_a_reader_that_raises_has_read_all_the_same():
         reader.launch(lambda source: None, reads=[plane])
         raise RuntimeError("in the middle")
     del image, plane
-    pool.from_host(noise(4, 6, 3), writer)  # raises where the writer would not wait
+    pool.from_host(noise(4, 6, 3), writer)  # a Race if the writer did not wait
     assert world.races == []
 
 
-def test_many_images_are_read_with_one_event():
+def test_reading_many_images_records_one_event():
     world = World(eager=0)
     device = world.device()
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     pool = SurfacePool(device, 3)
     images = [pool.from_host(noise(4, 6, 3, seed=seed), writer) for seed in range(3)]
     before = reader.clock[reader]
@@ -172,7 +174,7 @@ def test_many_images_are_read_with_one_event():
         reader.launch(
             lambda *sources: sums.extend(int(s.sum()) for s in sources), reads=[p for (p,) in planes]
         )
-    assert reader.clock[reader] - before == 3 + 1 + 1  # waits, the kernel, one event
+    assert reader.clock[reader] - before == 3 + 1 + 1  # three waits, the kernel, one event
     world.finish()
     assert sums == [int(noise(4, 6, 3, seed=seed).sum()) for seed in range(3)]
 
@@ -181,7 +183,7 @@ def test_an_image_on_another_device_is_copied_once():
     world = World(eager=0)
     pool, image, writer, _ = written(world)
     far = world.device("toy:1")
-    first, second = far.stream(), far.stream()
+    first, second = far.new_stream(), far.new_stream()
     there = image.on(far, first)
     assert image.on(far, second) is there
     assert image.on(pool.device, writer) is image
@@ -190,7 +192,7 @@ def test_an_image_on_another_device_is_copied_once():
         with there.reading(stream) as (plane,):
             stream.launch(lambda source: sums.append(int(source.sum())), reads=[plane])
     del image
-    pool.from_host(noise(4, 6, 3, seed=1), writer)  # waits for the copy
+    pool.from_host(noise(4, 6, 3, seed=1), writer)  # must wait for the copy
     world.finish()
     assert sums == [int(noise(4, 6, 3).sum())] * 2
     assert world.races == []
@@ -200,7 +202,7 @@ def test_a_copy_by_the_default_stream_is_caught():
     world = World()
     _, image, _, _ = written(world)
     far = world.device("toy:1")
-    stream = far.stream()
+    stream = far.new_stream()
     with pytest.raises(Race, match="the default stream of toy:0"):
         far.copy(far.empty(72, stream), image.planes[0].view(-1), stream)
 
@@ -208,7 +210,7 @@ def test_a_copy_by_the_default_stream_is_caught():
 def test_a_kernel_on_the_wrong_device_is_caught():
     world = World()
     _, image, _, _ = written(world)
-    stream = world.device("toy:1").stream()
+    stream = world.device("toy:1").new_stream()
     stream.wait(image.ready)
     with pytest.raises(Race, match="works on memory of toy:0"):
         stream.launch(lambda source: None, reads=[image.planes[0]])
@@ -219,9 +221,9 @@ def test_a_kernel_on_the_wrong_device_is_caught():
 def test_pictures_go_to_a_gpu_and_back(size):
     device = open_device("cuda")
     picture = picture_of(frame_of(*size))
-    image = SurfacePool(device, 1).from_host(picture, stage_stream(device))
-    with image.reading(stage_stream(device)) as planes:
-        found = device.download(dict(zip("yuv", planes, strict=True)), stage_stream(device))
+    image = SurfacePool(device, 1).from_host(picture, thread_stream(device))
+    with image.reading(thread_stream(device)) as planes:
+        found = device.download(dict(zip("yuv", planes, strict=True)), thread_stream(device))
     for name, plane in found.items():
         np.testing.assert_array_equal(plane, getattr(picture, name))
     assert np.abs(image.rgb.astype(int) - picture.rgb).mean() < 2
@@ -233,7 +235,7 @@ def test_an_image_on_another_gpu():
         pytest.skip("one GPU")
     near, far = open_device("cuda:0"), open_device("cuda:1")
     picture = noise(48, 64, 3)
-    image = SurfacePool(near, 1).from_host(picture, stage_stream(near))
-    there = image.on(far, stage_stream(far))
+    image = SurfacePool(near, 1).from_host(picture, thread_stream(near))
+    there = image.on(far, thread_stream(far))
     np.testing.assert_array_equal(there.rgb, picture)
     assert torch.cuda.current_device() == 0

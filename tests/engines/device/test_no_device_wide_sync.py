@@ -1,4 +1,4 @@
-"""A whole graph on the GPU, and what the host waits for meanwhile: never for the whole device."""
+"""While a whole graph runs on the GPU, the host never waits for the whole device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.assets.store import cached_path  # noqa: E402
 from engines.contracts.contract import Contract, load_contract  # noqa: E402
 from engines.conversion.export import export_model, random_network  # noqa: E402
 from engines.tensorrt.network import Batch  # noqa: E402
-from engines.tensorrt.plan_cache import build_plan  # noqa: E402
+from engines.tensorrt.plan_builder import build_plan  # noqa: E402
 from operators import REGISTRY  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
 from pipeline.run import Run  # noqa: E402
@@ -33,32 +33,34 @@ ALLOCATING = {"cudaMalloc", "cudaMallocAsync", "cudaHostAlloc", "cudaMallocHost"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A POSESTREAM_HOME with a detector and a pose model, small ones with weights drawn at random."""
+    """A POSESTREAM_HOME with a small detector and a small pose model, both with random weights."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POSESTREAM_HOME", str(home))
         detector, pose = load_contract("rtmdet-nano-pth"), load_contract("rtmpose-t-body8")
         small = {"input": detector.input.model_copy(update={"size": (128, 128)})}
-        _keep(home, detector.model_copy(update={"name": "small-detector", **small}))
+        _save(home, detector.model_copy(update={"name": "small-detector", **small}))
         size = (64, 96)
         outputs = {
             role: output.model_copy(update={"shape": (*output.shape[:2], 2 * side)})
             for (role, output), side in zip(pose.outputs.items(), size, strict=True)
         }
         small = {"input": pose.input.model_copy(update={"size": size}), "outputs": outputs}
-        _keep(home, pose.model_copy(update={"name": "small-pose", **small}))
+        _save(home, pose.model_copy(update={"name": "small-pose", **small}))
         load_contract.cache_clear()
         yield home
     load_contract.cache_clear()
 
 
-def _keep(home: Path, model: Contract) -> None:
-    """A checkpoint of a model, and its contract, where one's own lie."""
+def _save(home: Path, model: Contract) -> None:
+    """Save a checkpoint of a model and its contract where the user's own models are."""
     file = home / "weights.pth"
     torch.save({"state_dict": random_network(model, 0).state_dict()}, file)
     content = file.read_bytes()
-    told = {"filename": f"{model.name}.pth", "sha256": hashlib.sha256(content).hexdigest()}
-    model = model.model_copy(update={"asset": model.asset.model_copy(update={**told, "bytes": len(content)})})
+    changes = {"filename": f"{model.name}.pth", "sha256": hashlib.sha256(content).hexdigest()}
+    model = model.model_copy(
+        update={"asset": model.asset.model_copy(update={**changes, "bytes": len(content)})}
+    )
     kept = cached_path(model.asset)
     kept.parent.mkdir(parents=True)
     file.rename(kept)
@@ -68,7 +70,7 @@ def _keep(home: Path, model: Contract) -> None:
 
 @pytest.fixture(params=["torch", "tensorrt", "tensorrt-rtx"])
 def graph(request, home):
-    """decode, detect, track and pose on the GPU, with batches of one size."""
+    """A graph of decode, detect, track and pose on the GPU; all batches have the same size."""
     backend = request.param
     if backend != "torch":
         for library in (backend.replace("-", "_"), "onnx", "onnxscript", "onnxslim"):
@@ -91,35 +93,37 @@ def graph(request, home):
 
 @pytest.fixture(scope="module")
 def default_stream():
-    """The profiler's number of CUDA's default stream; found by a wait for it, which must be seen."""
+    """The profiler's number of CUDA's default stream, from a wait for that stream that the trace must show."""
     with cuda_trace() as trace:
         torch.ones(8, device=DEVICE).add_(1)
         torch.cuda.default_stream().synchronize()
         torch.cuda.synchronize()
-    assert trace.device_wide == 1, "the profiler does not see waits, so this test would see none"
+    assert trace.device_wide == 1, "the profiler does not see waits, so this test would not either"
     (number,) = {stream for kind, stream in trace.waits if kind == "Stream Sync"}
     return number
 
 
 def test_a_graph_on_the_gpu_never_waits_for_the_whole_device(graph, default_stream, tmp_path):
     clip = make_clip(tmp_path / "clip.mp4", (320, 240), 30)
-    run = Run(graph, {f"camera{n}": str(clip) for n in range(STREAMS)}, live=True)  # so that it lasts
+    run = Run(
+        graph, {f"camera{n}": str(clip) for n in range(STREAMS)}, live=True
+    )  # at the clip's pace, so it does not end too early
     run.start()
     try:
         assert not run.wait(WARM_S), "it ended at once"
         with cuda_trace() as trace:
-            before = run.figures()
+            before = run.stats()
             assert not run.wait(TRACED_S)
-            lately = run.figures().since(before)
+            lately = run.stats().since(before)
     finally:
         run.stop()
         run.finish()
-    frames = lately.stats().finished
+    frames = lately.finished
     assert frames >= 10
     assert sum(stream.instances for stream in lately.streams) == PERSONS * frames
     assert trace.device_wide == 0, trace
     assert not any(stream == default_stream for _, stream in trace.waits), trace
     assert not ALLOCATING & trace.calls.keys(), trace
-    # What comes back is results: far less than the smallest picture or output map.
+    # Only results come back: far less than the smallest picture or output of a model.
     assert 0 < trace.bytes["DtoH"] / frames < 64_000, trace
     assert trace.bytes["HtoD"] / frames < 64_000, trace

@@ -1,4 +1,4 @@
-"""Real stages on streams of their own: frames are cut, run and decoded there without a race, nobody waiting."""
+"""Real stages on streams of their own crop, run and decode frames without a race, and no stage waits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race  # noqa: E402
-from device_watch import WatchedWorld  # noqa: E402
+from toy_device import Race  # noqa: E402
+from watched_device import WatchedWorld  # noqa: E402
 
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402
 from engines.conversion.export import random_network  # noqa: E402
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.estimators.topdown import TopDown  # noqa: E402
@@ -29,7 +29,7 @@ BOXES = np.array([[10, 5, 60, 90], [30, 20, 120, 100], [-20, -10, 40, 50]], np.f
 
 @pytest.fixture
 def world(monkeypatch):
-    """One whose device all of the engines take for the CPU."""
+    """A world with one device, which the engines use in place of the CPU."""
     world = WatchedWorld()
     device = world.device("cpu")
     for module in ("engines.estimators.crops", "engines.backends.pytorch", "engines.device.arrays"):
@@ -39,7 +39,7 @@ def world(monkeypatch):
 
 @pytest.fixture(scope="module")
 def contract():
-    """RTMPose-t for smaller crops."""
+    """RTMPose-t with a smaller input."""
     model, size = load_contract("rtmpose-t-body8"), (64, 96)
     outputs = {
         role: output.model_copy(update={"shape": (-1, 17, 2 * bins)})
@@ -51,10 +51,10 @@ def contract():
 
 
 def frame(seed: int) -> YuvImage:
-    """A frame of 128x96 in planes."""
+    """A frame of 128x96 px as planes of YUV."""
     noise = np.random.default_rng(seed).integers(0, 256, (3, 8, 8), np.uint8)
     y, u, v = (cv2.resize(noise[i], (128 >> (i > 0), 96 >> (i > 0))) for i in range(3))
-    return YuvImage(y, u, v, rgb_matrix("bt709", full_range=False), lambda: pytest.fail("nobody wants RGB"))
+    return YuvImage(y, u, v, rgb_matrix("bt709", full_range=False), lambda: pytest.fail("no stage needs RGB"))
 
 
 def poses(topdown: TopDown, images: list) -> np.ndarray:
@@ -65,7 +65,7 @@ def poses(topdown: TopDown, images: list) -> np.ndarray:
 
 
 def run_stages(contract, device, count: int) -> list[list[np.ndarray]]:
-    """A source, and `count` stages that work on the same frames at once; what each of them finds."""
+    """Run a source and `count` stages that read the same frames at once; returns the poses that each stage finds."""
     pool = SurfacePool(device, 5, wait_s=20)
     network = random_network(contract, 0)
     edges = [queue.Queue(maxsize=2) for _ in range(count)]
@@ -73,7 +73,7 @@ def run_stages(contract, device, count: int) -> list[list[np.ndarray]]:
 
     def source() -> None:
         for seed in range(FRAMES):
-            image = pool.from_host(frame(seed), stage_stream(device))
+            image = pool.from_host(frame(seed), thread_stream(device))
             for edge in edges:
                 edge.put(image, timeout=20)
             del image
@@ -106,11 +106,11 @@ def run_stages(contract, device, count: int) -> list[list[np.ndarray]]:
     return results
 
 
-def test_stages_find_what_they_find_alone_without_a_race(contract, world, monkeypatch):
+def test_two_stages_find_the_same_as_one_alone_without_a_race(contract, world, monkeypatch):
     (device,) = world.devices
     found = run_stages(contract, device, count=2)
     assert world.races == []
-    assert world.waits == {}  # for no operation but for the events of what leaves the device
+    assert world.waits == {}  # the host only waits for the events of downloads
     monkeypatch.undo()
     (alone,) = run_stages(contract, open_device("cpu"), count=1)
     for of_stage in found:
@@ -126,12 +126,12 @@ def test_a_stage_waits_for_one_event_a_batch(contract, world):
     assert FRAMES // BATCH <= names.count(stage) <= FRAMES // BATCH + loaded_and_closed
 
 
-def test_a_stage_that_forgets_to_wait_is_caught(contract, world, monkeypatch):
+def test_a_stage_that_does_not_wait_is_caught(contract, world, monkeypatch):
     (device,) = world.devices
     monkeypatch.setattr(
         DeviceImage,
         "ready",
-        property(lambda self: device.stream().record(), lambda self, ready: None),
+        property(lambda self: device.new_stream().record(), lambda self, ready: None),
         raising=False,
     )
     with pytest.raises(Race, match="may read what is still being written"):

@@ -1,4 +1,4 @@
-"""Streams belong to threads, results come back whole, and the toy world tells what is not ordered."""
+"""Each thread has its own stream, downloads are exact, and the test devices detect accesses out of order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import Race, World  # noqa: E402
+from toy_device import Race  # noqa: E402
+from toy_world import World  # noqa: E402
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 
 ENGINES = Path(__file__).parents[3] / "engines"
@@ -36,29 +37,29 @@ def test_unknown_devices_are_refused(name):
         open_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(EngineError, match=r"no device cuda:99, .* or take device: cpu"):
+def test_the_error_names_a_missing_gpu():
+    with pytest.raises(EngineError, match=r"no device cuda:99, .* or set device: cpu"):
         open_device("cuda:99")
 
 
-def test_a_name_stands_for_one_device():
+def test_a_name_always_gives_the_same_device():
     assert open_device("cpu") is open_device("cpu")
 
 
-def test_every_thread_has_a_stream_of_its_own():
+def test_each_thread_has_a_stream_of_its_own():
     device = World().device()
-    mine = stage_stream(device)
-    assert stage_stream(device) is mine
-    theirs = in_thread(lambda: (stage_stream(device), stage_stream(device)))
+    mine = thread_stream(device)
+    assert thread_stream(device) is mine
+    theirs = in_thread(lambda: (thread_stream(device), thread_stream(device)))
     assert theirs[0] is theirs[1] is not mine
 
 
-def test_every_device_has_a_stream_of_its_own_in_a_thread():
+def test_a_thread_has_a_stream_on_each_device():
     world = World()
     near, far = world.device("toy:0"), world.device("toy:1")
-    assert stage_stream(near).device is near
-    assert stage_stream(far).device is far
-    assert world.current() == {near: stage_stream(near), far: stage_stream(far)}
+    assert thread_stream(near).device is near
+    assert thread_stream(far).device is far
+    assert world.current() == {near: thread_stream(near), far: thread_stream(far)}
 
 
 TENSORS = {
@@ -67,29 +68,29 @@ TENSORS = {
     "kept": torch.tensor([[True, False, True]]),
     "none": torch.empty((0, 4)),
     "one": torch.tensor(7, dtype=torch.int64),
-    "turned": torch.arange(6, dtype=torch.int32).reshape(2, 3).T,
+    "transposed": torch.arange(6, dtype=torch.int32).reshape(2, 3).T,
 }
 
 
-def test_downloads_are_what_lay_on_the_device():
+def test_downloads_equal_the_tensors_on_the_device():
     device = open_device("cpu")
-    found = device.download(TENSORS, stage_stream(device))
+    found = device.download(TENSORS, thread_stream(device))
     assert list(found) == list(TENSORS)
     for name, tensor in TENSORS.items():
         np.testing.assert_array_equal(found[name], tensor.numpy())
         assert found[name].dtype == tensor.numpy().dtype
 
 
-def test_downloads_are_the_callers_own():
+def test_a_later_download_does_not_change_an_earlier_one():
     device = open_device("cpu")
-    first = device.download({"a": torch.zeros(100)}, stage_stream(device))["a"]
-    device.download({"a": torch.ones(100)}, stage_stream(device))
+    first = device.download({"a": torch.zeros(100)}, thread_stream(device))["a"]
+    device.download({"a": torch.ones(100)}, thread_stream(device))
     assert not first.any()
 
 
 def test_downloads_of_many_sizes_share_page_locked_memory():
     device = World().device()
-    stream = device.stream()
+    stream = device.new_stream()
     for size in (4000, 100, 3000, 1, 4000):
         device.download({"a": device.empty(size, stream)}, stream)
     assert device.page_locked == 1
@@ -98,9 +99,9 @@ def test_downloads_of_many_sizes_share_page_locked_memory():
 def test_a_download_waits_for_one_event():
     world = World()
     device = world.device()
-    stream, other = device.stream(), device.stream()
+    stream, other = device.new_stream(), device.new_stream()
     tensors = {name: device.empty(64, stream) for name in "abc"}
-    other.launch(lambda: pytest.fail("nobody has asked for this"))
+    other.launch(lambda: pytest.fail("the download does not need this"))
     stream.world._eager = 0
     for value, tensor in enumerate(tensors.values()):
         stream.launch(lambda to, value=value: to.fill_(value), writes=[tensor])
@@ -111,7 +112,7 @@ def test_a_download_waits_for_one_event():
 
 def test_work_is_ordered_by_events_alone():
     device = World().device()
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(8, writer)
     writer.launch(lambda to: to.fill_(1), writes=[memory])
     with pytest.raises(Race, match="may read what is still being written"):
@@ -128,13 +129,13 @@ def test_work_is_ordered_by_events_alone():
 def test_memory_that_is_dropped_while_another_stream_reads_it(kept):
     world = World(eager=0)
     device = world.device()
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(8, writer)
     writer.launch(lambda to: to.fill_(1), writes=[memory])
     reader.wait(writer.record())
     reader.launch(lambda source: None, reads=[memory])
     if kept:
-        reader.keep(memory)
+        reader.keep_alive(memory)
     del memory
     again = device.empty(8, writer)
     if kept:
@@ -150,23 +151,23 @@ def test_nothing_waits_for_a_whole_device_or_for_the_current_stream(path):
     calls = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     waits = {"item", "cpu", "cudaDeviceSynchronize", "cudaStreamSynchronize", "current_stream"}
     assert not calls & waits
-    if path.name not in ("cuda.py", "clock.py"):  # which wait for events of their own
+    if path.name not in ("cuda.py", "clock.py"):  # these wait for events of their own
         assert not calls & {"synchronize", "default_stream"}
 
 
 @pytest.mark.gpu
-def test_a_stream_of_a_gpu_is_no_default_one_and_is_used_again():
+def test_a_stream_of_a_gpu_is_not_the_default_stream_and_is_used_again():
     device = open_device("cuda")
-    handle = in_thread(lambda: stage_stream(device).handle)
-    assert handle not in (0, 1, 2)  # 1 and 2 stand for the default streams, too
-    assert in_thread(lambda: stage_stream(device).handle) == handle
+    handle = in_thread(lambda: thread_stream(device).handle)
+    assert handle not in (0, 1, 2)  # CUDA's handles for the default streams
+    assert in_thread(lambda: thread_stream(device).handle) == handle
     assert in_thread(lambda: torch.cuda.current_stream().cuda_stream) != handle
 
 
 @pytest.mark.gpu
 def test_downloads_from_a_gpu():
     device = open_device("cuda")
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     with stream.use():
         found = device.download(
             {name: tensor.to(device.torch_device) for name, tensor in TENSORS.items()}, stream
@@ -178,13 +179,13 @@ def test_downloads_from_a_gpu():
 @pytest.mark.gpu
 def test_a_stream_of_a_gpu_waits_for_another():
     device = open_device("cuda")
-    writer, reader = device.stream(), device.stream()
+    writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(1 << 20, writer)
     with writer.use():
         torch.cuda._sleep(50_000_000)
         memory.fill_(7)
     reader.wait(written := writer.record())
-    assert not written.passed()
+    assert not written.completed()
     found = device.download({"all": memory}, reader)["all"]
     assert (found == 7).all()
-    assert written.passed()
+    assert written.completed()

@@ -1,4 +1,4 @@
-"""Poses in boxes: MMPose's geometry, and the whole way from frame to frame with tiny real models."""
+"""Top-down pose: MMPose's geometry, and the path from frame to keypoints with tiny real models."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def toy(request, toys):
 
 
 def model_like(size, udp):
-    """A contract of that input size; its engine is not asked for anything."""
+    """A top-down model of that input size, without an engine: only its geometry is used."""
     base = load_contract("hrnet-w32-coco")
     codec = base.codec.model_copy(update={"udp": udp})
     model_input = base.input.model_copy(update={"size": tuple(size)})
@@ -42,12 +42,12 @@ def model_like(size, udp):
 
 
 @pytest.mark.parametrize("case", ORIGINAL["warp"], ids=lambda c: f"{c['size']}-{c['udp']}-{c['box'][0]}")
-def test_crops_are_the_originals(case):
+def test_crops_match_mmpose(case):
     model = model_like(case["size"], case["udp"])
-    to_frame = crop_to_frame(model.regions(np.array([case["box"]], np.float32)), model.grid)[0]
+    to_frame = crop_to_frame(model.regions(np.array([case["box"]], np.float32)), model.far_corner)[0]
     ours, theirs = invert_affine(to_frame), np.array(case["matrix"])
     shift = np.abs(transform_points(FRAME, ours) - transform_points(FRAME, theirs))
-    assert shift.max() < 0.002  # px of the crop, anywhere in the frame; the original computes in float32
+    assert shift.max() < 0.002  # px of the crop, anywhere in the frame; MMPose computes in float32
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_crops_are_the_originals(case):
     list(zip(ORIGINAL["heatmap"], ORIGINAL["frames"], strict=False)),
     ids=lambda case: case.get("refine"),
 )
-def test_keypoints_lie_in_the_frame_where_the_originals_do(case, frame):
+def test_keypoints_in_the_frame_match_mmpose(case, frame):
     model = model_like(case["size"], case["udp"])
-    back = crop_to_frame(model.regions(np.array([frame["box"]], np.float32)), model.grid)[0]
+    back = crop_to_frame(model.regions(np.array([frame["box"]], np.float32)), model.far_corner)[0]
     pixels = np.array(case["points"]) * [(side - case["udp"]) / side for side in case["size"]]
     np.testing.assert_allclose(transform_points(pixels, back), frame["points"], atol=1e-3)
 
@@ -73,7 +73,7 @@ def test_a_spot_is_found_where_it_is(toy):
 
 
 def test_many_boxes_are_the_same_as_one_by_one(toy):
-    """More than one run's worth, of images of several sizes, some of them partly or wholly outside."""
+    """More boxes than fit in one run, in images of several sizes, some partly or wholly outside."""
     random = np.random.default_rng(0)
     images = [spots((60, 60), (30, 20), (80, 40)), spots((100, 90), (150, 30), (40, 140), size=(320, 200))]
     corner = random.uniform(-60, 200, (RUN_MAX + 5, 2))
@@ -82,25 +82,25 @@ def test_many_boxes_are_the_same_as_one_by_one(toy):
     together = toy(images, index, boxes)
     for n in range(0, len(boxes), 3):
         alone = toy([images[index[n]]], FIRST, boxes[n : n + 1])
-        # Of two bins as high as each other ONNX Runtime may favour either.
+        # If two bins are equally high, ONNX Runtime may choose either.
         np.testing.assert_allclose(together.points[n], alone.points[0], atol=2)
         np.testing.assert_allclose(together.scores[n], alone.scores[0], atol=1e-5)
 
 
 def test_a_box_that_reaches_out_of_the_frame(toy):
-    """What is inside is still right, and where there is nothing to see there is no keypoint."""
+    """The keypoints inside the frame are right; a spot outside of it gives no keypoint."""
     found = toy([spots((30, 40))], FIRST, np.array([[-60, -40, 60, 80]], np.float32))
     np.testing.assert_allclose(found.points[0, 0], (30, 40), atol=1.5)
     assert np.isnan(found.points[0, 1]).all()
     assert found.scores[0, 1] == 0
 
 
-def test_nobody_to_look_at(toy):
+def test_no_boxes(toy):
     found = toy([spots((4, 10))], np.zeros(0, int), np.zeros((0, 4), np.float32))
     assert [(a.shape, a.dtype) for a in found] == [((0, 17, 2), np.float32), ((0, 17), np.float32)]
 
 
-def test_planes_give_what_the_picture_gives(toy):
+def test_yuv_planes_and_rgb_agree(toy):
     grey = np.repeat(spots((112, 70))[..., :1], 3, axis=2)
     frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format="yuv420p")
     planes = picture_of(frame)
@@ -113,7 +113,9 @@ def test_planes_give_what_the_picture_gives(toy):
 @pytest.mark.parametrize(("degrees", "scale"), [(0, 1), (25, 1), (-40, 1.3)])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_regions_may_be_turned_and_mirrored(toy, degrees, scale, mirrored):
-    """Keypoints come back to the frame, and left and right change places, which this model knows nothing of."""
+    """Keypoints come back in px of the frame. Left and right are swapped for mirrored crops, although this toy
+    model sees no sides.
+    """
     where = [(112, 70), (90, 96), (120, 60)]
     width = -96 * scale if mirrored else 96 * scale
     region = np.array([[100, 80, width, 128 * scale, np.deg2rad(degrees)]])

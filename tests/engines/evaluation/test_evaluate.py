@@ -15,7 +15,7 @@ NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
 def annotation(image=1, category=1, side=200.0, at=(100.0, 100.0), labelled=17, **others):
-    """A square instance with keypoints along its diagonal, the last ones not labelled."""
+    """A square instance with keypoints along its diagonal; those from `labelled` on are not labelled."""
     points = np.zeros((17, 3))
     points[:labelled, :2] = np.array(at) + np.linspace(0, side, 17)[:labelled, None]
     points[:labelled, 2] = 2
@@ -59,7 +59,7 @@ def measured(known, entries, **options):
     return evaluate(known, results_of(entries, known, "results"), **options)
 
 
-def test_oks_is_what_the_formula_says():
+def test_oks_follows_the_formula():
     """A keypoint that is off by its deviation, sqrt(area) * 2 sigma, is worth exp(-1/2)."""
     sigmas, points = np.array([0.1, 0.05]), np.array([[[10, 10, 2], [20, 20, 1]]], float)
     box, area = np.array([[0, 0, 50, 20]], float), np.array([1000.0])
@@ -71,7 +71,7 @@ def test_oks_is_what_the_formula_says():
     np.testing.assert_allclose(oks(shifted, points, box, area, sigmas), [[np.exp(-0.5)]])
 
 
-def test_found_exactly_is_1_and_not_found_is_0(annotated):
+def test_perfect_results_give_1_and_none_give_0(annotated):
     instances = [annotation(side=50), annotation(image=2)]
     known = annotated(instances)
     assert measured(known, [found(it) for it in instances]) == pytest.approx(dict.fromkeys(NAMES, 1.0))
@@ -80,14 +80,14 @@ def test_found_exactly_is_1_and_not_found_is_0(annotated):
     assert (half["AR"], half["ARM"], half["APL"]) == pytest.approx((0.5, 0.0, 1.0))
 
 
-def test_a_wrong_one_of_higher_score_costs_precision(annotated):
+def test_a_wrong_result_with_a_higher_score_costs_precision(annotated):
     one = annotation()
     right, wrong = found(one, 0.5), found(one, 0.9, shift=1000)
     assert measured(annotated([one]), [right, wrong])["AP"] == pytest.approx(0.5)
     assert measured(annotated([one]), [right, {**wrong, "score": 0.1}])["AP"] == pytest.approx(1.0)
 
 
-def test_what_is_ignored_counts_neither_way(annotated):
+def test_ignored_instances_neither_help_nor_harm(annotated):
     one = annotation()
     crowd, unlabelled = annotation(image=2, iscrowd=1), annotation(image=3, labelled=0)
     known = annotated([one, crowd, unlabelled])
@@ -97,7 +97,7 @@ def test_what_is_ignored_counts_neither_way(annotated):
     assert measured(known, beside)["AP"] == pytest.approx(0.5)
 
 
-def test_categories_are_evaluated_apart_unless_told(annotated):
+def test_categories_are_evaluated_separately_by_default(annotated):
     jaguar = annotation(category=1)
     known = annotated([jaguar, annotation(image=2, category=2)], skeleton="ap10k")
     entries = [found(jaguar, category_id=2), found(annotation(image=2, category=1))]
@@ -108,7 +108,7 @@ def test_categories_are_evaluated_apart_unless_told(annotated):
 
 
 def random_data(seed):
-    """Annotations and results of all kinds: crowds, several sizes, false ones, equal scores, too many."""
+    """Annotations and results of all kinds: crowds, several sizes, wrong results, equal scores, too many."""
     random = np.random.default_rng(seed)
     annotations, entries = [], []
     for image in range(1, 7):
@@ -133,7 +133,7 @@ def random_data(seed):
 
 
 @pytest.mark.parametrize(("seed", "skeleton"), [(0, "coco17"), (1, "coco17"), (2, "ap10k"), (3, "ap10k")])
-def test_gives_the_numbers_of_pycocotools(seed, skeleton, annotated, tmp_path):
+def test_agrees_with_pycocotools(seed, skeleton, annotated, tmp_path):
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -173,8 +173,6 @@ def test_refuses_files_that_are_no_annotations(tmp_path):
         read_annotations(path)
     named = {"id": 1, "name": "cat", "keypoints": ["L_Eye"]}
     path.write_text(json.dumps({"images": [], "categories": [named], "annotations": [annotation()]}))
-    with pytest.raises(
-        EngineError, match=r"1 keypoints \['L_Eye'\] … are those of no skeleton here.*--skeleton"
-    ):
+    with pytest.raises(EngineError, match=r"1 keypoints \['L_Eye'\] … match no known skeleton.*--skeleton"):
         read_annotations(path)
     assert read_annotations(path, "ap10k").skeleton.name == "ap10k"

@@ -1,4 +1,4 @@
-"""Crops from planes of YUV are those of the converted picture, in every colour standard."""
+"""Crops from YUV planes equal crops from the converted picture, in every colour standard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engines.images.geometry import warp
 from engines.images.yuv import LUMA, YuvImage, rgb_matrix
 from operators.decoding.frame_images import picture_of
 
-# What every standard gives the same: grey in limited range, and BT.601's and BT.709's reds (their tables).
+# Y, U and V of pure red in limited range, from the tables of BT.601 and BT.709.
 RED_601, RED_709 = (81, 90, 240), (63, 102, 240)
 
 
@@ -33,7 +33,7 @@ def test_matrices_give_the_standards_colours(standard, full_range, yuv, rgb):
 
 
 def frame_of(picture: np.ndarray, colorspace: int, color_range: int) -> av.VideoFrame:
-    """A decoder's frame of a picture; swscale is the judge of what its planes mean."""
+    """A frame as a decoder gives it, converted by swscale, which serves as the reference."""
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=colorspace, dst_color_range=color_range
     )
@@ -42,7 +42,7 @@ def frame_of(picture: np.ndarray, colorspace: int, color_range: int) -> av.Video
 
 
 def smooth_picture(width: int, height: int) -> np.ndarray:
-    """Colours that change slowly, as halved colour planes can follow."""
+    """Colours that change slowly enough for halved colour planes."""
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -50,7 +50,7 @@ def smooth_picture(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("colorspace", [1, 5], ids=["bt709", "bt601"])
 @pytest.mark.parametrize("color_range", [1, 2], ids=["limited", "full"])
 @pytest.mark.parametrize("pad_value", ["edge", 0, 114])
-def test_a_crop_of_planes_is_the_crop_of_the_picture(colorspace, color_range, pad_value):
+def test_crops_of_planes_and_of_rgb_agree(colorspace, color_range, pad_value):
     image = picture_of(frame_of(smooth_picture(320, 240), colorspace, color_range))
     assert isinstance(image, YuvImage)
     turned = cv2.getRotationMatrix2D((300, 120), 25, 0.8)  # reaches out of the picture on the right
@@ -64,7 +64,7 @@ def test_a_crop_of_planes_is_the_crop_of_the_picture(colorspace, color_range, pa
     assert np.percentile(difference, 98) <= 6
 
 
-def test_a_crop_that_shrinks_much_is_the_crop_of_the_picture():
+def test_much_reduced_crops_of_planes_and_of_rgb_agree():
     image = picture_of(frame_of(smooth_picture(960, 720), 5, 1))
     matrix = cv2.getRotationMatrix2D((480, 360), 10, 0.25)
     matrix[:, 2] -= (400, 280)
@@ -78,8 +78,8 @@ def test_a_crop_that_shrinks_much_is_the_crop_of_the_picture():
 def test_odd_sizes_keep_their_last_row_and_column():
     image = picture_of(frame_of(smooth_picture(641, 481), 5, 1))
     assert image.shape == image.rgb.shape == (481, 641, 3)
-    whole = warp(image, np.eye(3)[:2], (641, 481), "edge").astype(int)
-    assert np.abs(whole - image.rgb).mean() < 1.5
+    unchanged = warp(image, np.eye(3)[:2], (641, 481), "edge").astype(int)
+    assert np.abs(unchanged - image.rgb).mean() < 1.5
 
 
 @pytest.mark.parametrize("pixels", ["yuv444p", "yuv422p", "gray", "yuv420p10le", "nv12"])
@@ -89,11 +89,11 @@ def test_other_layouts_become_rgb(pixels):
 
 
 def test_the_picture_is_converted_once():
-    made = []
+    conversions = []
     plane = np.zeros((4, 4), np.uint8)
 
     def convert() -> np.ndarray:
-        made.append(1)
+        conversions.append(1)
         return np.zeros((4, 4, 3), np.uint8)
 
     image = YuvImage(plane, plane[:2, :2], plane[:2, :2], rgb_matrix("bt601", full_range=False), convert)
@@ -102,5 +102,5 @@ def test_the_picture_is_converted_once():
         thread.start()
     for thread in threads:
         thread.join()
-    assert made == [1]
+    assert conversions == [1]
     assert set(LUMA) == {"bt601", "bt709", "bt2020"}

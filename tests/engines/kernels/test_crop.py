@@ -1,4 +1,4 @@
-"""Crops made on a device are those made on the host, by the kernel and by PyTorch alike."""
+"""Crops made on a device equal those made on the host, whether by the kernel or by PyTorch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.contracts.contract import Input  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.estimators.crops import Crops  # noqa: E402
 from engines.images.geometry import roi_matrices  # noqa: E402
+from engines.images.model_input import Input  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from engines.kernels import crop as module  # noqa: E402
-from engines.kernels.crop import cut  # noqa: E402
-from operators.decoding.video import video_shots  # noqa: E402
+from engines.kernels.crop import write_crops  # noqa: E402
+from operators.decoding.video import video_frames  # noqa: E402
 from tests.support.cuda_emulator import emulated  # noqa: E402
 
 SIZE = (48, 64)
 MEAN, STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
-# Centre x, y, width, height, angle in a frame of 161 x 121 px: enlarged, shrunk so much that colour is not
-# blended, turned, mirrored, partly outside, wholly outside.
+# Centre x, y, width, height, angle in a frame of 161 x 121 px: enlarged, shrunk so much that chroma is not
+# interpolated, turned, mirrored, partly outside, wholly outside.
 ROIS = np.array(
     [
         (60, 50, 30, 40, 0),
@@ -39,13 +39,13 @@ ROIS = np.array(
 )
 
 
-def wanted(**changes):
+def model_input_with(**changes):
     values = {"name": "x", "size": SIZE, "layout": "nchw", "colour": "rgb", "mean": MEAN, "std": STD}
     return Input(**values | {"placement": "centre", "pad_value": 114} | changes)
 
 
 def picture(width=161, height=121, seed=0):
-    """Colours that change slowly and some that change at once."""
+    """A picture with smooth colours and with sharp edges."""
     random = np.random.default_rng(seed)
     rgb = cv2.resize(
         random.integers(0, 256, (6, 8, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
@@ -56,7 +56,7 @@ def picture(width=161, height=121, seed=0):
 
 
 def planes_of(rgb, matrix):
-    """The YUV image whose planes say so in the standard of the matrix."""
+    """The YUV image of an RGB picture, by the standard of the matrix."""
     height, width = rgb.shape[:2]
     yuv = (rgb - matrix[:, 3]) @ np.linalg.inv(matrix[:, :3].astype(float)).T
     y, u, v = np.clip(np.rint(np.moveaxis(yuv, 2, 0)), 0, 255).astype(np.uint8)
@@ -66,7 +66,7 @@ def planes_of(rgb, matrix):
 
 
 def on_device(image, layout, device, stream):
-    """A picture of the host as a `DeviceImage`, in rows that are padded."""
+    """A picture of the host as a `DeviceImage` with padded rows."""
 
     def plane(array):
         wide = np.zeros((array.shape[0], array.shape[1] + 7, *array.shape[2:]), np.uint8)
@@ -84,21 +84,21 @@ def on_device(image, layout, device, stream):
 
 
 def crops_by(way, monkeypatch, images, layout, index, matrices, model_input, dtype="float32"):
-    """(N, …) float32, made by the kernel on the CPU or a GPU, or by PyTorch on either."""
+    """Crops (N, …) float32, made by the kernel on the emulator or a GPU, or by PyTorch on the CPU or a GPU."""
     device = open_device("cuda:0" if way.startswith("gpu") else "cpu")
     if way != "gpu":
-        kernel = emulated("crop", module.WORK) if way == "emulated" else None
+        kernel = emulated("crop", module.PARAMETERS) if way == "emulated" else None
         monkeypatch.setattr(module, "kernel_for", lambda *_: kernel)
-    stream = device.stream()
+    stream = device.new_stream()
     there = [on_device(image, layout, device, stream) for image in images]
     shape = Crops(images, index, matrices, model_input).shape
     memory = torch.full(
         (shape[0] + 2, *shape[1:]), 7, dtype=getattr(torch, dtype), device=device.torch_device
     )
-    cut(there, index, matrices, model_input, memory[1:-1], stream)
+    write_crops(there, index, matrices, model_input, memory[1:-1], stream)
     found = device.download({"": memory}, stream)[""].astype(np.float32)
     monkeypatch.undo()
-    assert (found[[0, -1]] == 7).all()  # nothing is written beside them
+    assert (found[[0, -1]] == 7).all()  # nothing is written outside the crops
     return found[1:-1]
 
 
@@ -124,21 +124,21 @@ TABLE = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("layout", "matrix", "changes"), TABLE.values(), ids=list(TABLE))
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_crops_are_those_of_the_host(monkeypatch, way, layout, matrix, changes, dtype):
-    model_input = wanted(**changes)
+def test_crops_equal_those_of_the_host(monkeypatch, way, layout, matrix, changes, dtype):
+    model_input = model_input_with(**changes)
     image = picture() if matrix is None else planes_of(picture(), matrix)
     index, matrices = np.zeros(len(ROIS), int), roi_matrices(ROIS, SIZE)
     expected = np.asarray(Crops([image], index, matrices, model_input))
     found = crops_by(way, monkeypatch, [image], layout, index, matrices, model_input, dtype)
     grey_levels = np.abs(found - expected) * max(model_input.std)
-    assert grey_levels.reshape(len(ROIS), -1).mean(1).max() < 0.1  # of each crop
+    assert grey_levels.reshape(len(ROIS), -1).mean(1).max() < 0.1  # mean of each crop
     assert grey_levels.max() < 4
 
 
 @pytest.mark.parametrize("layout", ["nv12", "rgb"])
 def test_the_kernel_and_pytorch_give_the_same_bits(monkeypatch, layout):
     image = picture() if layout == "rgb" else planes_of(picture(), BT601)
-    given = ([image], layout, np.zeros(len(ROIS), int), roi_matrices(ROIS, SIZE), wanted())
+    given = ([image], layout, np.zeros(len(ROIS), int), roi_matrices(ROIS, SIZE), model_input_with())
     by_kernel, by_torch = (crops_by(way, monkeypatch, *given) for way in ("emulated", "torch"))
     np.testing.assert_array_equal(by_kernel, by_torch)
 
@@ -151,7 +151,7 @@ def test_the_kernel_on_a_gpu_and_pytorch_give_the_same_bits(monkeypatch, dtype):
         "nv12",
         np.zeros(len(ROIS), int),
         roi_matrices(ROIS, SIZE),
-        wanted(),
+        model_input_with(),
     )
     by_kernel, by_torch = (crops_by(way, monkeypatch, *given, dtype) for way in ("gpu", "gpu torch"))
     np.testing.assert_array_equal(by_kernel, by_torch)
@@ -159,13 +159,13 @@ def test_the_kernel_on_a_gpu_and_pytorch_give_the_same_bits(monkeypatch, dtype):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_many_crops_of_many_images(monkeypatch, way):
-    """More than go into one launch, of images of several sizes, some of one pixel."""
+    """More crops and images than one launch takes; the images have several sizes, one has a single pixel."""
     sizes = [(1, 1), (2, 3), *((30 + i, 41 - i) for i in range(18))]
     images = [planes_of(cv2.resize(picture(), size), BT601) for size in sizes]
     random = np.random.default_rng(1)
     index = np.concatenate([np.arange(40) % len(sizes), np.full(40, 5)])
     rois = random.uniform((0, 0, 8, 8, 0), (40, 40, 50, 50, 6), (80, 5))
-    model_input = wanted(size=(9, 7))
+    model_input = model_input_with(size=(9, 7))
     matrices = roi_matrices(rois, (9, 7))
     expected = np.asarray(Crops(images, index, matrices, model_input))
     found = crops_by(way, monkeypatch, images, "i420", index, matrices, model_input)
@@ -174,33 +174,35 @@ def test_many_crops_of_many_images(monkeypatch, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_real_frame(monkeypatch, way, clip):
-    image = next(video_shots(str(clip("single-person")), 1.0, float("inf"), 0, Counter())).picture()
+    image = next(video_frames(str(clip("single-person")), 1.0, float("inf"), 0, Counter())).picture()
     height, width, _ = image.shape
     rois = np.array(
         [(width / 2, height / 2, height * 0.7, height, 0.2), (width * 0.4, height * 0.3, 60, 80, 0)]
     )
-    given = (np.zeros(2, int), roi_matrices(rois, (192, 256)), wanted(size=(192, 256)))
+    given = (np.zeros(2, int), roi_matrices(rois, (192, 256)), model_input_with(size=(192, 256)))
     expected = np.asarray(Crops([image], *given))
     assert np.abs(crops_by(way, monkeypatch, [image], "nv12", *given) - expected).mean() * max(STD) < 0.1
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_region_without_size_is_padding(monkeypatch, way):
+def test_the_crop_of_a_region_without_area_is_padding(monkeypatch, way):
     matrices = np.full((1, 2, 3), np.nan)
-    found = crops_by(way, monkeypatch, [picture()], "rgb", np.zeros(1, int), matrices, wanted())
+    found = crops_by(way, monkeypatch, [picture()], "rgb", np.zeros(1, int), matrices, model_input_with())
     np.testing.assert_allclose(found[0].mean((1, 2)), (114 - np.array(MEAN)) / STD, atol=1e-3)
 
 
 def test_no_crops(monkeypatch):
-    found = crops_by("torch", monkeypatch, [], "rgb", np.zeros(0, int), np.empty((0, 2, 3)), wanted())
+    found = crops_by(
+        "torch", monkeypatch, [], "rgb", np.zeros(0, int), np.empty((0, 2, 3)), model_input_with()
+    )
     assert found.shape == (0, 3, 64, 48)
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((1, 64, 48, 3), torch.float32), ((1, 3, 64, 48), torch.float64)]
 )
-def test_memory_that_does_not_fit_is_refused(shape, dtype):
+def test_memory_of_another_shape_or_dtype_is_refused(shape, dtype):
     device = open_device("cpu")
     out = torch.empty(shape, dtype=dtype)
     with pytest.raises(EngineError, match="crops go into"):
-        cut([], np.zeros(1, int), np.zeros((1, 2, 3)), wanted(), out, device.stream())
+        write_crops([], np.zeros(1, int), np.zeros((1, 2, 3)), model_input_with(), out, device.new_stream())

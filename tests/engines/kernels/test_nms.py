@@ -1,4 +1,4 @@
-"""Suppression on a device keeps what OpenCV's keeps on the host."""
+"""Suppression on a device keeps the boxes that OpenCV keeps on the host."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ WAYS = [
 
 
 def kept_by(way, monkeypatch, boxes, scores, classes, max_iou):
-    """(B, M) bool, by the kernel on the CPU or a GPU."""
+    """The boxes that are kept, (B, M) bool, by the kernel on the emulator or a GPU."""
     device = open_device("cuda:0" if way == "gpu" else "cpu")
     if way != "gpu":
-        launch = emulated("nms", module.WORK).launch
+        launch = emulated("nms", module.PARAMETERS).launch
         kernel = SimpleNamespace(launch=functools.partial(launch, backwards="backwards" in way))
         monkeypatch.setattr(module, "kernel_for", lambda *_: kernel)
-    stream = device.stream()
+    stream = device.new_stream()
     with stream.use():
         given = [torch.from_numpy(array).to(device.torch_device) for array in (boxes, scores, classes)]
     kept = suppress(*given, max_iou, stream)
@@ -41,11 +41,11 @@ def kept_by(way, monkeypatch, boxes, scores, classes, max_iou):
 
 
 def crowd(images, count, classes, seed=0):
-    """What detectors give: about seven boxes an object, some alike to the last bit, some of equal score."""
+    """Boxes, scores and classes as detectors give them: some seven boxes an object, some equal, some of equal score."""
     random = np.random.default_rng(seed)
     objects = random.uniform((0, 0, 20, 40), (1800, 1000, 200, 300), (images, max(count // 7, 1), 4))
-    of = random.integers(0, objects.shape[1], (images, count, 1))
-    found = np.take_along_axis(objects, of, 1) + random.normal(0, 8, (images, count, 4))
+    objects_of = random.integers(0, objects.shape[1], (images, count, 1))
+    found = np.take_along_axis(objects, objects_of, 1) + random.normal(0, 8, (images, count, 4))
     found = np.concatenate([found[..., :2], found[..., :2] + np.abs(found[..., 2:])], 2)
     found[:, 1::9] = found[:, : len(found[0, 1::9])]
     scores = -np.sort(-np.round(random.uniform(0.05, 1, (images, count)), 2))
@@ -57,9 +57,9 @@ def crowd(images, count, classes, seed=0):
     ("count", "classes", "max_iou"),
     [(1, 1, 0.5), (33, 2, 0.3), (300, 1, 0.7), (500, 80, 0.45), (1024, 3, 0.65)],
 )
-def test_what_is_kept_is_what_opencv_keeps(monkeypatch, way, count, classes, max_iou):
+def test_the_same_boxes_are_kept_as_by_opencv(monkeypatch, way, count, classes, max_iou):
     boxes, scores, labels = crowd(2, count, classes)
-    scores[1, count // 2 :] = 0  # fewer candidates: the rest is padding
+    scores[1, count // 2 :] = 0  # the second image has fewer boxes, the rest is padding
     kept = kept_by(way, monkeypatch, boxes, scores, labels, max_iou)
     for i, real in enumerate((count, count // 2)):
         expected = nms(boxes[i, :real], scores[i, :real], labels[i, :real], max_iou)
@@ -70,14 +70,14 @@ def test_what_is_kept_is_what_opencv_keeps(monkeypatch, way, count, classes, max
 @pytest.mark.parametrize(
     ("boxes", "max_iou"),
     [
-        ([(0, 0, 10, 10), (0, 0, 10, 5)], 0.5),  # exactly the limit is not more than it
+        ([(0, 0, 10, 10), (0, 0, 10, 5)], 0.5),  # an overlap of exactly the limit suppresses nothing
         ([(0, 0, 10, 10), (0, 0, 10, 5)], 0.49),
-        ([(0, 0, 10, 10), (10, 0, 20, 10), (0, 10, 10, 20)], 0.0),  # they touch
-        ([(5, 5, 5, 5), (7, 7, 7, 7), (0, 0, 10, 10)], 0.5),  # without size
+        ([(0, 0, 10, 10), (10, 0, 20, 10), (0, 10, 10, 20)], 0.0),  # the boxes touch
+        ([(5, 5, 5, 5), (7, 7, 7, 7), (0, 0, 10, 10)], 0.5),  # without area
         ([(-20, -20, -5, -5), (-18, -18, 2, 2), (-20, -20, -4, -5)], 0.2),
     ],
 )
-def test_what_lies_on_the_limit(monkeypatch, way, boxes, max_iou):
+def test_boxes_at_the_limit(monkeypatch, way, boxes, max_iou):
     given = (
         np.array([boxes], np.float32),
         np.full((1, len(boxes)), 0.9, np.float32),
@@ -89,8 +89,8 @@ def test_what_lies_on_the_limit(monkeypatch, way, boxes, max_iou):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_suppressed_box_suppresses_nobody(monkeypatch, way):
-    """Each of a long row overlaps only its neighbours: every second one stays."""
+def test_a_suppressed_box_suppresses_no_other(monkeypatch, way):
+    """In a long row each box overlaps only its neighbours, so every second box is kept."""
     starts = np.arange(200, dtype=np.float32) * 4
     boxes = np.stack([starts, 0 * starts, starts + 10, 0 * starts + 10], 1)[None]
     scores = np.linspace(1, 0.5, 200, dtype=np.float32)[None]

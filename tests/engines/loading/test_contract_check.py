@@ -1,4 +1,4 @@
-"""Contracts against real graphs, made here as small as they can be."""
+"""Contracts compared with real graphs, which are made here as small as possible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ pytest.importorskip("onnx")
 from onnx import TensorProto
 from tiny_onnx import carrying, peaks, shaped
 
-from engines.contracts.contract import HeatmapCodec, Output, load_contract
+from engines.codecs.heatmap import HeatmapCodec
+from engines.contracts.contract import Output, load_contract
 from engines.errors import ContractError
 from engines.estimators.topdown import TopDown
 from engines.loading.load import load_engine
@@ -47,7 +48,7 @@ def landmarks(side: int, stride: int = 4):
         ("rtmdet-nano", {"input": ["n", 3, 320, 320]}, {"dets": ["n", "m", 5], "labels": ["n", "m"]}),
     ],
 )  # fmt: skip
-def test_a_graph_as_the_contract_says(tmp_path, model, inputs, outputs):
+def test_a_graph_that_fits_its_contract_is_loaded(tmp_path, model, inputs, outputs):
     path = shaped(tmp_path / "m.onnx", inputs, outputs)
     load_engine(load_contract(model), path=path).close()
 
@@ -70,7 +71,7 @@ def test_a_graph_as_the_contract_says(tmp_path, model, inputs, outputs):
         ("yolox-nano", {"images": [1, 3, 416, 416]}, {"output": [1, 8400, 85]}, "is 1x3549x85, .* has 1x8400x85"),
     ],
 )  # fmt: skip
-def test_a_graph_that_is_another_is_refused_with_both_values(tmp_path, model, inputs, outputs, message):
+def test_a_graph_that_differs_is_refused_with_both_values(tmp_path, model, inputs, outputs, message):
     path = shaped(tmp_path / "m.onnx", inputs, outputs)
     with pytest.raises(ContractError, match=message) as error:
         load_engine(load_contract(model), path=path)
@@ -83,7 +84,7 @@ def test_half_precision_is_refused(tmp_path):
         load_engine(RTMPOSE, path=path)
 
 
-def test_the_accident_is_refused_with_both_pairs(tmp_path):
+def test_weights_trained_at_another_size_are_refused_with_both_sizes(tmp_path):
     path = peaks(tmp_path / "landmarks.onnx", 1024, stride=4, keypoints=17)
     with pytest.raises(ContractError) as error:
         load_engine(landmarks(768), path=path)
@@ -91,7 +92,7 @@ def test_the_accident_is_refused_with_both_pairs(tmp_path):
         assert pair in str(error.value)
 
 
-def test_the_same_model_with_its_own_contract_is_right_to_the_pixel(tmp_path):
+def test_with_the_right_contract_the_same_model_is_exact_to_the_pixel(tmp_path):
     path = peaks(tmp_path / "landmarks.onnx", 1024, stride=4, keypoints=17)
     places = np.array([(500.0, 300.0), (301.5, 702.25)])
     y, x = np.mgrid[:1024, :1024]
@@ -120,12 +121,12 @@ def changed(part: str, **changes):
         (load_contract("hrnet-w32-coco"), r"outputs.simcc_x is \{.*\}, .* says None"),
     ],
 )  # fmt: skip
-def test_a_contract_inside_that_says_otherwise_is_refused(tmp_path, carried, message):
+def test_a_different_contract_inside_the_file_is_refused(tmp_path, carried, message):
     path = carrying(shaped(tmp_path / "m.onnx", IMAGE, SIMCC), carried)
     with pytest.raises(ContractError, match=f"rtmpose-m-body8: .*{message}"):
         load_engine(RTMPOSE, path=path)
 
 
-def test_what_changes_no_number_may_differ_inside(tmp_path):
+def test_name_title_and_licence_inside_the_file_may_differ(tmp_path):
     other = RTMPOSE.model_copy(update={"name": "mine", "title": "Mine", "licence": "MIT"})
     load_engine(RTMPOSE, path=carrying(shaped(tmp_path / "m.onnx", IMAGE, SIMCC), other)).close()

@@ -17,7 +17,7 @@ BATCH = {"x": np.zeros((3, 4), np.float32)}
 
 
 class Doubles:
-    """An engine."""
+    """An engine that doubles its input."""
 
     inputs = outputs = {"x": TensorSpec((-1, 4), np.dtype(np.float32))}  # noqa: RUF012
     device, halved = "cpu", 0
@@ -33,7 +33,7 @@ class Doubles:
 
 
 class OnDevice(Doubles):
-    """… of a device that tells its times, once a run has ended."""
+    """An engine on a device that reports the times of runs that have ended."""
 
     device, halved = "cuda:0", 3
     timed, ended = False, ()
@@ -42,11 +42,11 @@ class OnDevice(Doubles):
         self.timed = True
 
     def device_times(self):
-        told, self.ended = self.ended, ()
-        return told
+        times, self.ended = self.ended, ()
+        return times
 
 
-class Told:
+class Recorder:
     def __init__(self):
         self.entered, self.calls, self.threads = [], [], set()
 
@@ -58,14 +58,14 @@ class Told:
         self.calls.append(call)
 
 
-def test_nobody_watches():
+def test_without_a_watcher_the_engine_is_not_wrapped():
     engine = Doubles()
     assert watched(engine, LOADED) is engine
 
 
-def test_a_call_is_told_with_all_that_it_was():
-    told, engine = Told(), Doubles()
-    with watch(told):
+def test_a_call_is_reported_with_times_items_and_bytes():
+    recorder, engine = Recorder(), Doubles()
+    with watch(recorder):
         found = watched(engine, LOADED)
         results = []
         thread = threading.Thread(target=lambda: results.append(found.run(BATCH)))
@@ -73,19 +73,19 @@ def test_a_call_is_told_with_all_that_it_was():
         thread.join()
     assert results[0].keys() == {"x", "more"}
     assert (found.inputs, found.outputs) == (engine.inputs, engine.outputs)
-    (call,) = told.calls
-    assert told.entered == [LOADED] == [call.engine]
-    assert told.threads == {thread}
+    (call,) = recorder.calls
+    assert recorder.entered == [LOADED] == [call.engine]
+    assert recorder.threads == {thread}
     assert 0 < call.start_ns <= call.end_ns
     assert call[3:] == (0, 3, 48, 96, (), None)
     found.run(BATCH)
-    assert len(told.calls) == 1  # nobody watches any more
+    assert len(recorder.calls) == 1  # the second call was made after watching ended
     found.close()
     assert engine.closed
 
 
-def test_those_who_watch_do_not_know_of_each_other():
-    first, second = Told(), Told()
+def test_two_watchers_are_independent():
+    first, second = Recorder(), Recorder()
     with watch(first):
         with watch(second):
             found = watched(Doubles(), LOADED)
@@ -94,31 +94,31 @@ def test_those_who_watch_do_not_know_of_each_other():
     assert (len(first.calls), len(second.calls)) == (2, 1)
 
 
-def test_a_call_that_fails_ends_too():
-    told = Told()
-    with watch(told):
+def test_a_call_that_fails_is_reported_too():
+    recorder = Recorder()
+    with watch(recorder):
         found = watched(Doubles(), LOADED)
         with pytest.raises(EngineError, match="does not fit"):
             found.run({"x": np.zeros((2, 5), np.float32)})
-    assert [call[3:] for call in told.calls] == [(0, 2, 40, 0, (), None)]
+    assert [call[3:] for call in recorder.calls] == [(0, 2, 40, 0, (), None)]
 
 
-def test_a_watched_engine_is_like_the_one_inside():
+def test_a_watched_engine_behaves_like_the_engine():
     engine = OnDevice()
-    with watch(Told()):
+    with watch(Recorder()):
         found = watched(engine, LOADED)
     assert (found.inputs, found.outputs, found.device) == (engine.inputs, engine.outputs, "cuda:0")
     assert found.halved == 3
 
 
-def test_when_the_device_worked_is_told_once_it_is_known():
-    told, engine = Told(), OnDevice()
-    with watch(told):
+def test_device_times_are_reported_once_they_are_known():
+    recorder, engine = Recorder(), OnDevice()
+    with watch(recorder):
         found = watched(engine, LOADED)
         assert engine.timed
         for engine.ended in [((17, 42),), (), ((50, 60), (70, 80))]:
             found.run(BATCH)
-    assert [call.device_ns for call in told.calls] == [((17, 42),), (), ((50, 60), (70, 80))]
+    assert [call.device_ns for call in recorder.calls] == [((17, 42),), (), ((50, 60), (70, 80))]
 
 
 class Slow:
@@ -138,33 +138,33 @@ class Slow:
         self.write(batch := np.empty(self.shape, self.dtype))
         return batch
 
-    def cut_into(self, out, stream, first=0):
+    def write_on_device(self, out, stream, first=0):
         self.write(out, first)
 
 
 WAYS = [
     np.asarray,
     lambda items: put(items, np.empty(items.shape)) or items,
-    lambda items: items.cut_into(np.empty(items.shape), None) or items,
+    lambda items: items.write_on_device(np.empty(items.shape), None) or items,
 ]
 
 
 @pytest.mark.parametrize("take", WAYS)
-def test_items_that_are_made_in_the_call_are_no_part_of_its_time(take):
+def test_the_time_to_make_items_is_measured_separately(take):
     class Takes(Doubles):
         def run(self, inputs):
             take(inputs["x"])
             return inputs
 
-    told = Told()
-    with watch(told):
+    recorder = Recorder()
+    with watch(recorder):
         watched(Takes(), LOADED).run({"x": Slow()})
-    (call,) = told.calls
+    (call,) = recorder.calls
     assert 10e6 <= call.making_ns <= call.end_ns - call.start_ns
     assert (call.items, call.bytes_in) == (2, 32)
 
 
-class Lying:
+class Placed:
     """Items (3, 4) that lie on a device."""
 
     shape, dtype, nbytes = (3, 4), np.dtype(np.float32), 48
@@ -181,11 +181,16 @@ class Lying:
     [
         ("cpu", None, None, None),
         ("cpu", "cpu", "cpu", None),
-        ("cpu", "cuda:0", None, 48),  # down, to run on the host
+        ("cpu", "cuda:0", None, 48),  # downloaded, to run on the host
         ("cuda:1", None, None, 48 + 80),
         ("cuda:1", "cuda:1", "cuda:1", 0),
         ("cuda:1", "cuda:0", "cuda:1", 0),  # from GPU to GPU
-        ("cuda:1", "cuda:0", None, 48 + 48 + 80),  # ONNX Runtime's: down, up again, and the results down
+        (
+            "cuda:1",
+            "cuda:0",
+            None,
+            48 + 48 + 80,
+        ),  # ONNX Runtime: download and upload the input, download the output
     ],
 )
 def test_what_is_copied_between_host_and_gpu(engine, items, outputs, copied):
@@ -193,30 +198,30 @@ def test_what_is_copied_between_host_and_gpu(engine, items, outputs, copied):
         device = engine
 
         def run(self, inputs):
-            return {"y": np.zeros((5, 4), np.float32) if outputs is None else Lying(outputs)}
+            return {"y": np.zeros((5, 4), np.float32) if outputs is None else Placed(outputs)}
 
-    told = Told()
-    with watch(told):
-        watched(Gives(), LOADED).run(BATCH if items is None else {"x": Lying(items)})
-    assert told.calls[0].copied == copied
+    recorder = Recorder()
+    with watch(recorder):
+        watched(Gives(), LOADED).run(BATCH if items is None else {"x": Placed(items)})
+    assert recorder.calls[0].copied == copied
 
 
-def test_a_model_that_is_loaded_while_somebody_watches(tmp_path):
-    told, model = Told(), contract("simcc")
+def test_only_a_model_that_is_loaded_while_watched_is_reported(tmp_path):
+    recorder, model = Recorder(), contract("simcc")
     path = save(model, tmp_path / "toy.onnx")
     width, height = model.input.size
     batch = {model.input.name: np.zeros((2, 3, height, width), np.float32)}
     before = load_engine(model, path=path)
-    with watch(told):
+    with watch(recorder):
         before.run(batch)
         engine = load_engine(model, threads=2, path=path)
         engine.run(batch)
-    assert [call.engine for call in told.calls] == [Loaded(model.name, "toy.onnx", "onnxruntime", 2)]
-    assert told.calls[0].bytes_in == batch[model.input.name].nbytes
+    assert [call.engine for call in recorder.calls] == [Loaded(model.name, "toy.onnx", "onnxruntime", 2)]
+    assert recorder.calls[0].bytes_in == batch[model.input.name].nbytes
 
 
 class Device:
-    """A device with a clock of its own, which gains 100 µs a second, and work that ends when it is told to."""
+    """A device whose clock gains 100 µs a second, and whose work ends when the test says so."""
 
     def __init__(self):
         self.host_ns = 1_000_000
@@ -226,7 +231,7 @@ class Device:
         self.host_ns += 100
         return self.host_ns
 
-    def stream(self):
+    def new_stream(self):
         return self
 
     def use(self):
@@ -255,7 +260,7 @@ class Event:
         return float(np.float32((later.at_ns - self.at_ns) / 1e6))
 
 
-def test_moments_of_the_device_by_the_clock_of_the_host():
+def test_device_times_on_the_clock_of_the_host():
     device = Device()
     clock = DeviceClock(device, device.event, device.monotonic_ns)
     apart = []
@@ -270,13 +275,13 @@ def test_moments_of_the_device_by_the_clock_of_the_host():
         ((begin_ns, end_ns),) = clock.done()
         assert end_ns - begin_ns == pytest.approx(ended_ns - began_ns, abs=5_000)
         apart.append(begin_ns - began_ns)
-    assert max(apart) < 700_000  # what is gained in 6 s, and not in 60
+    assert max(apart) < 700_000  # the drift of 6 s, not of 60 s
     assert min(apart) > -5_000
-    assert max(apart) > 95_000  # the drift of some seconds is seen: anchors are not taken all the time
-    assert device.waited <= 5 * (1 + 60 // 5)  # for anchors, and for no work
+    assert max(apart) > 95_000  # the drift of some seconds shows: anchors are not taken at every run
+    assert device.waited <= 5 * (1 + 60 // 5)  # only for anchors
 
 
-def test_work_that_still_runs_is_told_when_it_has_ended():
+def test_running_work_is_reported_after_it_has_ended():
     device, events = Device(), []
 
     def event():
@@ -289,7 +294,7 @@ def test_work_that_still_runs_is_told_when_it_has_ended():
         clock.end(device)
     first, second = events[-3], events[-1]
     first.ended = second.ended = False
-    device.host_ns += 9_000_000_000  # an anchor is taken anew while they run
+    device.host_ns += 9_000_000_000  # a new anchor is taken while they run
     clock.begin(device)
     clock.end(device)
     assert clock.done() == ()

@@ -1,4 +1,4 @@
-"""Contracts against the real files: changed contracts stand for wrong files, as no other models are at hand."""
+"""Contracts compared with real files; changed contracts stand for wrong files, since there are no others."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def changed(part, **changes):
 
 
 @pytest.mark.models
-def test_a_model_that_is_as_its_contract_says(weights):
+def test_a_model_that_fits_its_contract_is_loaded_and_closed(weights):
     engine = load_engine(POSE, path=weights("blazepose-full"))
     assert engine.inputs["input_1"] == ((1, 256, 256, 3), np.float32)
     assert list(engine.outputs) == ["Identity", "Identity_1", "Identity_3", "Identity_4"]
@@ -33,11 +33,11 @@ def test_a_model_that_is_as_its_contract_says(weights):
 
 @pytest.mark.models
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_what_is_cut_from_a_model_changes_nothing_else(weights, n):
+def test_removing_an_unused_output_changes_no_other_output(weights, n):
     path = weights("blazepose-full")
-    whole, cut = LitertEngine(path), load_engine(POSE, path=path)
+    full, cut = LitertEngine(path), load_engine(POSE, path=path)
     images = np.random.default_rng(0).random((n, 256, 256, 3), np.float32)
-    expected, found = (engine.run({"input_1": images}) for engine in (whole, cut))
+    expected, found = (engine.run({"input_1": images}) for engine in (full, cut))
     assert expected.keys() - found.keys() == {"Identity_2"}
     for name, array in found.items():
         assert len(array) == n
@@ -69,13 +69,13 @@ def test_a_mismatch_names_both_values(weights, changes, message):
 
 
 @pytest.mark.models
-def test_sizes_of_minus_one_fit_any(weights):
+def test_a_size_of_minus_one_in_the_contract_fits_any_size(weights):
     contract = POSE.model_copy(update=changed_output("heatmaps", shape=(-1, -1, -1, 39)))
     load_engine(contract, path=weights("blazepose-full")).close()
 
 
 @pytest.mark.models
-def test_another_models_file(weights):
+def test_the_file_of_another_model_is_refused(weights):
     with pytest.raises(ContractError, match="blazepose-detector: contract says input 'input_1' is 224x224"):
         load_engine(DETECTOR, path=weights("blazepose-full"))
 
@@ -85,7 +85,7 @@ BROKEN = {"empty": b"", "text": b"<!doctype html>\n" * 100, "magic only": b"\x1c
 
 @pytest.mark.parametrize("name", ["weights.tflite", "weights.onnx"])
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_is_one_line(tmp_path, name, content):
+def test_a_broken_file_gives_an_error_of_one_line(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(EngineError, match=rf"{name}: .*fetch the model again") as error:
@@ -94,7 +94,7 @@ def test_a_broken_file_is_one_line(tmp_path, name, content):
 
 
 @pytest.mark.models
-def test_half_a_file(weights, tmp_path):
+def test_a_truncated_file_is_refused(weights, tmp_path):
     path = tmp_path / "half.tflite"
     path.write_bytes(weights("blazepose-full").read_bytes()[:3_000_000])
     with pytest.raises(EngineError, match=r"half\.tflite: not a TensorFlow Lite model of 3000000 bytes"):
@@ -102,6 +102,6 @@ def test_half_a_file(weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["none.tflite", "none.onnx"])
-def test_no_file(tmp_path, name):
+def test_a_missing_file_is_refused(tmp_path, name):
     with pytest.raises(EngineError, match=name):
         load_engine(POSE, path=tmp_path / name)

@@ -1,4 +1,4 @@
-"""A plan's memory, sizes, graphs and order, with a plan that runs on the host; a real one is in test_engine_gpu."""
+"""Memory, batch sizes, graphs and order of a plan that runs on the host; test_engine_gpu has a real one."""
 
 import functools
 import logging
@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from device_toys import World  # noqa: E402
-from toy_plan import Machine  # noqa: E402
+from toy_tensorrt import Machine  # noqa: E402
+from toy_world import World  # noqa: E402
 
-from engines.device.cuda_graphs import Graphs  # noqa: E402
-from engines.device.devices import stage_stream  # noqa: E402
+from engines.device.cuda_graphs import CudaGraphs  # noqa: E402
+from engines.device.devices import thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.tensorrt import engine as tensorrt  # noqa: E402
 from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
@@ -42,7 +42,7 @@ def items(count, seed=0):
         (30, [12, 12, 8]),
     ],
 )
-def test_batches_of_any_size_from_the_host_and_on_the_device(tmp_path, kind, count, ran):
+def test_batches_of_any_size_from_host_and_device(tmp_path, kind, count, ran):
     machine = Machine(smallest=2, largest=12)
     found = opened(tmp_path, machine).run({"x": kind(items(count))})["double"]
     assert type(found) is type(kind(items(1)))
@@ -52,7 +52,7 @@ def test_batches_of_any_size_from_the_host_and_on_the_device(tmp_path, kind, cou
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_outputs_whose_size_follows_from_their_content(tmp_path, kind):
+def test_outputs_whose_size_depends_on_their_content(tmp_path, kind):
     machine = Machine(largest=4, sized=True)
     engine, given = opened(tmp_path, machine), items(6)
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_outputs_whose_size_follows_from_their_content(tmp_path, kind):
     assert engine.run({"x": kind(given[:0])})["above"].shape == (0, 0, 3)
 
 
-def test_what_the_host_gets_is_its_own_and_what_the_device_gets_holds_until_the_next_run(tmp_path):
+def test_host_outputs_are_copies_and_device_outputs_hold_until_the_next_run(tmp_path):
     engine = opened(tmp_path, Machine())
     host = engine.run({"x": items(3)})["double"]
     device = engine.run({"x": torch.from_numpy(items(3))})["double"]
@@ -75,7 +75,7 @@ def test_what_the_host_gets_is_its_own_and_what_the_device_gets_holds_until_the_
     np.testing.assert_array_equal(parts.numpy(), 2 * items(5))
 
 
-def test_each_size_is_set_up_once_and_keeps_its_memory(tmp_path):
+def test_each_batch_size_is_set_up_once_and_keeps_its_memory(tmp_path):
     machine = Machine()
     engine = opened(tmp_path, machine)
     places = [
@@ -85,7 +85,7 @@ def test_each_size_is_set_up_once_and_keeps_its_memory(tmp_path):
     assert places[0] == places[2] == places[3] != places[1] == places[4]
 
 
-def test_memory_that_runs_out_is_halved_and_the_call_goes_on(tmp_path, caplog):
+def test_out_of_memory_halves_the_batch_and_the_call_continues(tmp_path, caplog):
     machine = Machine()
     engine = opened(tmp_path, machine)
     engine.run({"x": items(40)})
@@ -103,7 +103,7 @@ def test_memory_that_runs_out_is_halved_and_the_call_goes_on(tmp_path, caplog):
         engine.run({"x": items(3)})
 
 
-def test_memory_that_runs_out_as_a_size_is_set_up(tmp_path, monkeypatch):
+def test_out_of_memory_while_a_batch_size_is_set_up(tmp_path, monkeypatch):
     engine = opened(tmp_path, Machine())
     given = engine._device.empty
 
@@ -118,29 +118,29 @@ def test_memory_that_runs_out_as_a_size_is_set_up(tmp_path, monkeypatch):
 
 
 class Replays:
-    """Records what is handed in, and hands it in again, to any stream."""
+    """Records the queued work, and queues it again on any stream."""
 
     def __init__(self, machine, enqueue, stream):
         self.machine, self.work, runs = machine, [], list(machine.runs)
-        hand_in, machine.hand_in = machine.hand_in, lambda *work: self.work.append(work)
+        launch, machine.launch = machine.launch, lambda *work: self.work.append(work)
         enqueue()
         self.rows = machine.runs[-1][0]
-        machine.hand_in, machine.runs = hand_in, runs
+        machine.launch, machine.runs = launch, runs
 
     def launch(self, stream):
         self.machine.runs.append((self.rows, stream.handle))
         for kernel, _, reads, writes in self.work:
-            self.machine.hand_in(kernel, stream.handle, reads, writes)
+            self.machine.launch(kernel, stream.handle, reads, writes)
 
 
 def with_graphs(monkeypatch, machine):
-    def graphs(name, *, wanted):
-        return Graphs(name, wanted=True, record=functools.partial(Replays, machine))
+    def graphs(name, *, enabled):
+        return CudaGraphs(name, enabled=True, record=functools.partial(Replays, machine))
 
-    monkeypatch.setattr(tensorrt, "Graphs", graphs)
+    monkeypatch.setattr(tensorrt, "CudaGraphs", graphs)
 
 
-def test_each_size_is_recorded_once_and_gives_the_same(tmp_path, monkeypatch):
+def test_each_batch_size_is_recorded_once_with_the_same_results(tmp_path, monkeypatch):
     machine = Machine(largest=8)
     with_graphs(monkeypatch, machine)
     engine = opened(tmp_path, machine)
@@ -149,13 +149,13 @@ def test_each_size_is_recorded_once_and_gives_the_same(tmp_path, monkeypatch):
             found = engine.run({"x": kind(items(count, seed))})["double"]
             np.testing.assert_array_equal(np.asarray(found), 2 * items(count, seed))
     assert engine._graphs.recorded.keys() == {1, 2, 4, 8}
-    engine._shrink(4)  # a graph goes with the memory that it works in
+    engine._shrink(4)  # a graph is dropped with its memory
     assert engine._graphs.recorded.keys() == {1, 2, 4}
     np.testing.assert_array_equal(engine.run({"x": items(8)})["double"], 2 * items(8))
     assert machine.contexts == [1, 4, 8, 2, 8]
 
 
-def test_what_a_plan_with_sizes_by_content_does_is_never_recorded(tmp_path, monkeypatch):
+def test_outputs_sized_by_content_are_never_recorded(tmp_path, monkeypatch):
     machine = Machine(sized=True)
     with_graphs(monkeypatch, machine)
     engine = opened(tmp_path, machine)
@@ -164,7 +164,7 @@ def test_what_a_plan_with_sizes_by_content_does_is_never_recorded(tmp_path, monk
     assert engine._graphs.recorded == {}
 
 
-def test_a_plan_that_is_refused_and_an_engine_that_was_closed(tmp_path):
+def test_a_refused_plan_and_a_closed_engine(tmp_path):
     with pytest.raises(EngineError, match="tensorrt refuses the plan: bad magic"):
         TensorrtEngine(Machine().flavour(), b"another", tmp_path / "kept.kernels", device="cpu")
     engine = opened(tmp_path, Machine())
@@ -174,31 +174,31 @@ def test_a_plan_that_is_refused_and_an_engine_that_was_closed(tmp_path):
         engine.run({"x": items(1)})
 
 
-def test_a_gpu_that_is_not_there(tmp_path):
+def test_a_missing_gpu_is_refused(tmp_path):
     with pytest.raises(EngineError, match=r"no device cuda:99"):
         opened(tmp_path, Machine(), device="cuda:99")
 
 
 @pytest.fixture(params=range(5))
 def toy(request, monkeypatch):
-    """A device whose streams run late and tell what is not ordered, and a machine that works on it."""
+    """A device whose streams run late and report unordered access, and a machine that works on it."""
     world, machine = World(request.param), Machine(largest=8)
-    device = world.device("cpu:7")  # its tensors are the CPU's, and it is not
+    device = world.device("cpu:7")  # its tensors are the CPU's, but its name differs
     monkeypatch.setattr(tensorrt, "open_device", lambda name: device)
 
-    def hand_in(kernel, handle, reads, writes):
+    def launch(kernel, handle, reads, writes):
         reads, writes = ([world.handed_out[address].bytes for address in some] for some in (reads, writes))
         stream = next(stream for stream in device.streams if stream.handle == handle)
         stream.launch(lambda *of: kernel(*(one.data_ptr() for one in of)), reads=reads, writes=writes)
 
-    machine.hand_in = hand_in
+    machine.launch = launch
     with_graphs(monkeypatch, machine)
     return world, device, machine
 
 
 def on_toy(device, array):
     """A tensor that this thread's stream has uploaded."""
-    stream = stage_stream(device)
+    stream = thread_stream(device)
     tensor = device.empty(array.nbytes, stream).view(torch.float32).view(array.shape)
     page_locked = device.pinned(array.nbytes).view(torch.float32).view(array.shape)
     page_locked.copy_(torch.from_numpy(array))
@@ -207,14 +207,14 @@ def on_toy(device, array):
 
 
 def reduced(device, tensor):
-    """What a codec does next: a small result of the outputs, on the same stream; there is time to overwrite them."""
-    stream = stage_stream(device)
+    """A small result of the outputs on the same stream, as a codec makes it; the outputs may be overwritten soon."""
+    stream = thread_stream(device)
     out = device.empty(4 * len(tensor), stream).view(torch.float32)
     stream.launch(lambda of, to: to.copy_(of.sum((1, 2))), reads=[tensor], writes=[out])
     return out
 
 
-def test_runs_on_the_device_are_in_order_and_nobody_waits(tmp_path, toy):
+def test_runs_on_the_device_are_ordered_without_waiting(tmp_path, toy):
     world, device, machine = toy
     engine = opened(tmp_path, machine)
     sums = []
@@ -223,21 +223,21 @@ def test_runs_on_the_device_are_in_order_and_nobody_waits(tmp_path, toy):
         sums.append(reduced(device, engine.run({"x": given})["double"]))
         del given
     assert [who for who, _ in world.log if who == "host"] == []
-    found = device.download({str(n): tensor for n, tensor in enumerate(sums)}, stage_stream(device))
+    found = device.download({str(n): tensor for n, tensor in enumerate(sums)}, thread_stream(device))
     for seed, name in enumerate(found):
         np.testing.assert_allclose(found[name], 2 * items(1 + seed % 8, seed).sum((1, 2)), atol=1e-5)
     assert world.races == []
-    assert {handle for _, handle in machine.runs} == {stage_stream(device).handle}
+    assert {handle for _, handle in machine.runs} == {thread_stream(device).handle}
 
 
-def test_host_and_device_take_turns(tmp_path, toy):
+def test_host_and_device_batches_in_turn(tmp_path, toy):
     world, device, machine = toy
     engine = opened(tmp_path, machine)
     for seed in range(8):
         host = engine.run({"x": items(11, seed)})["double"]  # in two parts
         np.testing.assert_array_equal(host, 2 * items(11, seed))
         small = reduced(device, engine.run({"x": on_toy(device, items(3, seed))})["double"])
-        found = device.download({"it": small}, stage_stream(device))["it"]
+        found = device.download({"it": small}, thread_stream(device))["it"]
         np.testing.assert_allclose(found, 2 * items(3, seed).sum((1, 2)), atol=1e-5)
     assert world.races == []
 
@@ -248,7 +248,7 @@ def test_engines_of_two_threads_have_two_streams(tmp_path, toy):
 
     def work(seed):
         engine = opened(tmp_path, machine)
-        handles.add(stage_stream(device).handle)
+        handles.add(thread_stream(device).handle)
         for n in range(6):
             found = engine.run({"x": items(5, seed + n)})["double"]
             if not np.array_equal(found, 2 * items(5, seed + n)):
@@ -263,29 +263,29 @@ def test_engines_of_two_threads_have_two_streams(tmp_path, toy):
     assert {handle for _, handle in machine.runs} == handles
 
 
-def test_an_engine_that_another_thread_takes_over_is_in_order(tmp_path, toy):
-    """As one that is loaded and verified before the stages start."""
+def test_an_engine_used_by_another_thread_stays_ordered(tmp_path, toy):
+    """An engine is loaded and verified in the main thread and used in another."""
     world, device, machine = toy
     engine = opened(tmp_path, machine)
     found = []
 
     def work(seed):
         tensor = reduced(device, engine.run({"x": on_toy(device, items(4, seed))})["double"])
-        found.append((seed, tensor, stage_stream(device).record()))
+        found.append((seed, tensor, thread_stream(device).record()))
 
     for seed in range(6):
         thread = threading.Thread(target=work, args=(seed,))
         thread.start()
         thread.join()
     for seed, tensor, event in found:
-        stage_stream(device).wait(event)
-        sums = device.download({"it": tensor}, stage_stream(device))["it"]
+        thread_stream(device).wait(event)
+        sums = device.download({"it": tensor}, thread_stream(device))["it"]
         np.testing.assert_allclose(sums, 2 * items(4, seed).sum((1, 2)), atol=1e-5)
     assert world.races == []
     assert len({handle for _, handle in machine.runs}) == 6
 
 
-def test_nothing_is_allocated_once_all_sizes_were_seen(tmp_path, toy):
+def test_nothing_is_allocated_after_all_batch_sizes_have_run(tmp_path, toy):
     _, device, machine = toy
     engine = opened(tmp_path, machine)
     for _ in range(2):

@@ -7,7 +7,8 @@ import pytest
 
 from engines.backends.base import TensorSpec
 from engines.contracts.contract import Output, load_contract
-from engines.device.gpus import Gpu, call, this_gpu
+from engines.device.cuda_bindings import call
+from engines.device.gpus import Gpu, this_gpu
 from engines.errors import ContractError, EngineError
 from engines.tensorrt.engine import check_arrays
 from engines.tensorrt.flavours import TensorRT, flavour
@@ -17,7 +18,7 @@ IMAGE = {"image": TensorSpec((-1, 3, 4, 5), np.dtype(np.float32))}
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({}, r"got inputs \[\], the plan has \['image'\]"),
         (
@@ -27,8 +28,8 @@ IMAGE = {"image": TensorSpec((-1, 3, 4, 5), np.dtype(np.float32))}
         ({"image": np.zeros((2, 3, 4, 5))}, r"\(2, 3, 4, 5\) float64, .* float32"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(arrays, told):
-    with pytest.raises(EngineError, match=told):
+def test_arrays_that_do_not_fit_are_refused(arrays, message):
+    with pytest.raises(EngineError, match=message):
         check_arrays(arrays, IMAGE)
 
 
@@ -36,11 +37,11 @@ def test_arrays_that_fit_are_counted():
     assert check_arrays({"image": np.zeros((7, 3, 4, 5), np.float32)}, IMAGE) == 7
 
 
-def test_what_cuda_refuses_is_told():
+def test_an_error_of_cuda_is_raised_with_its_reason():
     if not find_spec("cuda") or this_gpu():
         pytest.skip("there is a GPU, or no CUDA runtime")
     with pytest.raises(EngineError, match=r"^cudaMalloc: .* \(CUDA error \d+\)$"):
-        call("cudaMalloc", 4)
+        call("runtime", "cudaMalloc", 4)
 
 
 @pytest.fixture
@@ -63,19 +64,19 @@ def compiled(network, tmp_path, progress=lambda phase, share: None):
     return network.compile(Batch(1, 2, 4), "8.9", tmp_path / "timings.cache", progress)
 
 
-def test_a_graph_is_compiled_for_a_gpu_that_is_not_here(rtx, landmarks, tmp_path):
+def test_a_graph_is_compiled_for_a_gpu_of_another_machine(rtx, landmarks, tmp_path):
     contract, onnx = landmarks
-    told = []
+    reported = []
     network = Network(rtx, onnx, contract, "fp32")
-    plan = compiled(network, tmp_path, lambda phase, share: told.append((phase, share)))
+    plan = compiled(network, tmp_path, lambda phase, share: reported.append((phase, share)))
     assert len(plan) > 10_000
-    shares = [share for _, share in told]
+    shares = [share for _, share in reported]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 1)
-    assert len({phase for phase, _ in told}) > 3
+    assert len({phase for phase, _ in reported}) > 3
 
 
-def test_gpus_that_cannot_be_built_for_are_refused(rtx):
+def test_unsupported_gpus_are_refused(rtx):
     rtx.check_target("12.0", gpu=None)
     with pytest.raises(EngineError, match=r"cannot build for compute capability 1\.0; it can for 7\.5"):
         rtx.check_target("1.0", gpu=None)
@@ -87,20 +88,20 @@ def test_gpus_that_cannot_be_built_for_are_refused(rtx):
 
 def test_ctrl_c_ends_a_build(rtx, landmarks, tmp_path):
     contract, onnx = landmarks
-    told = []
+    reported = []
 
     def interrupt(phase, share):
-        if not told:
+        if not reported:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        told.append(share)
+        reported.append(share)
 
     with pytest.raises(KeyboardInterrupt):
         compiled(Network(rtx, onnx, contract, "fp32"), tmp_path, interrupt)
-    assert told
-    assert told[-1] < 1
+    assert reported
+    assert reported[-1] < 1
 
 
-def test_types_of_tensors_come_from_the_graph(rtx, landmarks, tmp_path):
+def test_tensors_have_the_types_of_the_graph(rtx, landmarks, tmp_path):
     contract, onnx = landmarks
     types = []
     for precision in ("fp32", "fp16"):
@@ -113,7 +114,7 @@ def test_types_of_tensors_come_from_the_graph(rtx, landmarks, tmp_path):
     assert types == [[float32] * 3, [float32, float16, float32]]
 
 
-def test_int8_comes_from_a_calibrated_graph(rtx, landmarks, tmp_path):
+def test_int8_needs_a_quantised_graph(rtx, landmarks, tmp_path):
     from onnxruntime import quantization
 
     contract, onnx = landmarks
@@ -160,22 +161,22 @@ def test_only_outputs_of_the_contract_are_computed(rtx, landmarks):
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "told"),
+    ("part", "value", "message"),
     [
         ("input", {"name": "image"}, r"the contract's input is 'image', landmarks.onnx has \['input'\]"),
         ("input", {"size": (96, 64)}, r"the contract's input is \(-1, 3, 64, 96\), .* has \(-1, 3, 64, 64\)"),
         ("outputs", {"heatmaps": Output(name="maps", shape=(-1,))}, r"\['maps'\], .* has \['heatmaps'\]"),
     ],
 )
-def test_a_graph_of_another_model_is_refused(rtx, landmarks, part, value, told):
+def test_a_graph_of_another_model_is_refused(rtx, landmarks, part, value, message):
     contract, onnx = landmarks
     if part == "input":
         value = contract.input.model_copy(update=value)
-    with pytest.raises(ContractError, match=told):
+    with pytest.raises(ContractError, match=message):
         Network(rtx, onnx, contract.model_copy(update={part: value}), "fp32")
 
 
-def test_an_operator_that_is_not_known_is_named(rtx, landmarks):
+def test_an_unknown_operator_is_named(rtx, landmarks):
     contract, onnx = landmarks
 
     def rename(graph):
@@ -185,7 +186,7 @@ def test_an_operator_that_is_not_known_is_named(rtx, landmarks):
         Network(rtx, changed(onnx, rename), contract, "fp32")
 
 
-def test_a_graph_that_is_fixed_to_one_is_seen(rtx, landmarks):
+def test_a_graph_fixed_to_a_batch_of_one_is_detected(rtx, landmarks):
     contract, onnx = landmarks
 
     def fix(graph):

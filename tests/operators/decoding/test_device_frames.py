@@ -1,4 +1,4 @@
-"""`decode` on a device: the CPU stands in for the GPU, and `tests.support.hardware` for its decoder."""
+"""`decode` on a device. The CPU stands in for the GPU, and `tests.support.toy_nvdec` for NVDEC."""
 
 import gc
 import logging
@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.device.devices import open_device, stage_stream  # noqa: E402
+from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.images.yuv import YuvImage  # noqa: E402
@@ -21,21 +21,22 @@ from operators.decoding import device_frames  # noqa: E402
 from operators.estimation.model_options import as_image  # noqa: E402
 from pipeline.errors import ConfigError, SourceError  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
-from tests.support.hardware import Hardware  # noqa: E402
+from tests.support.camera_senders import http_server, send_pictures  # noqa: E402
+from tests.support.live_reader import LiveReader, until  # noqa: E402
 from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
 from tests.support.small_videos import small_video  # noqa: E402
-from tests.support.watching import Watching, http_server, send_pictures, until  # noqa: E402
+from tests.support.toy_nvdec import Hardware  # noqa: E402
 
 
 @pytest.fixture
 def device(monkeypatch):
-    """`cuda` is the CPU, which has no NVDEC."""
+    """Makes `cuda` the CPU, without NVDEC."""
     monkeypatch.setattr(device_frames, "open_device", lambda name: open_device("cpu"))
 
 
 @pytest.fixture
 def nvdec(device, monkeypatch):
-    """`cuda` is the CPU with something like NVDEC; the decoders that were opened."""
+    """Makes `cuda` the CPU, with a decoder like NVDEC. Gives the decoders that were opened."""
     opened = []
 
     def open_nvdec(context, index):
@@ -48,7 +49,7 @@ def nvdec(device, monkeypatch):
 
 @pytest.fixture
 def pools(monkeypatch):
-    """The pools that are made; they wait a tenth of a second."""
+    """The pools that were made; they wait for a surface for 0.1 s only."""
     made = []
 
     def make(*arguments):
@@ -66,15 +67,15 @@ def packets(path, device="cuda", surfaces=100, **options):
 
 
 def samples(image):
-    """The planes of a device image, on the host."""
-    stream = stage_stream(image.device)
+    """The planes of a device image, copied to the host."""
+    stream = thread_stream(image.device)
     with image.reading(stream) as planes:
         found = image.device.download({str(i): plane for i, plane in enumerate(planes)}, stream)
     return list(found.values())
 
 
 def assert_same_samples(image, expected):
-    """Both are of YUV; NV12 has the two colours of a sample side by side."""
+    """Compare YUV planes. In NV12 the two colour values of a sample lie side by side."""
     assert isinstance(image, DeviceImage)
     assert isinstance(expected, YuvImage)
     y, *colours = samples(image)
@@ -84,19 +85,21 @@ def assert_same_samples(image, expected):
     np.testing.assert_array_equal(image.matrix, expected.matrix)
 
 
-def test_uploaded_frames_are_those_of_the_processor(device, video, caplog):
+def test_uploaded_frames_equal_those_of_the_processor(device, video, caplog):
     found, counters = packets(video, loop=2)
     expected, _ = packets(video, "cpu", loop=2)
     assert [(p.seq, p.pts_ns, p.size) for p in found] == [(p.seq, p.pts_ns, p.size) for p in expected]
     for packet, other in zip(found, expected, strict=True):
         assert_same_samples(packet.picture, other.picture)
     assert counters["uploaded_frames"] == 80
-    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == 1
-    assert said[0].startswith("cam: decoded on the processor, and copied to the GPU: NVDEC cannot be opened")
+    messages = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(messages) == 1
+    assert messages[0].startswith(
+        "cam: decoded on the processor, and copied to the GPU: NVDEC cannot be opened"
+    )
 
 
-def test_nvdecs_frames_are_those_of_the_processor(nvdec, video, caplog):
+def test_frames_of_nvdec_equal_those_of_the_processor(nvdec, video, caplog):
     found, counters = packets(video)
     expected, _ = packets(video, "cpu")
     assert [(p.seq, p.pts_ns, p.size) for p in found] == [(p.seq, p.pts_ns, p.size) for p in expected]
@@ -107,8 +110,8 @@ def test_nvdecs_frames_are_those_of_the_processor(nvdec, video, caplog):
     assert not caplog.records
 
 
-def test_the_whole_image_is_close_to_the_processors(nvdec, tmp_path):
-    # Of smooth colours: the device's image repeats a sample of colour where swscale blends.
+def test_the_rgb_image_is_close_to_that_of_the_processor(nvdec, tmp_path):
+    # Smooth colours, since the device repeats colour samples where swscale interpolates.
     path = tmp_path / "smooth.mp4"
     ramp = np.linspace(0, 255, 320)
     picture = np.stack(np.broadcast_arrays(ramp[None], ramp[None, ::-1], ramp[:240, None] / 2), -1).astype(
@@ -127,7 +130,7 @@ def test_the_whole_image_is_close_to_the_processors(nvdec, tmp_path):
     assert difference.max() <= 4
 
 
-def test_a_later_start_is_found_by_nvdec_too(nvdec, video):
+def test_nvdec_starts_at_start_s(nvdec, video):
     found, _ = packets(video, start_s=0.6, max_frames=3)
     expected, _ = packets(video, "cpu", start_s=0.6, max_frames=3)
     assert [p.pts_ns for p in found] == [p.pts_ns for p in expected]
@@ -145,7 +148,7 @@ def test_frames_that_are_thinned_out_are_not_copied(nvdec, video, options):
     assert [sum(plane.exports for plane in frame.planes) for frame in given] == [2, 0, 0, 0, 0] * 8
 
 
-def test_turned_pictures_come_upright(device, tmp_path, caplog):
+def test_rotated_frames_are_given_upright(device, tmp_path, caplog):
     path = small_video(tmp_path / "turned.mp4", frames=3, rotate=90)
     found, _ = packets(path)
     expected, _ = packets(path, "cpu")
@@ -153,14 +156,14 @@ def test_turned_pictures_come_upright(device, tmp_path, caplog):
     for packet, other in zip(found, expected, strict=True):
         assert packet.picture.layout == "rgb"
         np.testing.assert_array_equal(packet.image, other.image)
-    assert "turned or mirrored" in caplog.text
+    assert "rotated or mirrored" in caplog.text
 
 
-def test_frames_of_another_kind_than_before_go_by_way_of_rgb(device, tmp_path):
+def test_frames_of_another_format_are_uploaded_as_rgb(device, tmp_path):
     path = small_video(tmp_path / "ten.mp4", frames=1, pix_fmt="yuv420p10le")
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    frames = device_frames.frames_on("cuda", "cam", 4, lambda event, n: None)
+    frames = device_frames.frame_target("cuda", "cam", 4, lambda event, n: None)
     image = frames.picture(frame, None)
     assert image.layout == "rgb"
     np.testing.assert_array_equal(image.rgb, device_frames.picture_of(frame))
@@ -182,12 +185,12 @@ def test_models_take_a_device_image_as_it_is(device, video):
 
 
 @pytest.mark.parametrize("by", ["nvdec", "device"])
-def test_no_more_surfaces_than_the_graph_holds(by, video, pools, request):
+def test_a_pool_makes_no_more_surfaces_than_are_in_use(by, video, pools, request):
     request.getfixturevalue(by)
     held = []
     for packet in Decode(device="cuda", surfaces=8, loop=3).read("cam", str(video)):
         held = [*held, packet][-3:]
-    assert [pool.made for pool in pools] == [4]  # those held, and the one that is being made
+    assert [pool.allocated for pool in pools] == [4]  # those held, and the one that is being made
     del held, packet
     gc.collect()
     assert pools[0].held == 0
@@ -215,7 +218,7 @@ def test_a_full_pool_makes_the_decoder_wait(nvdec, video):
     assert read == list(range(40))
 
 
-def test_frames_that_never_leave_are_an_error_that_says_what_to_do(nvdec, video, pools):
+def test_frames_that_never_leave_the_graph_are_an_error(nvdec, video, pools):
     with pytest.raises(SourceError, match=r"cam: no surface .* 4 of 4 .*give decode more surfaces"):
         packets(video, surfaces=4)
 
@@ -227,33 +230,33 @@ def test_sources_do_not_take_surfaces_from_each_other(nvdec, video, pools):
     assert len(held) == 4
 
 
-def test_a_cameras_frames_are_put_there_too(nvdec):
-    with http_server(send_pictures) as url, Watching(url, device="cuda") as watching:
-        watching.more(20)
-    assert watching.error is None
-    assert {packet.picture.layout for packet in watching.packets} == {"i420"}  # JPEG is not for NVDEC
-    numbers = [number_of(packet.image) for packet in watching.packets]
+def test_frames_of_a_camera_are_stored_on_the_device_too(nvdec):
+    with http_server(send_pictures) as url, LiveReader(url, device="cuda") as reader:
+        reader.wait_for_packets(20)
+    assert reader.error is None
+    assert {packet.picture.layout for packet in reader.packets} == {"i420"}  # NVDEC is not used for JPEG
+    numbers = [number_of(packet.image) for packet in reader.packets]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def test_a_camera_that_changes_its_size_and_comes_back(nvdec, rtsp):
-    with Watching(rtsp.url, device="cuda", surfaces=1000) as watching:
-        watching.more(10)
+    with LiveReader(rtsp.url, device="cuda", surfaces=1000) as reader:
+        reader.wait_for_packets(10)
         rtsp.show("large")
-        watching.told("changed")
-        watching.more(10)
+        reader.wait_for_events("changed")
+        reader.wait_for_packets(10)
         rtsp.restart("small")
-        watching.told("changed", "lost", "back", "changed")
-        watching.more(10)
-    assert {packet.picture.layout for packet in watching.packets} == {"nv12"}
-    sizes = [size for size, _ in groupby(packet.size for packet in watching.packets)]
+        reader.wait_for_events("changed", "lost", "back", "changed")
+        reader.wait_for_packets(10)
+    assert {packet.picture.layout for packet in reader.packets} == {"nv12"}
+    sizes = [size for size, _ in groupby(packet.size for packet in reader.packets)]
     assert sizes == [SIZES["small"], SIZES["large"], SIZES["small"]]
-    assert all(packet.picture.shape[1::-1] == packet.size for packet in watching.packets)
-    assert len(nvdec) >= 2  # one a connection
+    assert all(packet.picture.shape[1::-1] == packet.size for packet in reader.packets)
+    assert len(nvdec) >= 2  # one per connection
 
 
 @pytest.mark.parametrize("option", ["gpu", "cuda:", "cuda:x", "0"])
-def test_a_device_that_has_no_such_name(option):
+def test_a_malformed_device_name_is_refused(option):
     with pytest.raises(ConfigError, match="device"):
         check_graph(
             {"name": "g", "graph": {"decode": {"op": "decode", "device": option}}}, {"decode": Decode}
@@ -268,15 +271,15 @@ class TestWithoutAGpu:
         yield
         open_device.cache_clear()
 
-    def test_cuda_stays_on_the_processor_and_says_why(self, video, caplog):
+    def test_cuda_falls_back_to_the_processor_and_logs_the_reason(self, video, caplog):
         found, counters = packets(video)
         assert all(isinstance(packet.picture, YuvImage) for packet in found)
         assert len(found) == 40
         assert not counters
-        (said,) = caplog.messages
-        assert said.startswith("cam: decoded on the processor: there is no device cuda")
+        (message,) = caplog.messages
+        assert message.startswith("cam: decoded on the processor: there is no device cuda")
 
-    def test_a_gpu_that_was_named_must_be_there(self, video):
+    def test_a_numbered_gpu_must_be_there(self, video):
         with pytest.raises(SourceError, match="cam: there is no device cuda:9"):
             packets(video, "cuda:9")
 
@@ -286,13 +289,13 @@ class TestOnAGpu:
     @pytest.mark.parametrize(
         ("codec", "kind", "size"),
         [
-            ("libx264", "mp4", (320, 180)),  # of which the decoder makes 320x192, and crops it
+            ("libx264", "mp4", (320, 180)),  # decoded as 320x192, and cropped
             ("libx264", "ts", (320, 192)),
             ("libx265", "mp4", (320, 180)),
             ("libvpx-vp9", "webm", (320, 180)),
         ],
     )
-    def test_nvdec_gives_the_processors_samples(self, tmp_path, caplog, codec, kind, size):
+    def test_nvdec_gives_the_same_samples_as_the_processor(self, tmp_path, caplog, codec, kind, size):
         path = small_video(tmp_path / f"{codec}.{kind}", codec, size=size)
         found, counters = packets(path)
         expected, _ = packets(path, "cpu")
@@ -306,7 +309,7 @@ class TestOnAGpu:
     @pytest.mark.parametrize(
         ("codec", "options"), [("libx264", {"pix_fmt": "yuv420p10le"}), ("libsvtav1", {}), ("mpeg4", {})]
     )
-    def test_what_the_chip_does_not_decode_is_uploaded(self, tmp_path, caplog, codec, options):
+    def test_frames_that_the_gpu_cannot_decode_are_uploaded(self, tmp_path, caplog, codec, options):
         path = small_video(tmp_path / f"other-{codec}.mp4", codec, size=(320, 192), **options)
         found, counters = packets(path)
         expected, _ = packets(path, "cpu")
@@ -330,7 +333,7 @@ class TestOnAGpu:
                 decode = Decode(device="cuda", surfaces=8, stride=3, loop=20)
                 for index, packet in enumerate(decode.read(stream, str(path))):
                     assert_same_samples(packet.picture, wanted[index % len(wanted)])
-                    made.setdefault(stream, []).append(max(pool.made for pool in pools))
+                    made.setdefault(stream, []).append(max(pool.allocated for pool in pools))
             except BaseException as error:
                 errors.append(error)
 
@@ -343,7 +346,7 @@ class TestOnAGpu:
         assert [len(counts) for counts in made.values()] == [20 * len(wanted)] * 2
         assert all(counts[-1] == counts[len(wanted)] <= 4 for counts in made.values())
 
-    def test_memory_stays_as_it_is(self, tmp_path):
+    def test_memory_does_not_grow(self, tmp_path):
         path = small_video(tmp_path / "memory.mp4", size=(320, 180))
         used = []
         for packet in Decode(device="cuda", loop=10).read("cam", str(path)):

@@ -1,3 +1,5 @@
+"""Drawing: colours, positions, and what is left out."""
+
 import numpy as np
 import pytest
 import sink_frames
@@ -11,7 +13,7 @@ GREY = np.full((1080, 1440, 3), 90, np.uint8)
 
 
 def pose(**at):
-    """One person of whom only the named keypoints are there."""
+    """One person with only the named keypoints."""
     points = np.full((1, 17, 2), np.nan, np.float32)
     for name, place in at.items():
         points[0, COCO.keypoints.index(name)] = place
@@ -32,7 +34,7 @@ def pose(**at):
          (50, 200), track_colour(7)),
     ],
 )  # fmt: skip
-def test_colours_stand_where_they_belong(instances, place, colour):
+def test_points_limbs_and_boxes_have_their_colours(instances, place, colour):
     drawn = draw(GREY, instances, COCO)
     assert drawn[place[1], place[0]].tolist() == list(colour)
     assert (GREY == 90).all()
@@ -52,12 +54,12 @@ def test_colours_stand_where_they_belong(instances, place, colour):
         Instances(keypoints=np.empty((0, 0, 2), np.float32)),
     ],
 )
-def test_what_is_not_in_the_picture_is_not_drawn(instances):
+def test_missing_uncertain_and_outside_points_are_not_drawn(instances):
     assert (draw(GREY, instances, COCO) == GREY).all()
 
 
 @pytest.mark.parametrize("skeleton", [None, COCO], ids=["none", "of another size"])
-def test_without_its_skeleton_a_pose_is_points(skeleton):
+def test_without_a_matching_skeleton_only_points_are_drawn(skeleton):
     drawn = draw(GREY, sink_frames.people(1), skeleton, min_score=0)
     assert (drawn == SIDES["centre"]).all(axis=2).any()
     assert not (drawn == SIDES["left"]).all(axis=2).any()
@@ -80,6 +82,6 @@ def test_labels_stay_inside_the_picture(box):
     assert np.ptp(columns) > 40
 
 
-def test_a_track_has_one_colour_and_neighbours_have_others():
+def test_each_track_has_its_own_colour():
     assert len({track_colour(i) for i in range(1, 100)}) == 99
     assert track_colour(3) == track_colour(3)

@@ -1,12 +1,7 @@
-"""What all sinks share: files and their names, frames read back, full disks."""
+"""What all sinks that write files share: names of files, reading back, rotation, full disks, kills."""
 
-import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import sink_frames
@@ -15,17 +10,16 @@ from operators.coco_sink import CocoSink
 from operators.files.sink_files import safe_name
 from operators.jsonl_sink import JsonlSink
 from operators.parquet_sink import ParquetSink
-from operators.records.read import read
+from operators.reading.read import read
 from operators.video_sink import VideoSink
 from pipeline.errors import SinkError
 
-TESTS = Path(__file__).resolve().parents[2]
 SINKS = [(JsonlSink, "jsonl"), (CocoSink, "coco.json"), (ParquetSink, "parquet"), (VideoSink, "mp4")]
 PICTURE = np.zeros((48, 64, 3), np.uint8)
 
 
-def written(sink, packets):
-    """Run the packets, a stream behind the other, through an opened sink and close it."""
+def write(sink, packets):
+    """Open the sink, process the packets, end their streams, and close it."""
     sink.open(sink_frames.RUN)
     assert list(sink.process(packets)) == packets
     for stream in dict.fromkeys(packet.stream for packet in packets):
@@ -50,20 +44,20 @@ def written(sink, packets):
         ("é" * 300, "é" * 80 + "-"),
     ],
 )
-def test_names_are_safe(stream, name):
+def test_file_names_are_safe(stream, name):
     safe = safe_name(stream)
     assert safe == name if not name.endswith("-") else safe.startswith(name) and len(safe) == len(name) + 8
     assert Path(safe).name == safe
 
 
-def test_streams_that_look_alike_have_files_of_their_own(tmp_path):
+def test_similar_stream_names_get_different_files(tmp_path):
     streams = ["a/b", "a:b", "a_b", "a b"]
-    written(JsonlSink(str(tmp_path)), [sink_frames.frame(0, None, stream) for stream in streams])
+    write(JsonlSink(str(tmp_path)), [sink_frames.frame(0, None, stream) for stream in streams])
     assert sorted(read(path).stream for path in tmp_path.iterdir()) == sorted(streams)
 
 
 @pytest.mark.parametrize(("sink", "suffix"), SINKS)
-def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_path):
+def test_a_stream_that_begins_again_gets_another_file(sink, suffix, tmp_path):
     sink = sink(str(tmp_path / "new" / "folder"))
     sink.open(sink_frames.RUN)
     for seq in range(2):
@@ -78,7 +72,7 @@ def test_a_stream_that_comes_again_does_not_overwrite_itself(sink, suffix, tmp_p
 
 @pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "only closed"])
-def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
+def test_results_are_read_back(sink, suffix, ended, tmp_path):
     packets = sink_frames.varied()
     sink = sink(str(tmp_path))
     sink.open(sink_frames.RUN)
@@ -107,14 +101,14 @@ def test_what_is_written_is_read_back(sink, suffix, ended, tmp_path):
         if not before.instances:
             assert not after.instances
             continue
-        same = before.instances
-        assert after.instances.labels.tolist() == same.labels.tolist()
-        assert after.instances.track_ids.tolist() == same.track_ids.tolist()
-        np.testing.assert_allclose(after.instances.scores, same.scores, atol=6e-5)
-        np.testing.assert_allclose(after.instances.boxes, same.boxes, atol=0.0151)
-        np.testing.assert_allclose(after.instances.keypoints, same.keypoints[:, index], atol=0.0051)
+        wanted = before.instances
+        assert after.instances.labels.tolist() == wanted.labels.tolist()
+        assert after.instances.track_ids.tolist() == wanted.track_ids.tolist()
+        np.testing.assert_allclose(after.instances.scores, wanted.scores, atol=6e-5)
+        np.testing.assert_allclose(after.instances.boxes, wanted.boxes, atol=0.0151)
+        np.testing.assert_allclose(after.instances.keypoints, wanted.keypoints[:, index], atol=0.0051)
         if suffix != "coco.json":
-            np.testing.assert_allclose(after.instances.keypoints_3d, same.keypoints_3d, atol=6e-5)
+            np.testing.assert_allclose(after.instances.keypoints_3d, wanted.keypoints_3d, atol=6e-5)
 
 
 @pytest.mark.parametrize(("sink", "suffix"), [case for case in SINKS if case[1] != "mp4"])
@@ -146,74 +140,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_frame(
         sink(str(tmp_path / where)).open(sink_frames.RUN)
 
 
-# Frames until a file would exceed the limit, then the end of the stream; says what was raised, and how often.
-FILL = """
-import json, resource, signal, sys
-import numpy as np
-import sink_frames
-from operators import REGISTRY
-from pipeline.errors import SinkError
-from pipeline.graph import resolve
-
-op, folder, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
-options = {"rows_per_file": 20} if op == "parquet_sink" else {}
-sink = resolve(REGISTRY[op])(folder, **options)
-sink.open(sink_frames.RUN)
-random = np.random.default_rng(0)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-errors = []
-for seq in range(300):
-    image = random.integers(0, 255, (120, 160, 3), np.uint8)
-    # A crowd makes a later part of a Parquet folder larger, so that the first ones are written whole.
-    instances = sink_frames.people(1 if seq < 45 else 60, seq)
-    try:
-        sink.process([sink_frames.frame(seq, instances, picture=image)])
-    except SinkError as error:
-        errors.append([seq, str(error)])
-        if len(errors) == 2:
-            break
-try:
-    sink.end_stream("yard")
-    sink.close()
-except SinkError as error:
-    errors.append([-1, str(error)])
-print(json.dumps(errors))
-"""
-
-
-@pytest.mark.parametrize(
-    ("op", "file", "limit"),
-    [
-        ("jsonl_sink", "yard.jsonl", 100_001),
-        ("coco_sink", "yard.coco.json", 100_001),
-        ("parquet_sink", "yard.parquet/part-00002.parquet", 50_000),
-        ("video_sink", "yard.mp4", 300_000),
-    ],
-)
-def test_a_full_disk_leaves_a_valid_file(op, file, limit, tmp_path):
-    done = run_script(FILL, op, tmp_path, limit)
-    assert done.returncode == 0, done.stderr
-    (seq, message), *_ = json.loads(done.stdout)
-    assert message.startswith(f"cannot write {tmp_path / file}: file too large after ")
-    assert message.endswith(
-        "which are kept; raise the limit on file sizes (ulimit -f) or choose a file system without it"
-    )
-    kept = int(message.partition(" after ")[2].split()[0])
-    assert 0 < kept <= seq
-    if op == "video_sink":
-        assert decoded(tmp_path / file) == kept
-        return
-    recording = read(tmp_path / file.partition("/")[0])
-    assert recording.seq.tolist() == list(range(kept))
-    assert recording.seq.tolist()[-1] == kept - 1
-    if op == "coco_sink":
-        assert len(json.loads((tmp_path / file).read_text())) == len(recording.frame)
-    assert not list(tmp_path.rglob(".*"))  # nothing half-written is left
-
-
 @pytest.mark.parametrize(("sink", "suffix"), SINKS)
-def test_files_of_an_earlier_run_are_replaced_but_not_those_of_cameras(sink, suffix, tmp_path):
+def test_files_of_an_earlier_run_are_replaced_except_in_live_runs(sink, suffix, tmp_path):
     for live in (True, False, True):
         opened = sink(str(tmp_path))
         opened.open(sink_frames.RUN._replace(live=live))
@@ -225,13 +153,13 @@ def test_files_of_an_earlier_run_are_replaced_but_not_those_of_cameras(sink, suf
 
 @pytest.mark.parametrize("options", [{"rotate_min": 1}, {"rotate_mb": 0.004}])
 @pytest.mark.parametrize(("sink", "suffix"), [(JsonlSink, "jsonl"), (VideoSink, "mp4")])
-def test_long_streams_are_cut_into_files_named_by_time(sink, suffix, options, tmp_path):
+def test_rotated_files_are_named_by_time(sink, suffix, options, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), np.uint8)
     start = 1_784_000_000 * 10**9
-    for _ in range(2):  # another run, of the same times: nothing is overwritten
+    for _ in range(2):  # the second run has the same times, and must overwrite nothing
         opened = sink(str(tmp_path), **options)
         opened.open(sink_frames.RUN)
-        for seq in range(60):  # one in 5 s
+        for seq in range(60):  # every 5 s
             found = sink_frames.people(1, seq)
             times = {"captured_ns": start + seq * 5 * 10**9, "pts_ns": seq * 5 * 10**9}
             opened.process([sink_frames.frame(seq, found, picture=noise[seq], **times)])
@@ -246,123 +174,4 @@ def test_long_streams_are_cut_into_files_named_by_time(sink, suffix, options, tm
         assert {part.skeleton for part in parts} == {"blazepose33"}
         assert {part.header["stream"] for part in parts} == {"yard"}
     else:
-        assert sum(decoded(tmp_path / name) for name in names) == 120
-
-
-def decoded(path):
-    with av.open(str(path)) as container:
-        return sum(1 for _ in container.decode(video=0))
-
-
-def run_script(script, *arguments):
-    path = ":".join([str(TESTS / "support"), str(TESTS.parent)])
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
-
-
-# 150 frames at 30 frames/s, then the process is gone, without any chance to tidy up.
-KILLED = """
-import os, signal, sys
-import numpy as np
-import sink_frames
-from operators import REGISTRY
-from pipeline.graph import resolve
-
-op, folder = sys.argv[1:]
-options = {"rows_per_file": 20} if op == "parquet_sink" else {}
-sink = resolve(REGISTRY[op])(folder, **options)
-sink.open(sink_frames.RUN)
-random = np.random.default_rng(0)
-for seq in range(150):
-    image = random.integers(0, 255, (120, 160, 3), np.uint8)
-    sink.process([sink_frames.frame(seq, sink_frames.people(1, seq), picture=image)])
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize(
-    ("op", "file", "kept"),
-    [
-        ("jsonl_sink", "yard.jsonl", 150),
-        ("coco_sink", "yard.coco.json", 150),
-        ("parquet_sink", "yard.parquet", 140),
-        ("video_sink", "yard.mp4", 60),
-    ],
-)
-def test_what_was_written_survives_kill_9(op, file, kept, tmp_path):
-    assert run_script(KILLED, op, tmp_path).returncode == -signal.SIGKILL
-    if op == "video_sink":
-        assert decoded(tmp_path / file) >= kept
-        return
-    assert read(tmp_path / file).seq.tolist() == list(range(kept))
-
-
-# A live run in which nothing can be written between frames 100 and 200; then there is room again.
-FULL_FOR_A_WHILE = """
-import json, logging, os, resource, signal, sys, time
-import numpy as np
-import sink_frames
-from operators import REGISTRY
-from pipeline.graph import check_graph
-from pipeline.operator import Operator, Source
-from pipeline.run import Run
-
-op, folder = sys.argv[1:]
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
-
-class Frames(Source):
-    def read(self, stream, uri):
-        random = np.random.default_rng(0)
-        for seq in range(300):
-            image = random.integers(0, 255, (120, 160, 3), np.uint8)
-            found = sink_frames.people(10, seq)
-            yield sink_frames.frame(seq, found, captured_ns=seq * 200_000_000, arrived_ns=time.time_ns(), picture=image)
-
-class Limit(Operator):
-    per_stream = True
-    def process(self, packets):
-        if packets[0].seq in (100, 200):
-            time.sleep(0.2)  # or the sink is still at work on the frame before
-            # The end of a file can still be overwritten, as on a full disk.
-            full = 0 if op != "coco_sink" else os.path.getsize(f"{folder}/yard.coco.json")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (full if packets[0].seq == 100 else -1, -1))
-        return packets
-
-options = {"rows_per_file": 20} if op == "parquet_sink" else {}
-nodes = {
-    "frames": {"op": "frames"},
-    "limit": {"op": "limit", "after": "frames", "on_full": "block"},
-    "sink": {"op": op, "dir": folder, "after": "limit", "capacity": 1, **options},
-}
-registry = {**REGISTRY, "frames": Frames, "limit": Limit}
-run = Run(check_graph({"name": "g", "graph": nodes}, registry), {"yard": ""}, live=True)
-run.start()
-stats = run.finish()
-sink = next(stage for stage in stats.stages if stage.name == "sink")
-print(json.dumps([sink.packets_in, sink.packets_out, sink.dropped, sink.counters]))
-"""
-
-
-@pytest.mark.parametrize("op", ["jsonl_sink", "coco_sink", "parquet_sink", "video_sink"])
-def test_a_disk_that_is_full_for_a_while_costs_only_that_while(op, tmp_path):
-    done = run_script(FULL_FOR_A_WHILE, op, tmp_path)
-    assert done.returncode == 0, done.stderr
-    came, went, dropped, counters = json.loads(done.stdout)
-    lost = dropped["error"]
-    assert (came, went + lost) == (300, 300)
-    lines = done.stderr.splitlines()
-    assert [line.split()[0] for line in lines] == ["ERROR", "WARNING"], done.stderr
-    assert lines[0].startswith("ERROR set aside yard frame 1")
-    assert "file too large" in lines[0]
-    assert lines[1] == f"WARNING yard goes on; {lost} frames were set aside"
-    if op == "video_sink":
-        files = sorted(tmp_path.glob("yard*.mp4"))
-        assert len(files) == 2
-        assert sum(map(decoded, files)) == went - counters["frames cut off"]
-        return
-    assert 75 <= lost <= 105
-    (file,) = tmp_path.iterdir()
-    seqs = read(file).seq.tolist()
-    assert len(seqs) == went
-    assert (seqs[0], seqs[-1]) == (0, 299)
+        assert sum(sink_frames.count_frames(tmp_path / name) for name in names) == 120

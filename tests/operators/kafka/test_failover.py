@@ -1,4 +1,4 @@
-"""Three nodes, one of which is killed: sink and source go on with the others, and nothing is lost."""
+"""Of three Kafka nodes one is killed: sink and source continue with the others, and nothing is lost."""
 
 import threading
 import time
@@ -37,20 +37,20 @@ def test_one_of_three_nodes_is_killed(kafka_cluster, tmp_path):
     sink.open(run)
     for seq in range(FRAMES):
         if seq == KILLED_AT:
-            until(lambda: seen, "the first frame")
+            wait_until(lambda: seen, "the first frame is read")
             leader(kafka_cluster, topic).kill()
         sink.process([frame(seq, people(1, seq))])
         time.sleep(0.005)
-    until(lambda: sink.counters["published"] == FRAMES, "all to be published")
-    until(lambda: len(seen) >= FRAMES, "all to be read")
+    wait_until(lambda: sink.counters["published"] == FRAMES, "all frames are published")
+    wait_until(lambda: len(seen) >= FRAMES, "all frames are read")
     source.stop()
     reader.join(LIMIT_S)
     sink.close()
-    assert seen == [*range(FRAMES)]  # in order; the source leaves out what was sent twice
+    assert seen == [*range(FRAMES)]  # in order; the source drops what was sent twice
 
 
 def leader(cluster, topic):
-    """The node that has the topic's partition."""
+    """The node that leads the topic's only partition."""
     from kafka import KafkaAdminClient
 
     admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap)
@@ -61,8 +61,8 @@ def leader(cluster, topic):
     return cluster.nodes[described["partitions"][0]["leader_id"] - 1]
 
 
-def until(condition, what):
+def wait_until(condition, what):
     deadline = time.monotonic() + LIMIT_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {what}"
         time.sleep(0.05)

@@ -1,3 +1,5 @@
+"""Records: what is written for a packet, and that the packet comes back."""
+
 import logging
 import time
 from pathlib import Path
@@ -8,9 +10,10 @@ import orjson
 import pytest
 import sink_frames
 
-from operators.records.record import header, instances_of, packet_of, record, to_json
+from operators.records.parse_record import instances_of, packet_of
+from operators.records.record import header, record, to_json
 from pipeline.packet import Instances, Packet
-from tools.schema_doc import HORSE  # the example of the document, which the golden line stands in
+from tools.schema_doc import HORSE  # the example of the document, which shows the golden line
 
 GOLDEN = (
     b'{"stream":"yard","seq":17,"pts_ns":283333333,"captured_ns":1790000000000000000,"size":[1920,1080],'
@@ -42,7 +45,7 @@ def test_golden_header():
     assert head["units"]["box"].startswith("px")
 
 
-def test_a_skeleton_of_somebodys_own_is_left_out_of_the_header_with_a_warning(caplog):
+def test_an_unknown_skeleton_is_left_out_of_the_header_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert header("r", "yard", ["centaur"])["skeletons"] == {}
     assert "no skeleton 'centaur'" in caplog.text
@@ -64,13 +67,13 @@ def test_a_skeleton_of_somebodys_own_is_left_out_of_the_header_with_a_warning(ca
         (Instances(keypoints=np.array([[[1, np.inf], [2, 3]]], np.float32)), [{"keypoints": [None, [2.0, 3.0]]}]),
     ],
 )  # fmt: skip
-def test_what_is_not_known_is_absent(instances, expected):
+def test_missing_values_are_absent(instances, expected):
     found = orjson.loads(to_json(record(yard(instances))))
     assert found.get("instances", "absent") == expected
 
 
 @pytest.mark.parametrize("packet", sink_frames.varied())
-def test_there_and_back(packet):
+def test_a_packet_comes_back_from_its_record(packet):
     again = packet_of(orjson.loads(to_json(record(packet))))
     assert again.replace(instances=None) == packet.replace(instances=None)
     if packet.instances is None:
@@ -80,7 +83,7 @@ def test_there_and_back(packet):
     for name, values in again.instances.validate().fields.items():
         if values.dtype == np.float32:
             wanted = packet.instances[name]
-            if name == "keypoint_scores":  # of a point that is not there none is kept
+            if name == "keypoint_scores":  # a missing point has no score in the record
                 wanted = np.where(np.isnan(packet.instances.keypoints).any(axis=2), np.nan, wanted)
             np.testing.assert_allclose(
                 values, wanted, atol=0.0051 if name in {"boxes", "keypoints"} else 6e-5
@@ -89,7 +92,7 @@ def test_there_and_back(packet):
             assert values.tolist() == packet.instances[name].tolist()
 
 
-def test_another_encoding_takes_the_same_record():
+def test_msgpack_takes_the_same_record():
     def pack(value):
         return value.tobytes() if isinstance(value, np.ndarray) else value.item()
 
@@ -106,7 +109,7 @@ def test_another_encoding_takes_the_same_record():
         ({**orjson.loads(GOLDEN), "instances": [{"box": [1, 2, 3]}]}, "boxes must be float32"),
     ],
 )
-def test_other_maps_are_refused(frame, message):
+def test_maps_that_are_no_records_are_refused(frame, message):
     with pytest.raises(ValueError, match=message):
         packet_of(frame)
 
@@ -116,7 +119,7 @@ def test_instances_of_two_skeletons_are_refused():
         instances_of([{"skeleton": "coco17"}, {"skeleton": "ap10k"}])
 
 
-def test_a_record_costs_little_beside_a_frame():
+def test_a_record_takes_microseconds():
     packet = yard(sink_frames.people(1))
     best_us = float("inf")
     for _ in range(20):
@@ -124,4 +127,4 @@ def test_a_record_costs_little_beside_a_frame():
         for _ in range(20):
             to_json(record(packet))
         best_us = min(best_us, (time.perf_counter() - start) / 20 * 1e6)
-    assert best_us < 500  # about 50 where nothing else runs
+    assert best_us < 500  # about 50 on an idle machine

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from pipeline.edges.edge import Inbox, Lane
+from pipeline.edges.edge import Edge
+from pipeline.edges.inbox import Inbox
+from pipeline.edges.lane import Lane
 from pipeline.packet import End, Event, Packet
 
 PACKETS = 150
@@ -66,7 +68,9 @@ def test_all_who_wait_for_room_get_it(seed, workers):
         own = [item for batch in batches for _, item in batch if item.stream == stream]
         assert [item.seq for item in own if isinstance(item, Packet)] == list(range(PACKETS))
         assert isinstance(own[-1], End)
-    assert (lane.received, lane.delivered, lane.packets) == (12 * PACKETS, 12 * PACKETS, 0)
+    ledger = inbox.ledger(lane)
+    assert ledger.taken == ledger.given == dict.fromkeys(streams, PACKETS)
+    assert ledger.in_flight == {}
 
 
 def test_a_batch_is_handed_out_once_it_is_full():
@@ -126,3 +130,16 @@ def test_a_batch_larger_than_the_edge_is_gathered_and_costs_no_packet(policy):
     worker.join(10)
     assert [item.seq for _, item in found[0][1]] == list(range(6))
     assert lane.dropped == {}
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_stream_that_comes_back_finds_its_worker_unless_it_was_forgotten(forgotten):
+    lanes = [Lane(8, "block") for _ in range(2)]
+    edge = Edge("producer", "consumer", [(Inbox([lane]), lane) for lane in lanes])
+    edge.put([packet("a"), End("a", 1)])
+    edge.put([packet("b")])  # takes the worker that "a" has left
+    if forgotten:
+        edge.forget(["a"])
+    edge.put([packet("a", 1)])
+    received = [lane.ledger().taken for lane in lanes]
+    assert received == ([{"a": 1, "b": 1}, {"a": 1}] if forgotten else [{"a": 2, "b": 1}, {}])

@@ -1,4 +1,4 @@
-"""Joins of packets that come by several ways: nothing piles up, and every end and event passes once."""
+"""Joins of several inputs: nothing piles up, and every end and event passes once."""
 
 import time
 
@@ -9,25 +9,25 @@ from pipeline.packet import End, Event
 
 
 def test_an_input_that_falls_silent_does_not_make_the_others_pile_up():
-    joiner = Joiner(2, most=64)
+    joiner, matched = Joiner(2, most=64), 0
     for seq in range(10_000):
         joiner.add(0, packet("a", seq))
         if seq < 100:
-            joiner.add(1, packet("a", seq))
-    assert joiner.pending(0) == 64
-    (matched, _), (unmatched, none) = joiner.take_counts()
-    assert (matched, unmatched["a"], none["a"]) == (100, 10_000 - 100 - 64, 0)
-    # What comes late after all finds no partner any more, and goes as soon as the next one has come.
+            matched += joiner.add(1, packet("a", seq)) is not None
+    assert joiner.waiting(0) == {"a": 64}
+    assert matched == 100
+    assert joiner.take_unmatched() == [{"a": 10_000 - 100 - 64}, {}]
+    # A packet that comes too late finds no partner, and is dropped when the next one comes.
     assert joiner.add(1, packet("a", 500)) is None
     assert joiner.add(1, packet("a", 9_999)) is not None
-    assert joiner.pending(0) + joiner.pending(1) == 0
+    assert joiner.waiting(0) == joiner.waiting(1) == {}
 
 
 def test_what_is_too_old_to_be_worked_on_waits_no_longer():
     joiner = Joiner(2, max_age_ns=10**9)
     joiner.add(0, packet("a", 0).replace(arrived_ns=time.time_ns() - 2 * 10**9))
     joiner.add(0, packet("a", 1))
-    assert joiner.pending(0) == 1
+    assert joiner.waiting(0) == {"a": 1}
     assert joiner.add(1, packet("a", 1)) is not None
 
 
@@ -40,7 +40,7 @@ def test_streams_that_end_leave_nothing_behind():
     assert not joiner._streams
 
 
-def test_a_stream_that_begins_again_on_one_way_before_it_has_ended_on_the_other():
+def test_a_stream_that_begins_again_on_one_input_before_it_has_ended_on_the_other():
     joiner, event = Joiner(2), Event("a", "back", 0)
     assert joiner.add(0, packet("a", 0)) is None
     assert joiner.add(0, End("a", 1)) is None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import toys
 
 from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
 from pipeline.graph import check_graph
-from pipeline.measurement.metrics import RunStats
+from pipeline.measurement.stats import RunStats
 from pipeline.operator import Operator
 from pipeline.processes.split_run import SplitRun, shares
 from pipeline.run import Run, make_run, run_graph
@@ -113,9 +115,21 @@ def test_a_source_that_is_not_there_is_refused_before_anything_starts(tmp_path, 
     def refuse(self, uri):
         raise SourceError(f"no {uri}")
 
-    monkeypatch.setattr(toys.Numbers, "frames_expected", refuse)
+    monkeypatch.setattr(toys.Numbers, "check", refuse)
     with pytest.raises(SourceError, match="no 5"):
         make_run(toys.graph(), {"a": "5", "b": "5"}, processes=2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_each_source_is_checked_once_where_the_run_is_made(tmp_path, processes):
+    sources = {stream: str(tmp_path / stream) for stream in "abc"}
+    run_graph(toys.graph("logged"), sources | {"again": sources["a"]}, processes=processes)
+    here = os.getpid()
+    for stream, streams in (("a", 2), ("b", 1), ("c", 1)):
+        calls = [line.split() for line in Path(sources[stream]).read_text().splitlines()]
+        assert Counter(call for call, _ in calls) == {"check": 1, "expect": streams, "read": streams}
+        assert calls[0] == ["check", str(here)]
+        assert all((int(process) == here) == (processes == 1) for _, process in calls[1:])
 
 
 def test_stop_drains_and_abort_throws_away(tmp_path):

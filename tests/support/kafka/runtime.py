@@ -1,4 +1,4 @@
-"""What runs the Kafka of the tests: Docker if it runs, else Java with the jars that Maven resolves for pom.xml."""
+"""How the tests run Kafka: in Docker if it runs, else in Java with the jars that Maven resolves for pom.xml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POM = Path(__file__).with_name("pom.xml")
 IMAGE = "apache/kafka:4.3.1"  # the release in pom.xml
 FETCH_S = 100  # pytest ends a test after 120
 
-# As little work at start as a JVM can have.
+# A JVM that starts fast.
 SMALL = ["-Xmx256m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
 LOGGING = [
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -30,17 +30,17 @@ LOGGING = [
 
 
 class NoKafkaError(Exception):
-    """No broker can be started here; the message says why, in one line."""
+    """No broker can be started here; the message gives the reason in one line."""
 
 
 class Runtime(Protocol):
-    """A way to run Java programs with Kafka's classes."""
+    """Runs Java programs with Kafka's classes."""
 
     def start(self, *arguments: str, folder: Path, log: str) -> Process:
-        """Start `java ARGUMENTS`, which may use `folder` and writes to the file `log` there."""
+        """Start `java ARGUMENTS`; the program may use `folder` and logs to the file `log` in it."""
 
     def call(self, *arguments: str, folder: Path, tool: str = "java") -> None:
-        """Run a tool of Java to its end.
+        """Run a tool of Java and wait for its end.
 
         Raises:
             NoKafkaError: it failed.
@@ -48,15 +48,15 @@ class Runtime(Protocol):
 
 
 class Process:
-    """A process of its own session, and a guard that kills it when this process ends without having done so."""
+    """A process in its own session, and a guard process that kills it if we die without doing so."""
 
     def __init__(self, command: Sequence[str], log: Path):
         with log.open("ab") as output:
             self.popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )  # of its own session: a Ctrl-C in the terminal is pytest's, not the broker's
+            )  # in its own session, so that a Ctrl-C in the terminal reaches only pytest
         self.paused = False
-        # The end of its standard input is our own end, however that came.
+        # The guard's `cat` ends when its standard input closes: when we die, in whatever way.
         script = f"cat; {' '.join(self.killer())}"
         self.guard = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
 
@@ -65,7 +65,7 @@ class Process:
         return self.popen.poll() is None and not self.paused
 
     def killer(self) -> list[str]:
-        """The command that kills it from outside."""
+        """The command that kills the process."""
         return ["kill", "-KILL", str(self.popen.pid)]
 
     def send(self, number: signal.Signals) -> None:
@@ -82,28 +82,28 @@ class Process:
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)
-        self._gone()
+        self._clean_up()
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL if that is of no use."""
+        """SIGTERM, and SIGKILL if it still runs after 20 s."""
         self.resume()
         self.send(signal.SIGTERM)
         try:
             self.popen.wait(20)
         except subprocess.TimeoutExpired:
             self.send(signal.SIGKILL)
-        self._gone()
+        self._clean_up()
 
-    def _gone(self) -> None:
+    def _clean_up(self) -> None:
         self.popen.wait()
-        self.guard.kill()  # before its input ends: the number of the dead process may be another's by now
+        self.guard.kill()  # before its input closes: else it might kill a new process with the same id
         self.guard.wait()
         if self.guard.stdin:
             self.guard.stdin.close()
 
 
 class Jars:
-    """Java on this machine, with a folder of jars."""
+    """Java on this machine, with the jars of a folder."""
 
     def __init__(self, folder: Path):
         self.java = ["java", "-cp", f"{folder}/*", *SMALL, *LOGGING]
@@ -116,7 +116,7 @@ class Jars:
 
 
 class Container(Process):
-    """A process in a container: signals to `docker run` would end that command only."""
+    """A process in a container; signals go to the container, since `docker run` itself would just end."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path):
         self.name = name
@@ -131,7 +131,7 @@ class Container(Process):
 
 
 class Docker:
-    """The official image, on the network of this machine."""
+    """Kafka's official image, on the network of this machine."""
 
     def start(self, *arguments: str, folder: Path, log: str) -> Process:
         name = f"posestream-test-{uuid.uuid4().hex[:8]}"
@@ -143,25 +143,15 @@ class Docker:
     def _command(self, tool: str, folder: Path, *arguments: str, name: str) -> list[str]:
         limits = ["--rm", "--name", name, "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"]
         java = ["-cp", "/opt/kafka/libs/*", *SMALL] if tool == "java" else []
-        return [
-            "docker",
-            "run",
-            *limits,
-            "-v",
-            f"{folder}:{folder}",
-            "--entrypoint",
-            tool,
-            IMAGE,
-            *java,
-            *arguments,
-        ]
+        mount = ["-v", f"{folder}:{folder}", "--entrypoint", tool]
+        return ["docker", "run", *limits, *mount, IMAGE, *java, *arguments]
 
 
 def runtime() -> Runtime:
     """Docker if it runs, else Java with Maven's jars.
 
     Raises:
-        NoKafkaError: neither can be had.
+        NoKafkaError: there is neither.
     """
     found = _runtime_or_reason()
     if isinstance(found, str):
@@ -169,7 +159,7 @@ def runtime() -> Runtime:
     return found
 
 
-@functools.cache  # what cannot be had is asked for only once
+@functools.cache  # so that a missing runtime costs its time only once
 def _runtime_or_reason() -> Runtime | str:
     if shutil.which("docker"):
         try:
@@ -177,7 +167,7 @@ def _runtime_or_reason() -> Runtime | str:
             run(["docker", "pull", "-q", IMAGE], FETCH_S)
             return Docker()
         except NoKafkaError:
-            pass  # a client without its daemon is common; Java will do
+            pass  # often the client is installed without a daemon; try Java
     missing = " and no ".join(tool for tool in ("java", "mvn") if shutil.which(tool) is None)
     if missing:
         return f"no Kafka broker: no Docker that runs, no POSESTREAM_TEST_KAFKA, and no {missing} in PATH"
@@ -188,12 +178,12 @@ def _runtime_or_reason() -> Runtime | str:
 
 
 def jars() -> Path:
-    """The folder with the jars of pom.xml and all they need, from the user's cache, once fetched by Maven.
+    """The folder with the jars of pom.xml and their dependencies, in the user's cache; Maven fetches them once.
 
     Raises:
         NoKafkaError: Maven could not get them.
     """
-    cache = user_cache_path("posestream-tests", appauthor=False)  # not POSESTREAM_HOME, which tests set
+    cache = user_cache_path("posestream-tests", appauthor=False)  # not in POSESTREAM_HOME, which tests change
     folder = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "kafka.lock"):
@@ -206,19 +196,19 @@ def jars() -> Path:
 
 
 def run(command: Sequence[str], timeout_s: float) -> None:
-    """Run a command to its end.
+    """Run a command and wait for its end.
 
     Raises:
-        NoKafkaError: it failed, with the last line it said, or did not end in time.
+        NoKafkaError: it failed, with the first error in its output, or it did not end in time.
     """
-    what = " ".join(part for part in command[:2] if not part.startswith("-"))
+    name = " ".join(part for part in command[:2] if not part.startswith("-"))
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        raise NoKafkaError(f"{what} did not end in {timeout_s:g} s") from None
+        raise NoKafkaError(f"{name} did not end in {timeout_s:g} s") from None
     if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["nothing"]
-        first = next((line for line in said if "ERROR" in line or "xception" in line), said[-1])
-        raise NoKafkaError(f"{what} failed: {first.strip()[:300]}")
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["nothing"]
+        reason = next((line for line in lines if "ERROR" in line or "xception" in line), lines[-1])
+        raise NoKafkaError(f"{name} failed: {reason.strip()[:300]}")

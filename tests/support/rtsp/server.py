@@ -1,10 +1,10 @@
-"""A real RTSP server for tests: GStreamer's, serving H.264 clips in a loop. Run by the system's own Python.
+"""A real RTSP server for tests: GStreamer's, serving H.264 clips in a loop. Run by the system's Python.
 
     python3 server.py --port 8554 --fps 25 [--user U --password P] small=CLIP.h264 large=CLIP.h264
 
-serves the first clip at rtsp://127.0.0.1:PORT/live, and prints `ready PORT`. A line on its standard input
-makes it go on with another: `show NAME`. Clips are byte streams with access unit delimiters, that begin with a
-key frame. When standard input is closed, it ends.
+serves the first clip at rtsp://127.0.0.1:PORT/live and prints `ready PORT`. A line `show NAME` on standard
+input switches to another clip. Clips are byte streams with access unit delimiters and begin with a key frame.
+The server ends when its standard input is closed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import gi
 
 gi.require_version("Gst", "1.0")
-gi.require_version("GstApp", "1.0")  # for appsrc's own methods
+gi.require_version("GstApp", "1.0")  # for the methods of appsrc
 gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
@@ -31,7 +31,7 @@ PIPELINE = (
 
 
 class Clips:
-    """Feeds whatever client there is with the frames of a clip, at its rate, for ever."""
+    """Sends the frames of a clip to the clients, at its rate, in an endless loop."""
 
     def __init__(self, clips, fps):
         self.frames = {
@@ -42,15 +42,17 @@ class Clips:
         self.period_ns = round(Gst.SECOND / fps)
 
     def configure(self, factory, media):
-        over = threading.Event()
-        media.connect("unprepared", lambda _: over.set())
+        ended = threading.Event()
+        media.connect("unprepared", lambda _: ended.set())
         source = media.get_element().get_by_name("frames")
-        threading.Thread(target=self.feed, args=(source, over), daemon=True).start()
+        threading.Thread(target=self.feed, args=(source, ended), daemon=True).start()
 
-    def feed(self, source, over):
+    def feed(self, source, ended):
         showing, pts, due_s = None, 0, time.monotonic()
-        while not over.wait(max(due_s - time.monotonic(), 0)):
-            due_s = max(due_s, time.monotonic() - 1) + self.period_ns / Gst.SECOND  # it may have been stopped
+        while not ended.wait(max(due_s - time.monotonic(), 0)):
+            due_s = (
+                max(due_s, time.monotonic() - 1) + self.period_ns / Gst.SECOND
+            )  # the process may have been frozen
             if showing != self.now_showing:
                 showing, units = self.now_showing, itertools.cycle(self.frames[self.now_showing])
             buffer = Gst.Buffer.new_wrapped(next(units))
@@ -60,8 +62,8 @@ class Clips:
             source.emit("push-buffer", buffer)
 
 
-def follow(orders, clips, loop):
-    for line in orders:
+def read_commands(lines, clips, loop):
+    for line in lines:
         word, _, value = line.strip().partition(" ")
         if word == "show":
             clips.now_showing = value
@@ -101,7 +103,7 @@ def main():
     if server.attach(None) == 0:
         sys.exit(f"port {args.port} is taken")
     loop = GLib.MainLoop()
-    threading.Thread(target=follow, args=(sys.stdin, clips, loop), daemon=True).start()
+    threading.Thread(target=read_commands, args=(sys.stdin, clips, loop), daemon=True).start()
     print("ready", server.get_bound_port(), flush=True)
     loop.run()
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from engines.device.gpus import this_gpu
 from tools.cli import app
-from tools.engine.cache import told
+from tools.engine.cache import age_text
 
 
 def run(*arguments, code=0):
@@ -18,7 +18,7 @@ def run(*arguments, code=0):
 
 @pytest.fixture
 def onnx(tmp_path, monkeypatch):
-    """A model that is not in the cache, which is empty."""
+    """A model's ONNX file, and an empty cache."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("onnx")
     from compilable import landmarks_onnx
@@ -38,11 +38,11 @@ def listed():
 
 def test_build_says_what_it_did_and_list_shows_it(onnx):
     assert "built in" in build(onnx, "--precision", "fp16", "--batch", "1:2:4")
-    said = build(onnx, "--precision", "fp16", "--batch", "1:2:4")
-    assert "already built for any GPU of compute capability 8.9" in said
-    assert "not verified" in said
+    output = build(onnx, "--precision", "fp16", "--batch", "1:2:4")
+    assert "already built for any GPU of compute capability 8.9" in output
+    assert "not verified yet" in output
     (row,) = listed()
-    assert said.splitlines()[-1] == row["path"]
+    assert output.splitlines()[-1] == row["path"]
     assert (row["model"], row["precision"], row["batch"]) == ("landmarks", "fp16", "1:2:4")
     if this_gpu() is None:
         assert (row["usable"], row["stale"], row["note"]) == (
@@ -68,7 +68,7 @@ def test_clean_deletes_what_is_named(onnx):
     assert onnx.exists()
 
 
-def test_clean_stale_deletes_what_is_damaged_or_left_behind(onnx):
+def test_clean_stale_deletes_damaged_plans_and_abandoned_files(onnx):
     build(onnx)
     plans = onnx.parent / "home" / "plans"
     (damaged,) = plans.glob("*.plan")
@@ -92,4 +92,4 @@ def test_clean_stale_deletes_what_is_damaged_or_left_behind(onnx):
     ],
 )
 def test_ages(age, text):
-    assert told(timedelta(**age)) == text
+    assert age_text(timedelta(**age)) == text

@@ -1,4 +1,4 @@
-"""`posestream engine` export, verify and bench, as a user meets them."""
+"""`posestream engine` export, verify and bench, as a user calls them."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from engines.errors import ContractError, EngineError
-from tests.engines.verification.test_verify_model import damaged
+from tests.engines.comparison.test_compare import damaged
 from tools.engine.commands import app
 
 
@@ -17,42 +17,42 @@ def engine(*args):
     return result.exit_code, result.output
 
 
-def test_export_tells_the_difference_and_the_file(small_home):
-    code, told = engine("export", "small-rtmpose")
+def test_export_prints_the_difference_and_the_file(small_home):
+    code, output = engine("export", "small-rtmpose")
     assert code == 0
-    first, second, third = told.splitlines()
+    first, second, third = output.splitlines()
     assert first == "small-rtmpose: already exported (--force exports it again)"
     assert "largest difference from PyTorch" in second
     assert third == str(small_home.exported.path)
 
 
-def test_verify_tells_px(small_home):
-    code, told = engine("verify", "small-rtmpose")
+def test_verify_prints_errors_in_px(small_home):
+    code, output = engine("verify", "small-rtmpose")
     assert code == 0
-    assert "51 keypoints: shift p95 0 px" in told
-    assert "within tolerance" in told
+    assert "51 keypoints: shift p95 0 px" in output
+    assert "within tolerance" in output
 
 
-def test_verify_of_a_wrong_file_is_exit_code_1(small_home, tmp_path):
-    code, told = engine("verify", damaged(small_home, tmp_path), "--json")
+def test_verify_of_a_wrong_file_has_exit_code_1(small_home, tmp_path):
+    code, output = engine("verify", damaged(small_home, tmp_path), "--json")
     assert code == 1
-    report = json.loads(told)
+    report = json.loads(output)
     assert report["passed"] is False
     assert report["meaning"]["shift_px"]["p95"] > 1
 
 
 def test_bench_as_json_and_as_a_table(small_home):
     args = ["bench", small_home.exported.path, "--batch", "1,2", "--seconds", "0.02"]
-    code, told = engine(*args, "--json")
+    code, output = engine(*args, "--json")
     assert code == 0
-    assert [row["batch"] for row in json.loads(told)["rows"]] == [1, 2]
+    assert [row["batch"] for row in json.loads(output)["rows"]] == [1, 2]
     code, table = engine(*args)
     assert code == 0
     assert "small-rtmpose: onnxruntime, 1 thread" in table
     assert "items/s" in table
 
 
-def test_what_is_asked_wrongly(tmp_path):
+def test_wrong_arguments_are_refused(tmp_path):
     assert engine("bench", "yolox-nano", "--batch", "1,0")[0] == 2
     assert engine("bench", "yolox-nano", "--batch", "many")[0] == 2
     with pytest.raises(ContractError, match="did you mean 'yolox-nano'"):

@@ -1,4 +1,4 @@
-"""`posestream kafka tail` and `lag`, as a user runs them, against a real broker."""
+"""`posestream kafka tail` and `lag` as processes, with a real broker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.packet import End, Event, Instances, Packet
 
 @pytest.fixture
 def posestream(kafka):
-    """A function that starts `posestream kafka …` at the broker of the tests."""
+    """A function that starts `posestream kafka …` with the tests' broker."""
     environment = {**os.environ, "POSESTREAM_KAFKA": kafka.bootstrap, "PYTHONUNBUFFERED": "1"}
     started = []
 
@@ -44,7 +44,7 @@ def finished(process):
 
 @pytest.fixture
 def publish(kafka, topic):
-    """A function that puts items (or key, value, headers) into the topic."""
+    """A function that publishes items, or raw (key, value, headers) tuples, to the topic."""
     producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
 
     def put(*items, run="run1"):
@@ -70,7 +70,7 @@ def two_horses():
     }
 
 
-def test_tail_for_people(posestream, publish, topic):
+def test_tail_as_text(posestream, publish, topic):
     lost = Event("yard", "lost", time.time_ns(), {"reason": "no frame for 5 s"})
     dead = (b"yard", b"\xff", [("reason", b"expected a map, found int")])
     publish(frame(0), frame(1, **two_horses()), lost, End("yard", 2), (b"\x1b[31mcat", b"?", []), dead)
@@ -78,7 +78,7 @@ def test_tail_for_people(posestream, publish, topic):
     assert code == 0, err
     first, second, third, fourth, fifth, sixth = out.splitlines()
     assert first.split()[:2] == ["yard", "0"]
-    assert first.endswith("nobody has looked")
+    assert first.endswith("no detector ran")
     assert float(first.split()[2]) >= 5
     assert second.endswith("2 horse  tracks 3 -  ap10k")
     assert third.endswith("lost: reason no frame for 5 s")
@@ -107,7 +107,7 @@ def test_tail_follows_until_ctrl_c(posestream, publish, topic):
     process = posestream("tail", topic)
     assert "Ctrl-C ends" in process.stderr.readline()
     publish(frame(1))
-    assert process.stdout.readline().split()[:2] == ["yard", "1"]  # not frame 0, which was there before
+    assert process.stdout.readline().split()[:2] == ["yard", "1"]  # not frame 0, which was published before
     process.send_signal(signal.SIGINT)
     code, _, err = finished(process)
     assert code == 0
@@ -115,7 +115,7 @@ def test_tail_follows_until_ctrl_c(posestream, publish, topic):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["tail", "nosuchtopic"], "there is no topic nosuchtopic"),
         (["tail", "nosuchtopic", "--brokers", "localhost:1"], "kafka localhost:1: nobody listens there"),
@@ -124,10 +124,10 @@ def test_tail_follows_until_ctrl_c(posestream, publish, topic):
         (["lag", "--brokers", "localhost:1"], "nobody listens there"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(posestream, arguments, said):
+def test_bad_input_is_one_line_and_exit_code_2(posestream, arguments, message):
     code, out, err = finished(posestream(*arguments))
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert said in err
+    assert message in err
 
 
 def test_tail_outlives_the_broker(own_kafka, posestream):

@@ -19,10 +19,9 @@ import psutil
 
 from engines.images.yuv import YuvImage
 from engines.loading.engine_calls import EngineCall, Loaded, watch
-from pipeline.edges.edge import Item
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
-from pipeline.packet import Packet
+from pipeline.packet import Item, Packet
 from tools.profiling.recording.event_log import EventLog, Kind
 from tools.profiling.recording.nvtx_ranges import Ranges, make_ranges
 from tools.profiling.recording.stack_sampler import Sampler

@@ -1,0 +1,1 @@
+"""Read results back as arrays, from files and from Kafka topics. Imports `records` and `kafka`."""

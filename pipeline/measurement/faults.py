@@ -1,0 +1,74 @@
+"""Faults in the closed sum: packets that a stage swallowed, repeated, invented or reordered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from pipeline.measurement.ledger import Ledger
+
+Kind = Literal["swallowed", "repeated", "invented", "reordered"]
+
+_FOUND: dict[Kind, str] = {
+    "swallowed": "took {packets} of {stream} that it neither gave on nor dropped",
+    "repeated": "gave {packets} of {stream} twice",
+    "invented": "gave {packets} of {stream} more than it took",
+    "reordered": "gave {packets} of {stream} after later ones",
+}
+_REMEDY: dict[Kind, str] = {
+    "swallowed": "give every packet on or call self.drop(packet, reason); an operator that keeps packets for "
+    "later calls says holds_packets = True",
+    "repeated": "give every packet once",
+    "invented": "give only packets that came in, with their stream and seq",
+    "reordered": "keep the order of each stream; an operator that needs all packets of a stream says "
+    "per_stream = True",
+}
+
+
+class Fault(NamedTuple):
+    """Packets of one stream that one stage (or edge) has not accounted for."""
+
+    stage: str
+    stream: str  # "" for the streams that a run has forgotten
+    kind: Kind
+    packets: int
+
+    @property
+    def found(self) -> str:
+        """What happened, in one line."""
+        packets = f"{self.packets} packet{'' if self.packets == 1 else 's'}"
+        found = _FOUND[self.kind].format(packets=packets, stream=self.stream or "forgotten streams")
+        return f"{self.stage} {found}"
+
+    @property
+    def remedy(self) -> str:
+        """What the operator must do instead."""
+        return _REMEDY[self.kind]
+
+
+def faults_of(places: Mapping[str, Ledger], producers: Mapping[str, Iterable[str]]) -> list[Fault]:
+    """The faults at these places (stages and edges, by name).
+
+    A disorder goes on through the stages behind it, so a place answers only for what its producers have not
+    done already.
+    """
+    faults: list[Fault] = []
+    for place, ledger in places.items():
+        before = [places[name] for name in producers.get(place, ()) if name in places]
+        repeated = _own(ledger.repeated, [one.repeated for one in before])
+        reordered = _own(ledger.reordered, [one.reordered for one in before])
+        balance = ledger.balance()
+        balance.subtract(ledger.repeated - repeated)  # these came in repeated
+        faults += [Fault(place, stream, "swallowed", n) for stream, n in balance.items() if n > 0]
+        faults += [Fault(place, stream, "invented", -n) for stream, n in balance.items() if n < 0]
+        faults += [Fault(place, stream, "repeated", n) for stream, n in repeated.items()]
+        faults += [Fault(place, stream, "reordered", n) for stream, n in reordered.items()]
+    return faults
+
+
+def _own(found: Counter[str], before: list[Counter[str]]) -> Counter[str]:
+    came_in: Counter[str] = Counter()
+    for one in before:
+        came_in |= one
+    return found - came_in
