@@ -44,7 +44,7 @@ def main() -> None:
     try:
         check_packages()
     except ImportError as error:
-        sys.stderr.write(f"posestream: {error}\n")
+        sys.stderr.write(f"{error}\n")
         sys.exit(2)
     from tools.cli import main as run_command
 

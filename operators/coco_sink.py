@@ -15,7 +15,15 @@ import orjson
 
 from engines.contracts.skeletons import load_skeleton
 from engines.errors import ContractError
-from operators.files.sink_files import Folder, OpenFiles, StreamFiles, close_all, sink_error, write_all
+from operators.files.sink_files import (
+    Folder,
+    OpenFiles,
+    StreamFiles,
+    close_all,
+    create_file,
+    sink_error,
+    write_all,
+)
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
 
@@ -161,7 +169,7 @@ class _JsonArray:
     def _write(self, data: bytes) -> None:
         try:
             if self.file is None:
-                self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                self.file = create_file(self.path)
             write_all(self.file, data + END, self.size)
         except OSError as error:
             self._restore()

@@ -16,6 +16,7 @@ from operators.files.sink_files import (
     Rotation,
     StreamFiles,
     close_all,
+    create_file,
     sink_error,
     write_all,
 )
@@ -126,7 +127,7 @@ class _JsonlFile:
     def _write(self, line: bytes) -> None:
         try:
             if self.file is None:
-                self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                self.file = create_file(self.path)
             write_all(self.file, line, self.size)
         except OSError as error:
             if self.file is not None:

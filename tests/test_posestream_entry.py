@@ -128,7 +128,7 @@ def test_the_command_says_it_in_one_line(tmp_path, name, kind):
     done = python("-P", "-c", COMMAND, "--help", cwd=tmp_path, path=(tmp_path, ROOT))
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"posestream: posestream needs its own package {name} in {ROOT / name}, but")
+    assert line.startswith(f"posestream needs its own package {name} in {ROOT / name}, but")
     assert f"finds {stranger};" in line
     assert "PYTHONPATH must not name it" in line
 

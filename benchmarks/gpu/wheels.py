@@ -41,7 +41,7 @@ GLIBC = range(39, 4, -1)  # manylinux_2_39 … 2_5: pip takes tags literally
 
 
 class UnavailableError(Exception):
-    """Something cannot be downloaded or built here; the message says in one line what and why."""
+    """Something cannot be downloaded or built here; the message names it and the reason in one line."""
 
 
 def main() -> int:

@@ -75,7 +75,7 @@ class CudaDevice:
         self._idle: deque[torch.cuda.Stream] = deque()
 
     def new_stream(self) -> CudaStream:
-        """A stream that nobody else has; once it is dropped, it is used again.
+        """A stream that is not shared; after it is dropped, it is used again.
 
         PyTorch's own streams will not do: it hands out 32 of them in turn, so several threads share each.
         Work that one thread queues while another records a CUDA graph on the same stream would become part of

@@ -56,7 +56,7 @@ class SurfacePool:
 
     @property
     def held(self) -> int:
-        """Surfaces that are being written, or hold an image that somebody still has."""
+        """Surfaces that are being written, or hold an image that is still in use."""
         return self._count - len(self._free) - self._returned.qsize()
 
     def take(self, layout: Layout, size: tuple[int, int], stream: Stream) -> Surface:

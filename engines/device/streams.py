@@ -64,7 +64,7 @@ class Device(Protocol):
     torch_device: torch.device
 
     def new_stream(self) -> Stream:
-        """A stream that nobody else has; once it is dropped, it is used again."""
+        """A stream that is not shared; after it is dropped, it is used again."""
 
     def legacy_stream_event(self) -> Event:
         """The event after other libraries' work on CUDA's legacy default stream, such as FFmpeg's."""

@@ -47,7 +47,7 @@ struct Parameters {
     Surface surfaces[SURFACES];
 };
 
-static_assert(sizeof(Parameters) == PARAMETER_BYTES, "Parameters differs from what the host fills in");
+static_assert(sizeof(Parameters) == PARAMETER_BYTES, "Parameters differs from the host's structure");
 static_assert(sizeof(Parameters) <= 4096, "a kernel takes at most 4 KB of parameters");
 
 __device__ inline float sample(const Surface& from, const Parameters& params, int channel, int x, int y,

@@ -18,7 +18,7 @@ struct Parameters {
     float max_iou;        // a box is dropped if it overlaps a kept one by more
 };
 
-static_assert(sizeof(Parameters) == PARAMETER_BYTES, "Parameters differs from what the host fills in");
+static_assert(sizeof(Parameters) == PARAMETER_BYTES, "Parameters differs from the host's structure");
 
 struct Box {
     float x, y, width, height;

@@ -167,6 +167,15 @@ def close_all(files: MutableMapping[str, Any]) -> None:
         raise first
 
 
+def create_file(path: Path) -> int:
+    """Create a file, or empty it; returns its descriptor.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+
 def write_all(file: int, data: bytes, offset: int) -> None:
     """Write all of `data` at `offset` of a file descriptor.
 

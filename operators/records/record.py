@@ -117,7 +117,7 @@ def _add(rows: list[dict[str, Any]], name: str, values: np.ndarray | None, decim
         return
     for row, value in zip(rows, np.round(values, decimals), strict=True):
         if np.isfinite(value).all():
-            row[name] = value  # orjson writes a float32 with its own few digits
+            row[name] = value  # orjson writes a float32 with as few digits as identify it
 
 
 def _add_points(rows: list[dict[str, Any]], name: str, points: np.ndarray, missing: np.ndarray) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import sink_frames
 import toys
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka_reading import LIMIT_S, Reading
+from kafka import KafkaConsumer, KafkaProducer
+from kafka_reading import LIMIT_S, Reading, committed
 
 from operators.kafka.client import BrokerError
 from operators.kafka_source import KafkaSource
@@ -56,14 +56,6 @@ def reading():
     yield make
     for one in made:
         one.stop()
-
-
-def committed(kafka, topic, group="graph", partition=0):
-    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
-    try:
-        return consumer.committed(TopicPartition(topic, partition), timeout_ms=10000)
-    finally:
-        consumer.close()
 
 
 def test_frames_events_and_ends_are_read_in_order(kafka, topic, send, reading):

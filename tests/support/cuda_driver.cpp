@@ -47,10 +47,10 @@ static int get_function(void** to, void* from, const char* name) {
     *to = &function;
     return from == &module && std::string(name) == KERNEL_NAME ? 0 : NOT_FOUND;
 }
-static int launch(void* what, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+static int launch(void* kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                   unsigned shared, void* stream, void** parameters, void** extra) {
     if (current.empty()) return INVALID_CONTEXT;
-    if (what != &function || shared || stream || !parameters || extra) return INVALID_VALUE;
+    if (kernel != &function || shared || stream || !parameters || extra) return INVALID_VALUE;
     emulate(KERNEL, parameters[0], {gx, gy, gz}, {bx, by, bz}, false);
     return 0;
 }

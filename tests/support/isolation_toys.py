@@ -4,12 +4,12 @@ import os
 import time
 
 
-def two_rows_then(what):
+def two_rows_then(then):
     yield {"n": 1}
     yield {"n": 2}
-    if what == "raise":
+    if then == "raise":
         raise ValueError("no\nmore")
-    if what == "crash":
+    if then == "crash":
         os._exit(7)
-    if what == "hang":
+    if then == "hang":
         time.sleep(1000)

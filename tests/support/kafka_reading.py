@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from kafka import KafkaConsumer, TopicPartition
+
 from operators.kafka_source import KafkaSource
 from pipeline.operator import RunInfo
 from pipeline.packet import Event, Packet
@@ -74,3 +76,12 @@ class Reading:
         assert not self._thread.is_alive()
         self.stop_s = time.monotonic() - start
         return self
+
+
+def committed(kafka, topic, group="graph", partition=0):
+    """The offset that a group has committed in a partition."""
+    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=group, enable_auto_commit=False)
+    try:
+        return consumer.committed(TopicPartition(topic, partition), timeout_ms=10000)
+    finally:
+        consumer.close()

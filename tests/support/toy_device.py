@@ -45,23 +45,23 @@ class Memory:
         # Recorded on the keepers when the memory was dropped: the events after their last use.
         self.pending: list[ToyEvent] = []
 
-    def access(self, who: ToyStream, what: str) -> None:
-        """Note an access; raise `Race` unless it is ordered after the last write, a write also after all reads."""
+    def access(self, stream: ToyStream, kind: str) -> None:
+        """Note a read or a write; raise `Race` unless it is ordered after the last write, a write also after all reads."""
         if self.owner is None:
             return  # copies compare the content of page-locked memory instead
-        if self.owner.device is not who.device:
-            raise Race(f"{who} works on memory of {self.owner.device.name}")
+        if self.owner.device is not stream.device:
+            raise Race(f"{stream} works on memory of {self.owner.device.name}")
         conflicts = [("written", *self.written)] if self.written else []
-        if what == "write":
+        if kind == "write":
             conflicts += [("read", *read) for read in self.read.items()]
         for how, by, at in conflicts:
-            if who.clock[by] < at:
-                who.world.races.append(f"{who} may {what} what is still being {how} by {by}")
-                raise Race(who.world.races[-1])
-        if what == "write":
-            self.written, self.read = (who, who.clock[who]), {}
+            if stream.clock[by] < at:
+                stream.world.races.append(f"{stream} may {kind} memory that is still being {how} by {by}")
+                raise Race(stream.world.races[-1])
+        if kind == "write":
+            self.written, self.read = (stream, stream.clock[stream]), {}
         else:
-            self.read[who] = who.clock[who]
+            self.read[stream] = stream.clock[stream]
 
 
 class ToyEvent:
@@ -135,9 +135,9 @@ class ToyStream:
         """Queue a kernel, which is later called with the memory of the tensors that it reads and writes."""
 
         def access() -> None:
-            for tensors, what in ((reads, "read"), (writes, "write")):
+            for tensors, kind in ((reads, "read"), (writes, "write")):
                 for tensor in tensors:
-                    self.world.memory_of(tensor).access(self, what)
+                    self.world.memory_of(tensor).access(self, kind)
 
         with self.world.lock:
             places = [self.world.place(tensor) for tensor in (*reads, *writes)]

@@ -2,7 +2,7 @@
 
 The model takes `x` (B, 2, 3) and gives `double` (B, 2, 3). If it is `sized`, it also gives `above` (B, n, 3):
 the rows of x whose first number is above 0, padded with rows of zeros; n is the number of rows of the item
-that has most. It reads and writes the addresses that it was given, and refuses what TensorRT would refuse.
+that has most. It reads and writes the addresses that it was given, and refuses wrong shapes and names as TensorRT does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ITEM = (2, 3)
 
 
 class Machine:
-    """Runs the model, has memory for `room` rows, and notes what it was asked to do.
+    """Runs the model, has memory for `room` rows, and notes its contexts and runs.
 
     Args:
         smallest: the smallest batch of the plan.

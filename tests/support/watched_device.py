@@ -62,8 +62,8 @@ class WatchedWorld(World):
             (stream,) = streams
             stream.clock |= self.host()
             stream.clock[stream] += 1
-            for memory, what in sorted(touched, key=lambda access: access[1]):  # reads first
-                memory.access(stream, what)
+            for memory, kind in sorted(touched, key=lambda access: access[1]):  # reads first
+                memory.access(stream, kind)
             if touched and (name := waits(operation, args)):
                 self.waits[name] += 1
             if any(given.alias_info for given in operation._schema.returns):

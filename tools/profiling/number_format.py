@@ -82,10 +82,9 @@ def closed_sum(profile: Profile) -> str:
     parts = f"{flow.finished:,} finished + {dropped(profile):,} dropped + {flow.in_flight:,} in flight"
     if flow.closed:
         return f"{flow.read:,} read = {parts}"
-    faults = [Fault(one.stage, one.stream, one.kind, one.packets).found for one in flow.unaccounted]
     faults = [Fault(it.stage, it.stream, it.kind, it.packets).found for it in flow.unaccounted]
-        f"; {one}" for one in faults
-    )
+    found = "".join(f"; {fault}" for fault in faults)
+    return f"{flow.read:,} read ≠ {parts}: packets are unaccounted for{found}"
 
 
 def measured(profile: Profile) -> str:

@@ -129,7 +129,7 @@ def written(world: World, picture: np.ndarray | None = None):
 
 def test_a_reader_that_does_not_wait_is_caught():
     _, image, _, reader = written(World(eager=0))
-    with pytest.raises(Race, match="may read what is still being written"):
+    with pytest.raises(Race, match="may read memory that is still being written"):
         reader.launch(lambda source: None, reads=[image.planes[0]])
 
 

@@ -111,7 +111,7 @@ def test_a_pool_that_does_not_wait_for_readers_is_caught(monkeypatch):
     with image.reading(reader) as (plane,):
         reader.launch(lambda source: None, reads=[plane])
     del image, plane
-    with pytest.raises(Race, match="may write what is still being read"):
+    with pytest.raises(Race, match="may write memory that is still being read"):
         pool.from_host(picture(2), writer)
 
 

@@ -134,5 +134,5 @@ def test_a_stage_that_does_not_wait_is_caught(contract, world, monkeypatch):
         property(lambda self: device.new_stream().record(), lambda self, ready: None),
         raising=False,
     )
-    with pytest.raises(Race, match="may read what is still being written"):
+    with pytest.raises(Race, match="may read memory that is still being written"):
         run_stages(contract, device, count=1)

@@ -115,11 +115,11 @@ def test_work_is_ordered_by_events_alone():
     writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(8, writer)
     writer.launch(lambda to: to.fill_(1), writes=[memory])
-    with pytest.raises(Race, match="may read what is still being written"):
+    with pytest.raises(Race, match="may read memory that is still being written"):
         reader.launch(lambda source: None, reads=[memory])
     reader.wait(writer.record())
     reader.launch(lambda source: None, reads=[memory])
-    with pytest.raises(Race, match="may write what is still being read"):
+    with pytest.raises(Race, match="may write memory that is still being read"):
         writer.launch(lambda to: to.fill_(2), writes=[memory])
     writer.wait(reader.record())
     writer.launch(lambda to: to.fill_(2), writes=[memory])
@@ -142,7 +142,7 @@ def test_memory_that_is_dropped_while_another_stream_reads_it(kept):
         writer.launch(lambda to: to.fill_(2), writes=[again])
         assert device.allocated == 2
         return
-    with pytest.raises(Race, match="may write what is still being read"):
+    with pytest.raises(Race, match="may write memory that is still being read"):
         writer.launch(lambda to: to.fill_(2), writes=[again])
 
 

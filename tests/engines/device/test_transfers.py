@@ -66,7 +66,7 @@ def test_a_frame_that_is_released_too_early_is_caught():
             pass
 
     copy_frame(pool, decoder.decode(1), stream, Careless())
-    with pytest.raises(Race, match="may write what is still being read"):
+    with pytest.raises(Race, match="may write memory that is still being read"):
         decoder.decode(2)
 
 
@@ -76,7 +76,7 @@ def test_a_copy_that_does_not_wait_for_the_decoder_is_caught():
     pool, decoder, stream = SurfacePool(device, 2), ToyDecoder(device), device.new_stream()
     too_early = device.legacy_stream_event()
     frame = decoder.decode(1)
-    with pytest.raises(Race, match="may read what is still being written"):
+    with pytest.raises(Race, match="may read memory that is still being written"):
         pool.from_device(frame.planes, None, stream, too_early, frame, KeepAlive())
     assert pool.held == 0
 

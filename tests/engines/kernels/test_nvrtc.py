@@ -67,7 +67,7 @@ def test_a_kernel_is_compiled_once(compiler, home, monkeypatch):
 @pytest.mark.parametrize(
     ("architecture", "size", "reason"),
     [
-        ("sm_90", nms.PARAMETERS.itemsize + 8, "Parameters differs from what the host fills in"),
+        ("sm_90", nms.PARAMETERS.itemsize + 8, "Parameters differs from the host's structure"),
         ("sm_1", nms.PARAMETERS.itemsize, "invalid value for --gpu-architecture"),
     ],
 )

@@ -12,9 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.device.devices import open_device, thread_stream  # noqa: E402
-from engines.device.image import DeviceImage  # noqa: E402
-from engines.device.pool import SurfacePool  # noqa: E402
+from engines.device.devices import open_device  # noqa: E402
 from engines.images.yuv import YuvImage  # noqa: E402
 from operators.decode import Decode  # noqa: E402
 from operators.decoding import device_frames  # noqa: E402
@@ -22,6 +20,7 @@ from operators.estimation.model_options import as_image  # noqa: E402
 from pipeline.errors import ConfigError, SourceError  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
 from tests.support.camera_senders import http_server, send_pictures  # noqa: E402
+from tests.support.device_frames import assert_same_samples, packets  # noqa: E402
 from tests.support.live_reader import LiveReader, until  # noqa: E402
 from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
 from tests.support.small_videos import small_video  # noqa: E402
@@ -45,44 +44,6 @@ def nvdec(device, monkeypatch):
 
     monkeypatch.setattr(device_frames, "open_nvdec", open_nvdec)
     return opened
-
-
-@pytest.fixture
-def pools(monkeypatch):
-    """The pools that were made; they wait for a surface for 0.1 s only."""
-    made = []
-
-    def make(*arguments):
-        made.append(SurfacePool(*arguments, wait_s=0.1))
-        return made[-1]
-
-    monkeypatch.setattr(device_frames, "SurfacePool", make)
-    return made
-
-
-def packets(path, device="cuda", surfaces=100, **options):
-    decode = Decode(device=device, surfaces=surfaces, **options)
-    found = list(decode.read("cam", str(path)))
-    return found, decode.counters
-
-
-def samples(image):
-    """The planes of a device image, copied to the host."""
-    stream = thread_stream(image.device)
-    with image.reading(stream) as planes:
-        found = image.device.download({str(i): plane for i, plane in enumerate(planes)}, stream)
-    return list(found.values())
-
-
-def assert_same_samples(image, expected):
-    """Compare YUV planes. In NV12 the two colour values of a sample lie side by side."""
-    assert isinstance(image, DeviceImage)
-    assert isinstance(expected, YuvImage)
-    y, *colours = samples(image)
-    u, v = colours if len(colours) == 2 else np.moveaxis(colours[0], -1, 0)
-    for found, plane in zip((y, u, v), (expected.y, expected.u, expected.v), strict=True):
-        np.testing.assert_array_equal(found, plane)
-    np.testing.assert_array_equal(image.matrix, expected.matrix)
 
 
 def test_uploaded_frames_equal_those_of_the_processor(device, video, caplog):
@@ -282,74 +243,3 @@ class TestWithoutAGpu:
     def test_a_numbered_gpu_must_be_there(self, video):
         with pytest.raises(SourceError, match="cam: there is no device cuda:9"):
             packets(video, "cuda:9")
-
-
-@pytest.mark.gpu
-class TestOnAGpu:
-    @pytest.mark.parametrize(
-        ("codec", "kind", "size"),
-        [
-            ("libx264", "mp4", (320, 180)),  # decoded as 320x192, and cropped
-            ("libx264", "ts", (320, 192)),
-            ("libx265", "mp4", (320, 180)),
-            ("libvpx-vp9", "webm", (320, 180)),
-        ],
-    )
-    def test_nvdec_gives_the_same_samples_as_the_processor(self, tmp_path, caplog, codec, kind, size):
-        path = small_video(tmp_path / f"{codec}.{kind}", codec, size=size)
-        found, counters = packets(path)
-        expected, _ = packets(path, "cpu")
-        assert [(p.pts_ns, p.size) for p in found] == [(p.pts_ns, p.size) for p in expected]
-        for packet, other in zip(found, expected, strict=True):
-            assert packet.picture.layout == "nv12"
-            assert_same_samples(packet.picture, other.picture)
-        assert not counters
-        assert not caplog.records
-
-    @pytest.mark.parametrize(
-        ("codec", "options"), [("libx264", {"pix_fmt": "yuv420p10le"}), ("libsvtav1", {}), ("mpeg4", {})]
-    )
-    def test_frames_that_the_gpu_cannot_decode_are_uploaded(self, tmp_path, caplog, codec, options):
-        path = small_video(tmp_path / f"other-{codec}.mp4", codec, size=(320, 192), **options)
-        found, counters = packets(path)
-        expected, _ = packets(path, "cpu")
-        uploaded = len(found) if codec != "libsvtav1" else counters["uploaded_frames"]  # some chips have AV1
-        assert counters["uploaded_frames"] == uploaded
-        assert len(caplog.records) == bool(uploaded)
-        if codec == "libx264":  # converted to RGB by the processor
-            for packet, other in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(packet.image, other.image)
-        else:
-            for packet, other in zip(found, expected, strict=True):
-                assert_same_samples(packet.picture, other.picture)
-
-    def test_two_streams_at_once_looped_and_thinned_in_a_constant_number_of_surfaces(self, tmp_path, pools):
-        path = small_video(tmp_path / "both.mp4", size=(320, 180))
-        wanted = [packet.picture for packet in packets(path, "cpu", stride=3)[0]]
-        made, errors = {}, []
-
-        def read(stream):
-            try:
-                decode = Decode(device="cuda", surfaces=8, stride=3, loop=20)
-                for index, packet in enumerate(decode.read(stream, str(path))):
-                    assert_same_samples(packet.picture, wanted[index % len(wanted)])
-                    made.setdefault(stream, []).append(max(pool.allocated for pool in pools))
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=read, args=(stream,)) for stream in ("one", "two")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert not errors
-        assert [len(counts) for counts in made.values()] == [20 * len(wanted)] * 2
-        assert all(counts[-1] == counts[len(wanted)] <= 4 for counts in made.values())
-
-    def test_memory_does_not_grow(self, tmp_path):
-        path = small_video(tmp_path / "memory.mp4", size=(320, 180))
-        used = []
-        for packet in Decode(device="cuda", loop=10).read("cam", str(path)):
-            if packet.seq % 40 == 39:
-                used.append(torch.cuda.memory_allocated())
-        assert len(set(used[1:])) == 1
