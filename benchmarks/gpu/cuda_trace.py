@@ -28,9 +28,8 @@ class CudaTrace:
     copies: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)  # of the CUDA runtime and driver, by name
-    waits: Counter[tuple[str, int]] = field(
-        default_factory=Counter
-    )  # by kind, and CUPTI's number of the stream
+    # By kind, and CUPTI's number of the stream.
+    waits: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @property
     def device_wide(self) -> int:

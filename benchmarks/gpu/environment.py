@@ -51,9 +51,8 @@ def make(folder: Path, wheels: Path) -> None:
     content = json.dumps(sorted((path.name, path.stat().st_size) for path in wheels.iterdir()))
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == content:
         return
-    venv.create(
-        folder, clear=True, with_pip=False
-    )  # not every Python has pip for it (Debian's lacks it); this one's pip is used below
+    # Debian's Python has no pip to put into it; this one's pip is used below.
+    venv.create(folder, clear=True, with_pip=False)
     python = folder / "bin" / "python"
     site = Path(
         subprocess.run(

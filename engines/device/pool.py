@@ -171,9 +171,7 @@ class SurfacePool:
                     return surface
             if self._count < self.limit:
                 return None
-            if (
-                self._free
-            ):  # of another size: PyTorch gets its memory back and waits for work that still uses it
+            if self._free:  # of another size: PyTorch gets its memory back, after the work that still uses it
                 self._free.pop(0)
                 self._count -= 1
                 return None

@@ -20,11 +20,8 @@ from engines.images.yuv import SPARSE, brightness
 from engines.kernels.nvrtc import Kernel, kernel_for
 
 CROPS, SURFACES = 32, 16  # in one launch, as in kernels/crop.cu
-BLOCK = (
-    32,
-    8,
-    1,
-)  # threads: the 32 of a warp make neighbouring px of a row, so their memory accesses coalesce
+# Threads: the 32 of a warp make neighbouring px of a row, so their memory accesses coalesce.
+BLOCK = (32, 8, 1)
 GREY_CHROMA = 128  # U and V of all greys
 OUTSIDE = -2.0  # a position that is outside every frame, px
 RGB = np.eye(3, 4, dtype=np.float32)

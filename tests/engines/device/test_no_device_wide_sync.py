@@ -105,9 +105,8 @@ def default_stream():
 
 def test_a_graph_on_the_gpu_never_waits_for_the_whole_device(graph, default_stream, tmp_path):
     clip = make_clip(tmp_path / "clip.mp4", (320, 240), 30)
-    run = Run(
-        graph, {f"camera{n}": str(clip) for n in range(STREAMS)}, live=True
-    )  # at the clip's pace, so it does not end too early
+    # Live, so that it runs at the clip's pace and does not end too early.
+    run = Run(graph, {f"camera{n}": str(clip) for n in range(STREAMS)}, live=True)
     run.start()
     try:
         assert not run.wait(WARM_S), "it ended at once"

@@ -166,9 +166,8 @@ def test_a_plan_runs_in_smaller_batches_when_memory_is_too_small(plan):
     opened.run({"input": images(4)})
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction(
-        torch.cuda.memory_reserved() / total
-    )  # no more than it has now
+    # No more memory than it has now.
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
     try:
         batch = images(70)
         np.testing.assert_allclose(opened.run({"input": batch})["heatmaps"], plan.expected(batch), atol=TF32)
