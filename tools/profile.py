@@ -213,12 +213,12 @@ class _Watched:
     """What is shown while it is measured, and Ctrl-C: once ends it, twice does not wait for what was read."""
 
     def __init__(self, *, quiet: bool):
-        from tools.profiling.session import Ending
+        from tools.profiling.session import StopRequest
 
         errors = Console(stderr=True)
         columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
         self.console = Console(quiet=quiet)
-        self.ending = Ending()
+        self.stop = StopRequest()
         self._shown = Progress(
             *columns, console=errors, transient=True, disable=quiet or not errors.is_terminal
         )
@@ -226,7 +226,7 @@ class _Watched:
         self._open = ExitStack()
 
     def __enter__(self) -> _Watched:
-        self._open.enter_context(interrupts(self.ending))
+        self._open.enter_context(interrupts(self.stop))
         self._open.enter_context(self._shown)
         return self
 
@@ -253,9 +253,9 @@ def _one(
     from tools.profiling.table import print_profile
 
     try:
-        measured = measure(settings, ending=watched.ending, said=watched.say)
+        measured = measure(settings, stop=watched.stop, on_progress=watched.say)
     except NothingMeasuredError:
-        if watched.ending.stopped.is_set():
+        if watched.stop.stopped.is_set():
             raise typer.Exit(130) from None
         raise
     watched.hide()
@@ -271,7 +271,7 @@ def _one(
         from tools.profiling.report.html import write_html
 
         write_html(measured, files.html, comparison)
-    return watched.ending.stopped.is_set(), bool(comparison and comparison.worse)
+    return watched.stop.stopped.is_set(), bool(comparison and comparison.worse)
 
 
 def _sweep(settings: Settings, points: list[dict[str, str]], watched: _Watched, files: Files) -> bool:
@@ -279,7 +279,7 @@ def _sweep(settings: Settings, points: list[dict[str, str]], watched: _Watched, 
     from tools.profiling.sweep import Failed, as_json, sweep
     from tools.profiling.table import print_sweep
 
-    results = sweep(settings, points, ending=watched.ending, said=watched.say)
+    results = sweep(settings, points, stop=watched.stop, on_progress=watched.say)
     watched.hide()
     if files.json:
         _write(files.json, as_json(results))
@@ -296,7 +296,7 @@ def _sweep(settings: Settings, points: list[dict[str, str]], watched: _Watched, 
         from tools.profiling.report.html import write_html
 
         write_html(profiles, files.html)
-    return watched.ending.stopped.is_set()
+    return watched.stop.stopped.is_set()
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from operators.graph_files import with_sinks
 from pipeline.graph import Graph
 from pipeline.processes.split_run import processes_for
 from pipeline.run import make_run
-from tools.profiling.bounds import Lone
+from tools.profiling.bounds import IsolatedBench
 from tools.profiling.document import Alone
 
 CORES = os.cpu_count() or 1
@@ -82,7 +82,7 @@ def shares(clips: Sequence[Path], processes: int) -> list[list[Path]]:
 
 def decode_ms(graph: Graph, clips: Sequence[Path]) -> float:
     """Processor time of decoding a frame on one thread, mean over the clips."""
-    alone = Lone()
+    alone = IsolatedBench()
     return statistics.mean(alone.decode_ms(graph, str(clip), live=False) or 0.0 for clip in clips)
 
 

@@ -1,4 +1,4 @@
-"""What a run can be told to report of its work as it happens, for profiles and traces."""
+"""The interface through which a run reports its work as it happens, for profiles and traces."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pipeline.packet import Item, Taken
 
 
 class Span(NamedTuple):
-    """One call of a stage: a batch, or one item of a source (nothing was taken then)."""
+    """One call of a stage: a batch, or one item of a source, which takes nothing."""
 
     stage: str
-    worker: int | str  # its number; of a source the stream's name
+    worker: int | str  # its number; of a source, the name of the stream
     start_ns: int  # monotonic
     end_ns: int
-    cpu_ns: int  # processor time of the stage's own thread
+    cpu_ns: int  # processor time of the worker's own thread
     taken: Sequence[Taken]
     results: Sequence[Item]
 
 
 class Tracer(ABC):
-    """Is told what the stages of one process do, by their threads, so it has to be quick about it.
+    """Receives reports from the stages of one process, in their own threads, so every method must be quick.
 
-    It must pickle before `begin`: a run in several processes has a copy in each.
+    A tracer must be picklable until `begin`: in a run of several processes, each process has a copy.
     """
 
     @abstractmethod
     def begin(self, run: RunInfo) -> None:
-        """The run is about to open its operators, one stage behind the other."""
+        """The run is about to open its operators, one stage after the other."""
 
     @abstractmethod
     def opened(self, stage: str) -> None:
@@ -38,19 +38,19 @@ class Tracer(ABC):
 
     @abstractmethod
     def enter(self, stage: str, worker: int | str) -> None:
-        """This thread begins a call; `left` follows."""
+        """The calling thread begins a call; `left` follows."""
 
     @abstractmethod
     def left(self, span: Span) -> None:
-        """This thread has finished the call that it entered; its results are not handed on yet."""
+        """The calling thread has finished its call; the results are not on the next edges yet."""
 
     @abstractmethod
     def handed_on(self, stage: str, worker: int | str, since_ns: int) -> None:
-        """The results of the last call are on the edges; it took from `since_ns` (monotonic) until now."""
+        """The results of the last call are on the next edges; that took since `since_ns` (monotonic)."""
 
     @abstractmethod
     def finished(self, stage: str, items: Sequence[Item]) -> None:
-        """These items have left the graph at this last stage."""
+        """These items have left the graph at `stage`, a last stage."""
 
     @abstractmethod
     def end(self) -> None:

@@ -259,6 +259,23 @@ def test_packets_wait_for_the_broker_where_told_so(own_kafka, sink, monkeypatch)
     publisher.close()
 
 
+def test_packets_whose_messages_are_not_delivered_in_time_are_dropped(own_kafka, sink):
+    topic = f"test-undelivered-{time.time_ns()}"
+    own_kafka.create_topic(topic)
+    publisher = sink(own_kafka, topic, wait="delivered", flush_s=1)
+    assert publisher.holds_packets
+    own_kafka.pause()
+    assert publisher.process([frame(0, None), frame(1, None)]) == []
+    assert publisher.end_stream("yard") == []
+    assert [(packet.seq, why) for packet, why in publisher.take_dropped()] == [
+        (0, "not delivered in time"), (1, "not delivered in time")
+    ]  # fmt: skip
+    own_kafka.resume()
+    publisher.flush_s = 60
+    publisher.close()
+    assert seqs(read_topic(own_kafka, topic)) == [0, 1]  # they were in the spool
+
+
 def test_messages_the_broker_does_not_take_are_left_out(kafka, topic, sink, caplog):
     publisher = sink(kafka, topic, image="raw")
     small, large = (

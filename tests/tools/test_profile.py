@@ -138,7 +138,7 @@ def test_ctrl_c_tells_what_was_measured_until_then(tmp_path, clip, graph):
         (["{graph}", "{clip}", "--sweep", "steams=1"], "did you mean 'streams'?"),
         (["{graph}", "{clip}", "--sweep", "streams=1,2", "--trace", "t.json"], "--trace and --sweep"),
         (["{graph}", "{clip}", "--json", "/none/p.json"], "there is no folder /none"),
-        (["{graph}", "{clip}", "--compare", "{clip}"], "is no profile"),
+        (["{graph}", "{clip}", "--compare", "{clip}"], "is not a profile"),
         (["{graph}", "{clip}", "--compare", "none.json"], "cannot read none.json"),
         (["{graph}", "{clip}", "--live", "--processes", "2"], "one process"),
         (["{graph}", "{clip}", "--set", "decode.max_frames=3"], "ended after 3 frames, in the warm-up"),

@@ -1,1 +1,4 @@
-"""How a profile is taken, judged and shown."""
+"""Take, judge and show a profile of a run.
+
+Imports `pipeline`, `operators`, `engines`, and the command `run` beside it.
+"""

@@ -1,4 +1,4 @@
-"""The best that decoding and the bare models allow on this machine: each measured alone, then added up."""
+"""The bound: how fast this machine could be with decoding and models only, each measured in isolation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tools.profiling.document import Alone, Bound, Engine
 
 log = logging.getLogger("posestream.profile")
 
-BENCH_S = 0.8  # for each size of batch of each engine
-SIZES = 3  # of batches, those in which most items went
-DECODE_S = 2.0  # for each source
-SOURCES = 4  # of many, so many are decoded alone
-FIRST_FRAME_S = 10.0  # of a camera
-NONE_S = 1e-9
+BENCH_S = 0.8  # how long each batch size of each engine is measured
+SIZES = 3  # how many batch sizes of an engine are measured: those that most of its items were in
+DECODE_S = 2.0  # how long each source is decoded
+SOURCES = 4  # how many sources are decoded at most
+FIRST_FRAME_S = 10.0  # longest wait for the first frame of a camera
+NOTHING_MS = 1e-9  # less is no measured time
 
 
 class Decoded(NamedTuple):
@@ -37,53 +37,55 @@ class Decoded(NamedTuple):
     frames: int
 
 
-class Lone:
-    """Measures parts of a run with nothing else running; what it has measured once it knows.
+class IsolatedBench:
+    """Measures engines and decoding with nothing else running, each only once.
 
-    `ended` is asked before each; once it is set, nothing more is measured.
+    Once `stopped` is set, nothing more is measured. `on_start` is told what is measured next.
     """
 
-    def __init__(self, ended: threading.Event | None = None, said: Callable[[str], None] = lambda _: None):
-        self._ended = ended or threading.Event()
-        self._said = said
+    def __init__(
+        self, stopped: threading.Event | None = None, on_start: Callable[[str], None] = lambda _: None
+    ):
+        self._stopped = stopped or threading.Event()
+        self._on_start = on_start
         self._engines: dict[tuple[str, str, int, int], float | None] = {}
         self._sources: dict[tuple[str, str, bool], float | None] = {}
 
     @property
-    def ended(self) -> bool:
+    def stopped(self) -> bool:
         """Whether nothing more is measured."""
-        return self._ended.is_set()
+        return self._stopped.is_set()
 
     def item_ms(self, engine: Engine, path: Path | None, batches: Mapping[int, int], threads: int) -> float:
-        """The time for an item at the best of these batch sizes (size: how often), on so many threads.
+        """Measure an engine's time per item in ms, at the best of these batch sizes (size: calls).
 
         Raises:
             AssetError, EngineError, ContractError: as `load_engine`.
         """
-        often = sorted(batches, key=lambda size: -size * batches[size])[:SIZES] or [1]
+        sizes = sorted(batches, key=lambda size: -size * batches[size])[:SIZES] or [1]
         contract, _ = find_model(str(path) if path else engine.model)
-        for size in often:
+        for size in sizes:
             key = (engine.model, engine.backend, threads, size)
-            if key in self._engines or self.ended:
+            if key in self._engines or self.stopped:
                 continue
-            self._said(f"{engine.model} alone, {size} at a time")
+            self._on_start(f"{engine.model} alone, {size} at a time")
             bench = bench_model(
                 contract, path=path, backend=engine.backend, threads=threads, batches=[size], seconds=BENCH_S
             )
             p50_ms = bench.rows[0].p50_ms
             self._engines[key] = None if p50_ms is None else p50_ms / size
-        times = [self._engines.get((engine.model, engine.backend, threads, size)) for size in often]
+        times = [self._engines.get((engine.model, engine.backend, threads, size)) for size in sizes]
         return min((ms for ms in times if ms is not None), default=0.0)
 
     def decode_ms(self, graph: Graph, uri: str, live: bool) -> float | None:
-        """Processor time for a frame of a source, decoded on one thread; None if that cannot be told.
+        """Measure the processor time in ms to decode a frame of a source on one thread; None without frames.
 
         Raises:
-            SourceError: it cannot be read.
+            SourceError: the source cannot be read.
         """
         key = (str(graph.source.options), uri, live and is_camera(uri))
-        if key not in self._sources and not self.ended:
-            self._said("decoding alone")
+        if key not in self._sources and not self.stopped:
+            self._on_start("decoding alone")
             self._sources[key] = _decode_ms(graph, uri, key[2])
         return self._sources.get(key)
 
@@ -92,8 +94,8 @@ def _decode_ms(graph: Graph, uri: str, live: bool) -> float | None:
     source = graph.source.make()
     assert isinstance(source, Source)  # Graph has checked it
     source.open(RunInfo.new(graph.name)._replace(cores=1, live=live))
-    given_up = threading.Timer(FIRST_FRAME_S, source.stop)
-    given_up.start()
+    give_up = threading.Timer(FIRST_FRAME_S, source.stop)
+    give_up.start()
     frames, start_ns, used_ns, end = 0, 0, 0, 0.0
     items = source.read("alone", uri)
     try:
@@ -105,11 +107,11 @@ def _decode_ms(graph: Graph, uri: str, live: bool) -> float | None:
                 frames, used_ns = frames + 1, now_ns - start_ns
                 if time.monotonic() >= end:
                     break
-            else:  # with the first frame, the source was opened, too
-                given_up.cancel()
+            else:  # the time to the first frame includes opening the source
+                give_up.cancel()
                 start_ns, end = now_ns, time.monotonic() + DECODE_S
     finally:
-        given_up.cancel()
+        give_up.cancel()
         source.stop()
         source.close()
     return used_ns / frames / 1e6 if frames else None
@@ -125,49 +127,50 @@ def bound(
     fps: float,
     seconds: float,
     cores: int,
-    lone: Lone,
+    isolated: IsolatedBench,
 ) -> Bound | None:
-    """Measure what the run used, and say how fast a pipeline of nothing else could be.
+    """Measure what the run used in isolation, and compute how fast a pipeline of nothing else could be.
 
-    On the processors decoding and models share all cores: a frame takes the sum of their times, on one
-    thread. Models on a GPU take their turns on it. Where a stage takes the frames of a stream one behind the
-    other, every stream is a chain of its models' calls. And live sources give no more than they give.
+    The bound is the lowest of these limits. Decoding and the models on the CPU share all cores: a frame costs
+    the sum of their times on one thread. Models on a GPU take turns on it. Where a stage takes the frames of
+    a stream in order, its models' calls for one stream follow each other. Live sources have a rate of their
+    own.
 
     Args:
-        graph: as it ran.
-        engines: as they were used.
-        batches: stage and model to how often the engine was called with how many items.
+        graph: the graph that ran.
+        engines: the engines as they were used.
+        batches: stage and model to batch size to calls.
         sources: what was read.
-        live: whether they are waited for.
-        fps: ours.
+        live: whether the sources have a rate of their own.
+        fps: the run's frames/s.
         seconds: how long was measured.
-        cores: of this machine.
-        lone: measures.
+        cores: the cores of this machine.
+        isolated: measures the parts.
 
     Returns:
-        None if nothing of it could be measured, or the measurement was ended.
+        None if nothing could be measured, or the measurement was stopped.
     """
     files = _files(graph)
     on_cores: list[Alone] = []
     on_gpu: list[Alone] = []
     chains: dict[str, float] = {}
     try:
-        if (decode := _decoding(graph, sources, live, lone)) is not None:
+        if (decode := _decoding(graph, sources, live, isolated)) is not None:
             on_cores.append(Alone(name=graph.source.name, ms=decode, per_frame=1.0))
         for engine in engines:
             sizes = batches.get((engine.stage, engine.model), {})
             path = files.get(engine.model)
-            alone = lone.item_ms(engine, path, sizes, 1)
+            alone = isolated.item_ms(engine, path, sizes, 1)
             part = Alone(name=f"{engine.stage}: {engine.model}", ms=alone, per_frame=engine.items_per_frame)
             (on_cores if on_cpu(engine.backend) else on_gpu).append(part)
             if graph.node(engine.stage).per_stream:
                 several = on_cpu(engine.backend) and engine.threads > 1
-                ms = lone.item_ms(engine, path, sizes, engine.threads) if several else alone
+                ms = isolated.item_ms(engine, path, sizes, engine.threads) if several else alone
                 chains[engine.stage] = chains.get(engine.stage, 0.0) + ms * engine.items_per_frame
     except PosestreamError as error:
-        log.warning("no bound: what was used cannot be measured alone: %s", error)
+        log.warning("no bound: a part cannot be measured in isolation: %s", error)
         return None
-    if lone.ended:
+    if isolated.stopped:
         return None
     limits = {"processors": _rate(cores, (part.ms_per_frame for part in on_cores))}
     limits["GPU"] = _rate(1, (part.ms_per_frame for part in on_gpu))
@@ -183,7 +186,7 @@ def bound(
 
 
 def on_cpu(backend: str) -> bool:
-    """Whether a backend computes on the processors."""
+    """Whether a backend computes on the CPU."""
     from engines.loading.backend_choice import cuda_devices
 
     return backend in ("litert", "onnxruntime") or (backend == "torch" and not cuda_devices())
@@ -191,38 +194,38 @@ def on_cpu(backend: str) -> bool:
 
 def _rate(side_by_side: int, ms: Iterable[float]) -> float | None:
     total = sum(ms)
-    return 1e3 * side_by_side / total if total > NONE_S else None
+    return 1e3 * side_by_side / total if total > NOTHING_MS else None
 
 
 def _files(graph: Graph) -> dict[str, Path]:
-    """The models that the graph names by a file, by the names in their contracts."""
+    """The models that the graph names by a file: the name in the contract to the file."""
     found = (find_model(model) for model in models_in(graph) if model.endswith(".onnx"))
     return {contract.name: path for contract, path in found if path}
 
 
-def _decoding(graph: Graph, sources: Sequence[Decoded], live: bool, lone: Lone) -> float | None:
-    """Processor time for decoding a frame, of the sources as they were mixed."""
+def _decoding(graph: Graph, sources: Sequence[Decoded], live: bool, isolated: IsolatedBench) -> float | None:
+    """Processor time in ms to decode a frame, weighted by the frames that each source gave."""
     if graph.source.op != "decode":
-        return None  # it may change what it reads from: offsets in a topic
+        return None  # reading again may change something, as the offsets of a Kafka topic
     frames: dict[str, int] = {}
     for source in sources:
         frames[source.uri] = frames.get(source.uri, 0) + source.frames
     readable = [uri for uri in frames if frames[uri] and scheme_of(resolve_uri(uri)) != "kafka"][:SOURCES]
-    times = {uri: lone.decode_ms(graph, uri, live) for uri in readable}
+    times = {uri: isolated.decode_ms(graph, uri, live) for uri in readable}
     known = {uri: ms for uri, ms in times.items() if ms is not None}
     total = sum(frames[uri] for uri in known)
     return sum(frames[uri] * ms for uri, ms in known.items()) / total if total else None
 
 
 def _source_rate(graph: Graph, source: Decoded, seconds: float) -> float:
-    """Frames a second that a live source gives: as its file says, and at least what it has given."""
-    given = source.frames / seconds
+    """Frames/s of a live source: the rate in its file, but at least what it gave."""
+    measured = source.frames / seconds
     options = graph.source.options
     if graph.source.op != "decode" or is_camera(resolve_uri(source.uri)):
-        return given
+        return measured
     try:
         declared = probe(source.uri).fps or 0.0
     except PipelineError:
-        return given
+        return measured
     thinned = min(declared / options.get("stride", 1), options.get("fps") or declared)
-    return max(given, thinned)
+    return max(measured, thinned)

@@ -1,4 +1,4 @@
-"""Two profiles of the same graph: what has become better or worse, beyond a tolerance."""
+"""Compare two profiles of the same graph: what became better or worse beyond a tolerance."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tools.profiling.document import Engine, Profile, Stage
 from tools.profiling.number_format import age_p99_ms, count, cpu_ms, cpu_per_frame_ms, figure, work_ms
 from tools.profiling.table import figures_table, lost_at, say
 
-PERCENTILE_TOLERANCE = 0.13  # the histograms' buckets lie up to an eighth apart: less cannot be told
-SMALL = 0.01  # of all stages' work on a frame, or of the frames: a change below that decides nothing
+PERCENTILE_TOLERANCE = 0.13  # histogram buckets are up to an eighth wide: smaller changes cannot be seen
+SMALL = 0.01  # share of a frame's work, or of the frames: smaller changes do not matter
 RUN = "run"
 
 Change = Literal["better", "worse", "same"]
@@ -23,23 +23,23 @@ Change = Literal["better", "worse", "same"]
 
 @dataclass(frozen=True)
 class Row:
-    """One figure then and now; `difference` is relative to then, None where that was 0."""
+    """One measured value before and now."""
 
     where: str  # the run, a stage, an engine
-    what: str  # with its unit
+    what: str  # the value, with its unit
     before: float
     now: float
     change: Change
 
     @property
     def difference(self) -> float | None:
-        """As a share of what it was: 0.1 is a tenth more."""
+        """The change relative to before, 0.1 for a tenth more; None if it was 0 before."""
         return self.now / self.before - 1 if self.before else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed; `warnings` say why the two might not be comparable, a line each."""
+    """What changed; `warnings` say in a line each why the two profiles may not be comparable."""
 
     baseline: Profile
     now: Profile
@@ -49,12 +49,12 @@ class Comparison:
 
     @property
     def worse(self) -> bool:
-        """Whether any figure has become worse beyond the tolerance."""
+        """Whether any value became worse beyond the tolerance."""
         return any(row.change == "worse" for row in self.rows)
 
     @property
     def said(self) -> str:
-        """All of it in a sentence."""
+        """The result in a sentence."""
         beyond = f"by more than {100 * self.tolerance:g} %"
         worse = [f"{row.where} {row.what}" for row in self.rows if row.change == "worse"]
         better = sum(row.change == "better" for row in self.rows)
@@ -62,15 +62,15 @@ class Comparison:
             some = ", ".join(worse[:3]) + (f" and {len(worse) - 3} more" if len(worse) > 3 else "")
             return f"Worse {beyond}: {some}."
         if better:
-            return f"Nothing is worse {beyond}, and {better} of {len(self.rows)} figures are better."
-        return f"Nothing has changed {beyond}."
+            return f"Nothing is worse {beyond}, and {better} of {len(self.rows)} values are better."
+        return f"Nothing changed {beyond}."
 
 
 def compare(baseline: Profile, now: Profile, tolerance: float) -> Comparison:
-    """What has changed since the baseline; `tolerance` is relative, 0.05 allows 5 %.
+    """Compare a profile with a baseline; `tolerance` is relative, 0.05 allows 5 %.
 
     Raises:
-        ConfigError: the two cannot be compared: another graph, or live sources and files.
+        ConfigError: they are of different graphs, or one is of live sources and the other of files.
     """
     if baseline.graph != now.graph:
         raise ConfigError(
@@ -80,16 +80,16 @@ def compare(baseline: Profile, now: Profile, tolerance: float) -> Comparison:
     if baseline.live != now.live:
         kinds = ["live sources" if profile.live else "files" for profile in (baseline, now)]
         raise ConfigError(
-            f"the baseline is a profile of {kinds[0]}, this one of {kinds[1]}, which come at another pace; "
+            f"the baseline is a profile of {kinds[0]}, this one of {kinds[1]}: their rates differ; "
             "compare profiles of the same sources"
         )
-    rows = [*_whole(baseline, now, tolerance), *_stages(baseline, now, tolerance)]
-    rows += [*_engines(baseline, now, tolerance), *_drops(baseline, now, tolerance)]
+    rows = [*_run_rows(baseline, now, tolerance), *_stage_rows(baseline, now, tolerance)]
+    rows += [*_engine_rows(baseline, now, tolerance), *_drop_rows(baseline, now, tolerance)]
     return Comparison(baseline, now, tolerance, rows, list(_warnings(baseline, now, tolerance)))
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The warnings, the sentence, then the run's figures and whatever else changed, a row each."""
+    """Print the warnings, the sentence, and a row for each value of the run and each that changed."""
     for warning in comparison.warnings:
         say(console, f"warning: {warning}", style="yellow")
     say(console, comparison.said, style="bold red" if comparison.worse else "bold")
@@ -100,16 +100,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         table.add_row(*(escape(cell) for cell in cells(row)), style=style)
     console.print(table)
     if left := len(comparison.rows) - len(shown):
-        say(console, f"{count(left, 'figure')} more changed by less, or matter little", style="dim")
+        say(console, f"{count(left, 'more value')} changed too little to matter", style="dim")
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str, str]:
-    """A row as it is written: where, what, before, now, difference, better or worse."""
+    """Return the cells of a row: where, what, before, now, difference, better or worse."""
     difference = "new" if row.difference is None else f"{100 * row.difference:+.1f} %"
     if not row.before and not row.now:
         difference = ""
-    said = "" if row.change == "same" else row.change
-    return row.where, row.what, figure(row.before), figure(row.now), difference, said
+    change = "" if row.change == "same" else row.change
+    return row.where, row.what, figure(row.before), figure(row.now), difference, change
 
 
 def _judge(before: float, now: float, tolerance: float, *, more_is_better: bool = False) -> Change:
@@ -118,7 +118,7 @@ def _judge(before: float, now: float, tolerance: float, *, more_is_better: bool 
     return "better" if (now > before) == more_is_better else "worse"
 
 
-def _whole(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
+def _run_rows(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
     def row(what: str, before: float, after: float, allowed: float, *, more_is_better: bool = False) -> Row:
         judged = _judge(before, after, allowed, more_is_better=more_is_better)
         return Row(RUN, what, before, after, judged)
@@ -135,13 +135,13 @@ def _whole(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
 
 
 def _bound_moved(baseline: Profile, now: Profile, tolerance: float) -> bool:
-    """Whether models and decoding alone were faster or slower: a share of it tells of them, then."""
+    """Whether models and decoding alone became faster or slower: then shares of it say nothing of the run."""
     if not baseline.bound or not now.bound:
         return False
     return _judge(baseline.bound.fps, now.bound.fps, tolerance) != "same"
 
 
-def _stages(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
+def _stage_rows(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
     known, small = {stage.name: stage for stage in baseline.stages}, _small_ms(baseline)
     for stage in now.stages:
         before = known.get(stage.name)
@@ -154,7 +154,7 @@ def _stages(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
             yield Row(stage.name, what, *times, _judge(*times, tolerance) if matters else "same")
 
 
-def _engines(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
+def _engine_rows(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
     known, small = {(engine.stage, engine.model): engine for engine in baseline.engines}, _small_ms(baseline)
     for engine in now.engines:
         before = known.get((engine.stage, engine.model))
@@ -166,17 +166,17 @@ def _engines(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]
 
 
 def _small_ms(profile: Profile) -> float:
-    """What is little of a frame's work: microseconds more of a tiny stage are noise."""
-    of_a_frame = (work_ms(s, profile.seconds) * _packets_a_frame(profile, s) for s in profile.stages)
-    return SMALL * sum(of_a_frame)
+    """The smallest change per frame that matters, in ms: microseconds more in a tiny stage are noise."""
+    per_frame = (work_ms(s, profile.seconds) * _packets_a_frame(profile, s) for s in profile.stages)
+    return SMALL * sum(per_frame)
 
 
 def _packets_a_frame(profile: Profile, stage: Stage) -> float:
     return (stage.packets_in or stage.packets_out) / max(profile.frames, 1)
 
 
-def _drops(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
-    """In % of the frames read, by stage and reason; those of a reason that is new always count."""
+def _drop_rows(baseline: Profile, now: Profile, tolerance: float) -> Iterator[Row]:
+    """Drops in % of the frames read, by stage and reason; drops for a new reason always matter."""
     for name in (stage.name for stage in now.stages):
         lost = [lost_at(profile, name) for profile in (baseline, now)]
         for why in dict.fromkeys([*lost[0], *lost[1]]):
@@ -196,7 +196,7 @@ def _warnings(baseline: Profile, now: Profile, tolerance: float) -> Iterator[str
         ("streams", lambda p: str(p.streams_wanted)),
         ("processes", lambda p: str(p.processes)),
         ("workers", lambda p: ", ".join(f"{stage.name} {stage.workers}" for stage in p.stages)),
-        ("engines", lambda p: ", ".join(_ran(engine) for engine in p.engines) or "none"),
+        ("engines", lambda p: ", ".join(_described(engine) for engine in p.engines) or "none"),
         (
             "machine",
             lambda p: f"{p.machine.processor}, {p.machine.cores} cores, {p.machine.memory_mb:,.0f} MB",
@@ -211,12 +211,14 @@ def _warnings(baseline: Profile, now: Profile, tolerance: float) -> Iterator[str
     others = [name for name in sorted({**versions[0], **versions[1]})
               if versions[0].get(name) != versions[1].get(name)]  # fmt: skip
     if others:
-        said = (f"{n} {versions[0].get(n, 'none')} before, {versions[1].get(n, 'none')} now" for n in others)
-        yield f"other versions: {'; '.join(said)}"
+        changed = (
+            f"{n} {versions[0].get(n, 'none')} before, {versions[1].get(n, 'none')} now" for n in others
+        )
+        yield f"other versions: {'; '.join(changed)}"
     if baseline.bound and now.bound and _bound_moved(baseline, now, tolerance):
         yield (
             f"the bound itself was {figure(baseline.bound.fps)} frames/s before, {figure(now.bound.fps)} "
-            "now; shares of it are not judged"
+            "now; shares of the bound are not judged"
         )
     for profile, when in ((baseline, "baseline"), (now, "run")):
         use = profile.use
@@ -227,5 +229,5 @@ def _warnings(baseline: Profile, now: Profile, tolerance: float) -> Iterator[str
             )
 
 
-def _ran(engine: Engine) -> str:
+def _described(engine: Engine) -> str:
     return f"{engine.stage} {engine.model} by {engine.backend}, {engine.threads} threads"

@@ -1,4 +1,4 @@
-"""What a profile says: the document that `posestream profile --json` writes, and all views are made from."""
+"""The document of a profile: `posestream profile --json` writes it, and every view is made from it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.errors import ConfigError
 
 
 class Part(BaseModel):
-    """Base of all parts."""
+    """Base class of all parts of the document."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Machine(Part):
-    """Where it was measured."""
+    """The machine on which it was measured."""
 
     processor: str
     cores: int
@@ -27,20 +27,20 @@ class Machine(Part):
     gpus: list[str] = []
     driver: str | None = None  # of the GPUs
     versions: dict[str, str] = {}  # package: version
-    commit: str | None = None  # of posestream, where it runs from a checkout
+    commit: str | None = None  # of posestream, if it runs from a checkout
 
 
 class GpuUse(Part):
-    """A GPU while it was measured, by NVML; figures that the board does not tell are None."""
+    """What NVML says of a GPU during the measurement; None where the GPU does not report it."""
 
     name: str
-    busy: float | None = None  # share of the time in which a kernel ran, mean
-    decoder: float | None = None  # likewise of its video decoder
-    memory_mb: float | None = None  # most that was in use, by all processes
+    busy: float | None = None  # mean share of the time in which a kernel ran
+    decoder: float | None = None  # mean share of the time in which its video decoder worked
+    memory_mb: float | None = None  # peak, of all processes
     power_w: float | None = None  # mean
-    clock_mhz: float | None = None  # of its processors, mean
+    clock_mhz: float | None = None  # mean, of its SMs
     throttling: dict[str, float] = {}  # reason: share of the time
-    joules: float | None = None  # energy, in all
+    joules: float | None = None  # energy of the whole measurement
     joules_per_1000_frames: float | None = None
 
 
@@ -49,20 +49,20 @@ class Moment(Part):
 
     at_s: float  # since measuring began
     cores: float  # kept busy by the run's processes
-    cores_all: float | None  # … by all processes
+    cores_all: float | None  # kept busy by all processes of the machine
     memory_mb: float  # resident, of the run's processes
     fps: float  # frames that left the graph since the sample before
 
 
 class Use(Part):
-    """What the run took of the machine."""
+    """What the run used of the machine."""
 
     cores: float  # kept busy by the run's processes, mean
-    cores_all: float | None  # … by all processes: far above `cores`, somebody else was measured, too
-    memory_mb: float  # resident, of all its processes together, most
-    memory_before_mb: float  # before the operators were opened
-    starved: float | None = None  # threads that were ready to run and had no processor, mean
-    lock_wait_ms: float | None = None  # how long a thread that wants to run Python waits for it, mean
+    cores_all: float | None  # kept busy by all processes, mean; far above `cores`, other programs ran, too
+    memory_mb: float  # resident, of the run's processes together, peak
+    memory_before_mb: float  # the same before the operators were opened
+    starved: float | None = None  # threads that were ready to run and had no core, mean
+    lock_wait_ms: float | None = None  # how long a thread waits for Python's interpreter lock, mean
     gpus: list[GpuUse] = []
     moments: list[Moment] = []
 
@@ -77,15 +77,14 @@ class Stage(Part):
     packets_out: int
     packets_per_s: float
     busy: float  # at work
-    computing: (
-        float  # of that, its own threads computed; the rest waited: for a device, a disk, a lock, a sleep
-    )
+    # Part of `busy`: its own threads computed. The rest waited: for a device, a disk, a lock, a sleep.
+    computing: float
     blocked: float  # waited for room behind it
     idle: float  # had nothing to do
-    cores: float  # processor time of its own threads, a second
-    engine: float  # share of the time inside engine calls, part of `busy`
-    gpu_ms: float | None = None  # time on the GPU by its events, a packet
-    batches: dict[int, int]  # size: how often
+    cores: float  # kept busy by its own threads
+    engine: float  # part of `busy`: inside engine calls
+    gpu_ms: float | None = None  # GPU time per packet, by CUDA events
+    batches: dict[int, int]  # size: calls
     mean_batch: float
     wait_p50_ms: float  # in the queue
     wait_p95_ms: float
@@ -93,9 +92,9 @@ class Stage(Part):
     latency_p50_ms: float  # in the queue and at work
     latency_p95_ms: float
     latency_p99_ms: float
-    memory_mb: float | None  # by which the process grew while it was opened
-    mb_per_s: float  # of pictures and arrays that were handed to it; by reference, unless it has a device
-    copied_mb_per_s: float | None = None  # of these, what engines copied to and from a device
+    memory_mb: float | None  # growth of the process while the stage was opened
+    mb_per_s: float  # images and arrays that were handed to it; by reference, unless it has a device
+    copied_mb_per_s: float | None = None  # what its engines copied to and from a device
     dropped: dict[str, int] = {}  # reason: packets
     counters: dict[str, int] = {}
 
@@ -113,8 +112,8 @@ class Engine(Part):
     items_per_frame: float
     call_p50_ms: float
     call_p95_ms: float
-    ms_per_item: float  # in the run
-    gpu_ms_per_item: float | None = None  # by its events
+    ms_per_item: float  # during the run
+    gpu_ms_per_item: float | None = None  # by CUDA events
 
 
 class Edge(Part):
@@ -153,8 +152,8 @@ class Unaccounted(Part):
 
 
 class Flow(Part):
-    """All packets of the whole run, warm-up and draining included, on the way to the last stage that finished
-    fewest: read = finished + dropped + in_flight. Any other packets are `unaccounted`, on whatever way.
+    """All packets of the whole run, warm-up and end included, along the path to the last stage that finished
+    the fewest: read = finished + dropped + in_flight. `unaccounted` has the faults of all stages and edges.
     """
 
     read: int
@@ -162,19 +161,19 @@ class Flow(Part):
     dropped: dict[str, int]  # reason: packets
     in_flight: int  # counted on the edges and in the stages, not calculated
     unaccounted: list[Unaccounted] = []
-    closed: bool  # whether it comes out even, and nothing is unaccounted for
+    closed: bool  # whether the sum adds up, and nothing is unaccounted for
 
 
 class Alone(Part):
-    """A part of a frame's work, measured with nothing else running."""
+    """A part of the work on a frame, measured with nothing else running."""
 
     name: str
     ms: float  # one item, on one thread
-    per_frame: float  # items
+    per_frame: float  # items per frame
 
     @property
     def ms_per_frame(self) -> float:
-        """Of a frame."""
+        """Time of this part per frame."""
         return self.ms * self.per_frame
 
 
@@ -185,14 +184,14 @@ class Bound(Part):
     cores: int
     fps: float  # the lowest of `limits`
     limits: dict[str, float]  # what limits: frames/s
-    share: float  # ours / fps
+    share: float  # frames/s of the run / fps
 
 
 Kind = Literal["processor", "stage", "waiting", "sources", "order", "unknown"]
 
 
 class Place(Part):
-    """A line of Python at which a stage stood still, neither computing nor waiting for its queues."""
+    """A line of Python at which a stage stood still inside a call, without computing."""
 
     stage: str
     where: str  # file:line in function
@@ -234,15 +233,15 @@ class Profile(Part):
     engines: list[Engine]
     edges: list[Edge]
     streams: list[Stream]
-    notes: list[str] = []  # what else is to be known of the measurement: that it ended early …
+    notes: list[str] = []  # remarks on the measurement: that it ended early …
     stacks: dict[str, float] = {}  # "stage;function (file:line);…", innermost last: ms of processor time
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a JSON file.
+    """Read a profile from a JSON file.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the file cannot be read, or holds no profile of this version.
     """
     try:
         return Profile.model_validate_json(path.read_bytes())
@@ -252,6 +251,6 @@ def read_profile(path: Path) -> Profile:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
         raise ConfigError(
-            f"{path} is no profile of this version ({place}: {first['msg']}); "
+            f"{path} is not a profile of this version ({place}: {first['msg']}); "
             "write one with: posestream profile … --json FILE"
         ) from None

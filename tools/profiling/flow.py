@@ -1,4 +1,4 @@
-"""The closed sum: what became of every packet that was read."""
+"""The closed sum: where every packet that was read has gone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tools.profiling.document import Flow, Unaccounted
 
 
 def flow_of(graph: Graph, stats: RunStats) -> Flow:
-    """Of a whole run, from its beginning, on one way through the graph.
+    """Add up a whole run along one path through the graph.
 
-    It is the way to the last stage that finished fewest packets; where a stage joins several inputs, the
-    first of them. Each edge is also looked at by itself, those beside the way as well.
+    The path leads to the last stage that finished the fewest packets; where a stage joins several inputs, it
+    follows the first. The sum of every edge, on the path or not, is checked, too.
     """
     stages = {stage.name: stage for stage in stats.stages}
     edges = {edge.name: edge for edge in stats.edges}
@@ -25,7 +25,7 @@ def flow_of(graph: Graph, stats: RunStats) -> Flow:
     finished = stages[end.name].packets_out
     dropped: Counter[str] = Counter()
     in_flight = 0
-    for node in _way(graph, end):
+    for node in _path(graph, end):
         places: list[StageStats | EdgeStats] = [stages[node.name]]
         if node.after:
             places.append(edges[f"{node.after[0]} → {node.name}"])
@@ -44,8 +44,8 @@ def flow_of(graph: Graph, stats: RunStats) -> Flow:
     )
 
 
-def _way(graph: Graph, end: Node) -> Iterator[Node]:
-    """From a last stage back to the source."""
+def _path(graph: Graph, end: Node) -> Iterator[Node]:
+    """Walk from a last stage back to the source."""
     node = end
     while node.after:
         yield node

@@ -1,22 +1,23 @@
-"""How figures are written in all views of a profile."""
+"""Numbers of a profile as text, and values that several views derive from it."""
 
 from __future__ import annotations
 
 import math
 
 from pipeline.measurement.faults import Fault
+from pipeline.measurement.stats import Shares
 from tools.profiling.document import Profile, Stage
 
 STATES = {
     "computing": "its own threads compute",
-    "waiting": "at work, but for an engine's threads, a device, a lock, a processor",
-    "blocked": "waits for room behind it",
+    "waiting": "at work, but waits for an engine's threads, a device, a lock or a core",
+    "blocked": "waits for room in the queue of the next stage",
     "idle": "has nothing to do",
 }
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, whole from a hundred on; nothing where there is none."""
+    """Format a number with so many significant digits, at most two decimals; None gives an empty text."""
     if value is None or not math.isfinite(value):
         return ""
     if value == 0:
@@ -26,12 +27,12 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def figures(*values: float | None, digits: int = 2) -> str:
-    """Several of them, as in 3.1 / 9.0 / 12."""
+    """Format several numbers, as in 3.1 / 9.0 / 12."""
     return " / ".join(figure(value, digits) for value in values)
 
 
 def percent(share: float | None) -> str:
-    """A share of 0..1, to the whole percent; below one, a digit more."""
+    """Format a share of 0..1 as whole percent, below 1 % with one decimal."""
     if share is None or not math.isfinite(share):
         return ""
     if share and abs(share) < 0.00095:
@@ -40,54 +41,51 @@ def percent(share: float | None) -> str:
 
 
 def count(n: int, thing: str) -> str:
-    """So many of a thing: 1 stream, 12 streams."""
+    """Format a count of things: 1 stream, 12 streams."""
     return f"{n:,} {thing if n == 1 else thing + 's'}"
 
 
 def shares(stage: Stage) -> dict[str, float]:
-    """How a stage spent its time, by `STATES`; they add up to 1, unless the profile's own do not."""
-    computing = min(stage.computing, stage.busy)
-    return {
-        "computing": computing,
-        "waiting": stage.busy - computing,
-        "blocked": stage.blocked,
-        "idle": stage.idle,
-    }
+    """How a stage spent its time, by the names in `STATES`."""
+    spent = Shares(stage.busy, min(stage.computing, stage.busy), stage.blocked, stage.idle)
+    return {state: getattr(spent, state) for state in STATES}
 
 
 def work_ms(stage: Stage, seconds: float) -> float:
-    """How long it was at work for a packet, in ms of one worker."""
+    """Time at work per packet, in ms of one worker."""
     return 1e3 * stage.busy * stage.workers * seconds / max(stage.packets_in or stage.packets_out, 1)
 
 
 def cpu_ms(stage: Stage, seconds: float) -> float:
-    """Processor time of its own threads for a packet, in ms."""
+    """Processor time of the stage's own threads per packet, in ms."""
     return 1e3 * stage.cores * seconds / max(stage.packets_in or stage.packets_out, 1)
 
 
 def cpu_per_frame_ms(profile: Profile) -> float:
-    """Processor time of the run's processes for a finished frame, in ms."""
+    """Processor time of the run's processes per finished frame, in ms."""
     return 1e3 * profile.use.cores / profile.fps if profile.fps else 0.0
 
 
 def age_p99_ms(profile: Profile) -> float:
-    """The p99 of the stream whose frames are oldest."""
+    """The p99 of the age, of the stream whose frames are oldest."""
     return max((stream.age_p99_ms for stream in profile.streams), default=0.0)
 
 
 def dropped(profile: Profile) -> int:
-    """Packets of the whole run that were lost, for whatever reason."""
+    """Packets that were dropped in the whole run, for whatever reason."""
     return sum(profile.flow.dropped.values())
 
 
 def closed_sum(profile: Profile) -> str:
-    """The flow as a sum, and whether it comes out even."""
+    """The flow as a sum, and whether it adds up."""
     flow = profile.flow
-    said = f"{flow.finished:,} finished + {dropped(profile):,} dropped + {flow.in_flight:,} in flight"
+    parts = f"{flow.finished:,} finished + {dropped(profile):,} dropped + {flow.in_flight:,} in flight"
     if flow.closed:
-        return f"{flow.read:,} read = {said}"
+        return f"{flow.read:,} read = {parts}"
     faults = [Fault(one.stage, one.stream, one.kind, one.packets).found for one in flow.unaccounted]
-    return f"{flow.read:,} read ≠ {said}: packets are unaccounted for" + "".join(f"; {one}" for one in faults)
+    return f"{flow.read:,} read ≠ {parts}: packets are unaccounted for" + "".join(
+        f"; {one}" for one in faults
+    )
 
 
 def measured(profile: Profile) -> str:
@@ -106,10 +104,10 @@ def when(profile: Profile) -> str:
 
 
 def named_settings(profile: Profile) -> str:
-    """What a sweep set for this run: streams=4 batch=8."""
+    """What a sweep set for this measurement: streams=4 batch=8."""
     return " ".join(f"{name}={value}" for name, value in profile.settings.items())
 
 
 def best(profiles: list[Profile]) -> Profile:
-    """The point of a sweep that gave the most frames a second."""
+    """The point of a sweep with the most frames/s."""
     return max(profiles, key=lambda profile: profile.fps)

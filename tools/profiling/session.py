@@ -1,4 +1,4 @@
-"""A measurement: a graph is run as it would be anyway, looked at for a while, drained, and summed up."""
+"""A measurement: run a graph as usual, measure it for a while, let it finish, and write up its profile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.measurement.stats import RunStats
 from pipeline.operator import Source
 from pipeline.run import Run, make_run
 from pipeline.running import Running
-from tools.profiling.bounds import Lone
+from tools.profiling.bounds import IsolatedBench
 from tools.profiling.document import Profile
 from tools.profiling.machine.gpus import load_nvml
 from tools.profiling.machine.usage import UseSampler
@@ -27,30 +27,30 @@ from tools.profiling.summary import Window, write_up
 from tools.run import check_weights
 
 TICK_S = 0.1
-FIRST_FRAME_S = 10.0  # until the first frame has left, before warming up begins
-DRAIN_S = 30.0  # until what was read is finished; then it is thrown away
-ABORT_S = 5.0  # until that is done; then the run is left behind
+FIRST_FRAME_S = 10.0  # longest wait for the first finished frame, before the warm-up
+DRAIN_S = 30.0  # longest wait until the frames that were read are finished; then the run is aborted
+ABORT_S = 5.0  # longest wait for an aborted run; then it is left behind
 
-Said = Callable[[str, float | None], None]  # what is going on, and how much of it is done, 0..1
+OnProgress = Callable[[str, float | None], None]  # what is going on; how much of it is done, 0..1 or None
 
 
 class NothingMeasuredError(PipelineError):
-    """It was ended before anything could be measured."""
+    """The measurement was stopped before it began."""
 
 
-class Ending:
-    """How others end a measurement: `stop` judges what was measured so far, `abort` waits for nothing."""
+class StopRequest:
+    """Lets another thread end a measurement early; what was measured until then is judged."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self.aborted = threading.Event()
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Measure no more, and finish the frames that were read."""
         self.stopped.set()
 
     def abort(self) -> None:
-        """Nor finish what was read."""
+        """Measure no more, and throw away the frames that were read."""
         self.stopped.set()
         self.aborted.set()
 
@@ -58,30 +58,30 @@ class Ending:
 def measure(
     settings: Settings,
     *,
-    ending: Ending | None = None,
-    lone: Lone | None = None,
-    said: Said = lambda *_: None,
+    stop: StopRequest | None = None,
+    isolated: IsolatedBench | None = None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Profile:
-    """Run the graph, and say where the time goes.
+    """Run the graph and measure where its time goes.
 
-    The graph's own sinks write where it says; no others are added. Files are played over and over. `lone`
-    keeps what it has measured from one measurement to the next.
+    The graph's own sinks write as usual; no others are added. Files are played in a loop. `isolated`
+    remembers what it has measured, so that several measurements can share it.
 
     Raises:
-        ConfigError, SourceError, AssetError, EngineError: before anything runs.
-        NothingMeasuredError: it was ended too early.
+        ConfigError, SourceError, AssetError, EngineError: the graph cannot run; nothing was started.
+        NothingMeasuredError: it was stopped too early.
         PosestreamError: the run failed.
     """
-    ending = ending or Ending()
+    stop = stop or StopRequest()
     graph = prepare(settings)
     sources = repeated(settings.sources, settings.streams)
     nvml = load_nvml()
     with tempfile.TemporaryDirectory(prefix="posestream-profile-") as folder:
         recorder = Recorder(Path(folder), trace=settings.trace is not None, sample_hz=settings.sample_hz)
         running = _make(settings, graph, sources, recorder)
-        watch = _Watch(settings, running, ending, said)
+        watch = _Watch(settings, running, stop, on_progress)
         use = UseSampler(watch.finished, nvml)
-        said("opening the operators", None)
+        on_progress("opening the operators", None)
         running.start()
         try:
             window = watch.measure(use)
@@ -94,7 +94,7 @@ def measure(
         if settings.trace:
             from tools.profiling.recording.trace import write_trace
 
-            said("writing the trace", None)
+            on_progress("writing the trace", None)
             write_trace(Path(folder), settings.trace, (window.start_ns, window.end_ns))
         return write_up(
             settings,
@@ -103,21 +103,22 @@ def measure(
             window,
             running.stats(),
             Path(folder),
-            lone=lone or Lone(ending.stopped, lambda what: said(f"measuring {what}", None)),
+            isolated=isolated
+            or IsolatedBench(stop.stopped, lambda what: on_progress(f"measuring {what}", None)),
             notes=watch.notes,
         )
 
 
 def prepare(settings: Settings) -> Graph:
-    """The graph as it is going to run: a decoder plays files over and over, unless it is told otherwise.
+    """Load and check the graph; its decoder plays files in a loop unless the settings say otherwise.
 
     Raises:
-        ConfigError, AssetError, EngineError: it cannot run.
+        ConfigError, AssetError, EngineError: the graph cannot run.
         SourceError: a source cannot be read.
     """
     graph = load_graph(settings.graph, settings.changes)
     if len(graph.nodes) == 1:
-        raise ConfigError(f"{graph.where}: it only decodes; take a graph that does something with the frames")
+        raise ConfigError(f"{graph.where}: the graph only decodes; give one that also works on the frames")
     check_weights(graph)
     source = graph.source.make()
     assert isinstance(source, Source)  # Graph has checked it
@@ -131,15 +132,15 @@ def prepare(settings: Settings) -> Graph:
 
 
 def repeated(sources: Mapping[str, str], streams: int | None) -> dict[str, str]:
-    """So many of the sources: the first ones, or all in turn and again under further names."""
+    """Take the first `streams` sources; if there are fewer, repeat them in turn under new names."""
     if streams is None:
         return dict(sources)
     named: dict[str, str] = {}
     for name, uri in islice(cycle(sources.items()), streams):
-        free = name if name not in named else next(
-            further for n in count(2) if (further := f"{name}-{n}") not in named and further not in sources
+        unused = name if name not in named else next(
+            new for n in count(2) if (new := f"{name}-{n}") not in named and new not in sources
         )  # fmt: skip
-        named[free] = uri
+        named[unused] = uri
     return named
 
 
@@ -147,78 +148,79 @@ def _make(settings: Settings, graph: Graph, sources: Mapping[str, str], recorder
     if not settings.live:
         return make_run(graph, sources, processes=settings.processes, tracer=recorder)
     if settings.processes not in (None, 1):
-        raise ConfigError("--live runs in one process, as `attach` does; leave out --processes")
+        raise ConfigError("--live runs in one process, as `posestream attach` does; leave out --processes")
     return Run(graph, sources, live=True, max_age_s=settings.max_age_s, tracer=recorder)
 
 
 class _Watch:
-    """Follows a run from its start to its end."""
+    """Watches a run from its start to its end."""
 
-    def __init__(self, settings: Settings, running: Running, ending: Ending, said: Said):
+    def __init__(self, settings: Settings, running: Running, stop: StopRequest, on_progress: OnProgress):
         self.notes: list[str] = []
-        self._settings, self._running, self._ending, self._said = settings, running, ending, said
-        self._stats: RunStats | None = None  # of lately
+        self._settings, self._running = settings, running
+        self._stop, self._on_progress = stop, on_progress
+        self._stats: RunStats | None = None  # the last snapshot that `finished` took
 
     def finished(self) -> int:
-        """How many frames have left the graph until now."""
+        """Count the frames that have left the graph so far."""
         self._stats = self._running.stats()
         return self._stats.finished
 
     def measure(self, use: UseSampler) -> Window:
-        """Warm up, then let time pass; what was done in it.
+        """Warm up, then measure for as long as the settings say.
 
         Raises:
-            NothingMeasuredError, ConfigError: nothing was, since it ended before.
+            NothingMeasuredError, ConfigError: the run ended in the warm-up.
         """
         settings, running = self._settings, self._running
-        self._let_pass("waiting for the first frame", FIRST_FRAME_S, until=lambda: self.finished() > 0)
-        self._let_pass("warming up", settings.warmup_s)
+        self._wait("waiting for the first frame", FIRST_FRAME_S, until=lambda: self.finished() > 0)
+        self._wait("warming up", settings.warmup_s)
         start_ns, before = time.monotonic_ns(), running.stats()
-        if self._over():
-            self._say_why_not(before)
+        if self._must_end():
+            self._raise_nothing_measured(before)
         use.start()
-        self._let_pass("measuring", settings.seconds, until=lambda: self._ended(self._stats))
+        self._wait("measuring", settings.seconds, until=lambda: self._a_stream_ended(self._stats))
         used = use.stop()
         window = Window(start_ns, time.monotonic_ns(), before, running.stats(), used)
-        if self._ended(window.after):
+        if self._a_stream_ended(window.after):
             read_s = window.after.run_ns / 1e9
-            self.notes.append(f"a source ended {read_s:.1f} s after it began, and with it the measurement")
+            self.notes.append(f"the measurement ended with a source, {read_s:.1f} s after reading began")
         return window
 
     def drain(self) -> bool:
-        """Stop reading and let the run finish; False if it does not even end when it is aborted."""
-        self._said("finishing what was read", None)
+        """Stop reading and let the run finish; False if it does not end even when it is aborted."""
+        self._on_progress("finishing the frames that were read", None)
         self._running.stop()
         deadline = time.monotonic() + DRAIN_S
         while not self._running.wait(TICK_S):
-            if self._ending.aborted.is_set() or time.monotonic() > deadline:
+            if self._stop.aborted.is_set() or time.monotonic() > deadline:
                 self._running.abort()
                 if self._running.wait(ABORT_S):
                     break
-                self.notes.append("a stage does not end: what it holds is in flight for ever")
+                self.notes.append("a stage does not end: the packets that it holds stay in flight")
                 return False
         return True
 
-    def _let_pass(self, what: str, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+    def _wait(self, what: str, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         start = time.monotonic()
-        while (passed := time.monotonic() - start) < seconds and not self._over() and not until():
-            self._said(what, passed / seconds)
+        while (passed := time.monotonic() - start) < seconds and not self._must_end() and not until():
+            self._on_progress(what, passed / seconds)
             self._running.wait(min(TICK_S, seconds - passed))
 
-    def _over(self) -> bool:
-        return self._ending.stopped.is_set() or self._running.wait(0)
+    def _must_end(self) -> bool:
+        return self._stop.stopped.is_set() or self._running.wait(0)
 
     @staticmethod
-    def _ended(stats: RunStats | None) -> bool:
-        """Whether a stream had ended by then: less is read from there on."""
+    def _a_stream_ended(stats: RunStats | None) -> bool:
+        """Whether a stream had ended: from then on less is read, so the measurement ends, too."""
         return stats is not None and any(stream.ended for stream in stats.streams)
 
-    def _say_why_not(self, stats: RunStats) -> None:
+    def _raise_nothing_measured(self, stats: RunStats) -> None:
         if self._running.failure:
             raise self._running.failure
-        if self._ending.stopped.is_set():
-            raise NothingMeasuredError("it was ended before anything was measured")
+        if self._stop.stopped.is_set():
+            raise NothingMeasuredError("the measurement was stopped before it began")
         read = sum(stream.read for stream in stats.streams)
         raise ConfigError(
-            f"the sources ended after {read} frames, in the warm-up: give longer ones, or --warmup 0"
+            f"the sources ended after {read} frames, in the warm-up: give longer ones, or set --warmup 0"
         )

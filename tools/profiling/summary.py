@@ -1,4 +1,4 @@
-"""Sums up what was seen of a run: the document of a profile, from counted figures and recorded calls."""
+"""Writes the document of a profile, from the snapshots of a run and the calls that were recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.graph import Graph
 from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
-from tools.profiling.bounds import Decoded, Lone, bound
+from tools.profiling.bounds import Decoded, IsolatedBench, bound
 from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.flow import flow_of
 from tools.profiling.machine.hardware import this_machine
@@ -21,12 +21,12 @@ from tools.profiling.verdict import judge
 from tools.views import fill
 
 MB = 1e6
-APART = 0.05  # of the frames; less is what lies between the stages
+APART = 0.05  # smaller differences are frames on their way between the stages, or noise
 
 
 @dataclass(frozen=True)
 class Window:
-    """What was measured: the figures at its beginning and at its end, and what was used in it."""
+    """What was measured: the snapshots at its beginning and at its end, and the use of the machine."""
 
     start_ns: int  # monotonic
     end_ns: int
@@ -43,12 +43,12 @@ def write_up(
     final: RunStats,
     folder: Path,
     *,
-    lone: Lone,
+    isolated: IsolatedBench,
     notes: Sequence[str],
 ) -> Profile:
-    """The profile of a run that has ended with the figures `final`; its recorder wrote to `folder`.
+    """Write the profile of a run that ended with the snapshot `final`; its recorder wrote to `folder`.
 
-    With `settings.bound`, models and decoding are measured alone now.
+    With `settings.bound`, models and decoding are now measured in isolation.
     """
     recorded = read_recorded(folder).between(window.start_ns, window.end_ns)
     stats = window.after.since(window.before)
@@ -73,8 +73,8 @@ def write_up(
         places=_places(recorded, stages, seconds),
     )
     best = None
-    if settings.bound and frames and not lone.ended:
-        best = _bound(measured, recorded, stats, sources, lone)
+    if settings.bound and frames and not isolated.stopped:
+        best = _bound(measured, recorded, stats, sources, isolated)
     return Profile(
         command=settings.command,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,13 +96,17 @@ def write_up(
         engines=engines,
         edges=edges,
         streams=[fill(Stream, stream) for stream in stats.streams],
-        notes=[*notes, *_ends_apart(graph, stages), *_beyond(best)],
+        notes=[*notes, *_uneven_ends(graph, stages), *_above_bound(best)],
         stacks=dict(recorded.stacks),
     )
 
 
 def _bound(
-    measured: Measured, recorded: Recorded, stats: RunStats, sources: Mapping[str, str], lone: Lone
+    measured: Measured,
+    recorded: Recorded,
+    stats: RunStats,
+    sources: Mapping[str, str],
+    isolated: IsolatedBench,
 ) -> Bound | None:
     read = {stream.name: stream.read for stream in stats.streams}
     return bound(
@@ -114,24 +118,28 @@ def _bound(
         fps=measured.fps,
         seconds=stats.seconds,
         cores=measured.cores,
-        lone=lone,
+        isolated=isolated,
     )
 
 
-def _beyond(best: Bound | None) -> list[str]:
-    """A bound cannot be beaten: what it is made of was not measured alone."""
+def _above_bound(best: Bound | None) -> list[str]:
+    """No run can be faster than its bound: then the parts were not measured in isolation."""
     if best is None or best.share <= 1 + APART:
         return []
-    return ["it is faster than its bound, so others took processors while that was measured: measure again"]
+    return [
+        "it is faster than its bound: other programs used the cores while that was measured; measure again"
+    ]
 
 
-def _ends_apart(graph: Graph, stages: Sequence[Stage]) -> list[str]:
-    """Where a branch loses frames, what `frames/s` counts is not what the others finished."""
+def _uneven_ends(graph: Graph, stages: Sequence[Stage]) -> list[str]:
+    """Where one branch loses frames, `frames/s` is lower than what the other branches finished."""
     ends = {stage.name: stage.packets_in for stage in stages if not graph.consumers(graph.node(stage.name))}
     if max(ends.values()) - min(ends.values()) <= APART * max(ends.values()):
         return []
     each = ", ".join(f"{name} {packets}" for name, packets in ends.items())
-    return [f"the last stages took different numbers of frames ({each}); those that left all of them count"]
+    return [
+        f"the last stages took different numbers of frames ({each}); a frame counts once it left all of them"
+    ]
 
 
 def _stage(graph: Graph, stats: StageStats, recorded: Recorded, *, held_up: bool) -> Stage:
@@ -181,7 +189,7 @@ def _places(recorded: Recorded, stages: Sequence[Stage], seconds: float) -> list
 
 
 def _engines(recorded: Recorded, stages: Sequence[Stage]) -> list[Engine]:
-    """As they were used; a frame counts for a stage that has taken it, whatever became of it later."""
+    """The engines as each stage used them, per frame that the stage took, even if it was dropped later."""
     taken = {stage.name: max(stage.packets_in or stage.packets_out, 1) for stage in stages}
     return [
         Engine(

@@ -1,4 +1,4 @@
-"""A sweep: the same measurement with every combination of some settings."""
+"""A sweep: the same measurement with every combination of the given settings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.definition.options import options_model
 from pipeline.errors import ConfigError, PosestreamError
 from pipeline.graph import Graph, nearest
 from pipeline.node import Node
-from tools.profiling.bounds import Lone
+from tools.profiling.bounds import IsolatedBench
 from tools.profiling.document import Profile
-from tools.profiling.session import Ending, NothingMeasuredError, Said, measure
+from tools.profiling.session import NothingMeasuredError, OnProgress, StopRequest, measure
 from tools.profiling.settings import Settings
 
-NUMBERS = ("streams", "processes")  # of the run; all else is of nodes
+NUMBERS = ("streams", "processes")  # settings of the run; the others are options of nodes
 NAMES = (*NUMBERS, "batch", "backend")
 
-Point = Mapping[str, str]  # setting: value, as they were given
+Point = Mapping[str, str]  # setting: value, as given on the command line
 
 
 @dataclass(frozen=True)
@@ -34,37 +34,37 @@ class Failed:
     error: PosestreamError
 
 
-def read_points(told: Iterable[str]) -> list[dict[str, str]]:
-    """All combinations of `streams=1,2,4`, `batch=1,4`, `detect.every=1,5` …, the last one varying fastest.
+def read_points(texts: Iterable[str]) -> list[dict[str, str]]:
+    """Combine all values of `streams=1,2,4`, `batch=1,4`, `detect.every=1,5` …; the last one varies fastest.
 
-    A text may hold several, with spaces between them.
+    A text may hold several settings, with spaces between them.
 
     Raises:
-        ConfigError: not of that form, or one is given twice.
+        ConfigError: a setting is not of that form, or is given twice.
     """
     values: dict[str, list[str]] = {}
-    for word in " ".join(told).split():
-        name, given, listed = word.partition("=")
+    for word in " ".join(texts).split():
+        name, equals, listed = word.partition("=")
         parts = listed.split(",")
-        if not given or not all(parts):
+        if not equals or not all(parts):
             raise ConfigError(f"--sweep {word}: expected NAME=VALUE,VALUE,…, as in streams=1,2,4")
         if name not in NAMES and "." not in name:
             raise ConfigError(
                 f"--sweep {word}: no setting {name!r}; {nearest(name, list(NAMES))} (or NODE.OPTION)"
             )
         if name in values:
-            raise ConfigError(f"--sweep {word}: {name} is given twice; list all of its values in one")
+            raise ConfigError(f"--sweep {word}: {name} is given twice; list all of its values at once")
         if name in NUMBERS and not all(part.isdigit() and int(part) for part in parts):
-            raise ConfigError(f"--sweep {word}: expected numbers from 1")
+            raise ConfigError(f"--sweep {word}: expected whole numbers from 1")
         values[name] = parts
     return [dict(zip(values, point, strict=True)) for point in product(*values.values())]
 
 
 def settings_at(base: Settings, point: Point) -> Settings:
-    """The settings of a measurement at this point.
+    """Return the settings of the measurement at this point.
 
     Raises:
-        ConfigError: the graph has nothing that a setting could be set of.
+        ConfigError: no node of the graph has the option of a setting.
     """
     graph = load_graph(base.graph, base.changes)
     changes: dict[str, Any] = dict(base.changes)
@@ -81,16 +81,16 @@ def sweep(
     base: Settings,
     points: Sequence[Point],
     *,
-    ending: Ending,
-    said: Said = lambda *_: None,
-    measured: Callable[[Profile | Failed], None] = lambda _: None,
+    stop: StopRequest,
+    on_progress: OnProgress = lambda *_: None,
+    on_result: Callable[[Profile | Failed], None] = lambda _: None,
 ) -> list[Profile | Failed]:
-    """Measure at all points, one behind the other; what fails at one does not keep the others from it.
+    """Measure at all points, one after the other; a point that fails does not stop the others.
 
     Raises:
-        PosestreamError: all of them failed; the first one's.
+        PosestreamError: all points failed; this is the first one's error.
     """
-    lone = Lone(ending.stopped, lambda what: said(f"measuring {what}", None))
+    isolated = IsolatedBench(stop.stopped, lambda what: on_progress(f"measuring {what}", None))
     results: list[Profile | Failed] = []
     for number, point in enumerate(points, 1):
         where = f"{number}/{len(points)} {' '.join(f'{name}={value}' for name, value in point.items())}"
@@ -98,17 +98,17 @@ def sweep(
         try:
             result = measure(
                 settings_at(base, point),
-                ending=ending,
-                lone=lone,
-                said=lambda what, share, where=where: said(f"{where}: {what}", share),  # type: ignore[misc]
+                stop=stop,
+                isolated=isolated,
+                on_progress=lambda what, share, where=where: on_progress(f"{where}: {what}", share),  # type: ignore[misc]
             )
         except NothingMeasuredError:
             break
         except PosestreamError as error:
             result = Failed(point, error)
         results.append(result)
-        measured(result)
-        if ending.stopped.is_set():
+        on_result(result)
+        if stop.stopped.is_set():
             break
     failed = [result for result in results if isinstance(result, Failed)]
     if failed and len(failed) == len(results):
@@ -117,7 +117,7 @@ def sweep(
 
 
 def as_json(results: Iterable[Profile | Failed]) -> str:
-    """A list of profiles; of a point that failed only its settings and the error."""
+    """Write the profiles as a JSON list; a point that failed has only its settings and the error."""
     listed = [
         {"settings": dict(result.swept), "error": str(result.error)}
         if isinstance(result, Failed)
@@ -128,9 +128,9 @@ def as_json(results: Iterable[Profile | Failed]) -> str:
 
 
 def _targets(graph: Graph, name: str) -> list[str]:
-    """The options that `batch` or `backend` stands for in a graph."""
-    suits = _batches_a_model if name == "batch" else _has_backend
-    found = [node.name for node in graph.nodes if suits(node)]
+    """Return the options of a graph that `batch` or `backend` stands for."""
+    has_it = _batches_a_model if name == "batch" else _has_backend
+    found = [node.name for node in graph.nodes if has_it(node)]
     if not found:
         what = "runs a model in batches" if name == "batch" else "has the option `backend`"
         raise ConfigError(f"--sweep {name}=…: no node of {graph.where} {what}; leave it out")
@@ -149,4 +149,4 @@ def _parsed(name: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"--sweep {name}=…: {value!r} is no YAML value") from None
+        raise ConfigError(f"--sweep {name}=…: {value!r} is not a YAML value") from None

@@ -1,4 +1,4 @@
-"""A profile in the terminal: what limits, then where the time goes; in 80 columns."""
+"""A profile in the terminal, in 80 columns: first what limits the run, then where the time goes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tools.profiling.number_format import (
     work_ms,
 )
 
-STREAMS_SHOWN = 16  # of more, those with the oldest frames
-WORDS = {"dropped, why", "limited by", ""}  # columns that hold them wherever they stand
+STREAMS_SHOWN = 16  # if there are more, those with the oldest frames
+TEXT_COLUMNS = {"dropped, why", "limited by", ""}  # hold text wherever they stand; other columns hold numbers
 
 
 def print_profile(profile: Profile, console: Console) -> None:
-    """All of it that fits a terminal; the JSON and the HTML say the rest."""
+    """Print what fits a terminal; the JSON and the HTML report hold the rest."""
     _print_verdict(profile, console)
     for heading, table in (
         ("stages: how they spend their time", _times(profile)),
         ("stages: how long a packet waits and takes, ms", _latencies(profile)),
-        ("stages: what they take", _costs(profile)),
+        ("stages: what they use", _costs(profile)),
         ("batches", _batches(profile)),
         ("engines", _engines(profile)),
         (_streams_heading(profile), _streams(profile)),
@@ -47,7 +47,7 @@ def print_profile(profile: Profile, console: Console) -> None:
 
 
 def print_sweep(profiles: Sequence[Profile], console: Console) -> None:
-    """A row a point of a sweep, the one with the most frames a second marked with `best`."""
+    """Print a row for each point of a sweep; the one with the most frames/s is marked `best`."""
     first, winner = profiles[0], best(list(profiles))
     say(console, f"{first.graph}: {count(len(profiles), 'point')}", style="bold")
     swept = list(dict.fromkeys(name for profile in profiles for name in profile.settings))
@@ -66,23 +66,23 @@ def print_sweep(profiles: Sequence[Profile], console: Console) -> None:
             style="bold" if profile is winner else None,
         )
     console.print(table)
-    say(console, "ms/frame: processor time of all processes for a frame", style="dim")
+    say(console, "ms/frame: processor time of all processes per frame", style="dim")
 
 
 def limited_by(verdict: Verdict) -> str:
-    """In a word or two."""
+    """Name the limit in a word or two."""
     if verdict.kind == "processor" and verdict.stage:
         return f"processor, {verdict.stage}"
     return verdict.stage or verdict.kind
 
 
 def bound_said(bound: Bound, fps: float) -> str:
-    """The bound, ours as a share of it, and the limits that it is the lowest of."""
+    """Describe the bound: the run's share of it, and the limits of which it is the lowest."""
     limits = sorted(bound.limits.items(), key=lambda item: item[1])
-    said = ", ".join(f"{name} {figure(value)}" for name, value in limits)
+    listed = ", ".join(f"{name} {figure(value)}" for name, value in limits)
     return (
         f"{figure(fps)} frames/s are {percent(bound.share)} of the bound of {figure(bound.fps)} frames/s, "
-        f"the lowest limit of: {said}."
+        f"the lowest of these limits: {listed}."
     )
 
 
@@ -176,7 +176,7 @@ def _costs(profile: Profile) -> Table:
 
 
 def lost_at(profile: Profile, stage: str) -> dict[str, int]:
-    """What was dropped by a stage and on the edges that lead to it: reason to packets."""
+    """Packets that a stage set aside and that were dropped on the edges to it, by reason."""
     lost: dict[str, int] = {}
     dropped = [s.dropped for s in profile.stages if s.name == stage]
     for reasons in dropped + [e.dropped for e in profile.edges if e.consumer == stage]:
@@ -267,25 +267,25 @@ def _print_flow(profile: Profile, console: Console) -> None:
 
 def _print_machine(profile: Profile, console: Console) -> None:
     use, machine = profile.use, profile.machine
-    said = f"the run kept {figure(use.cores)} of {machine.cores} cores busy"
+    summary = f"the run kept {figure(use.cores)} of {machine.cores} cores busy"
     if use.cores_all is not None:
-        said += f", all programs together {figure(use.cores_all)}"
-    said += f"; memory {figure(use.memory_mb)} MB, {figure(use.memory_before_mb)} MB before opening"
+        summary += f", all programs together {figure(use.cores_all)}"
+    summary += f"; memory {figure(use.memory_mb)} MB, {figure(use.memory_before_mb)} MB before it began"
     if use.lock_wait_ms is not None:
-        said += f"; a thread waits {figure(use.lock_wait_ms, 2)} ms for Python's lock"
-    say(console, said)
+        summary += f"; a thread waits {figure(use.lock_wait_ms, 2)} ms for Python's interpreter lock"
+    say(console, summary)
     for gpu in use.gpus:
         for why, share in gpu.throttling.items():
-            say(console, f"{gpu.name} was held back ({why}) for {percent(share)} of the time")
+            say(console, f"{gpu.name} was throttled ({why}) for {percent(share)} of the time")
     say(console, f"{machine.processor}, {machine.system}, Python {machine.python}", style="dim")
 
 
 def figures_table(*columns: str, text: int = 1) -> Table:
-    """A table whose first `text` columns are words, which may be folded, and the others figures."""
+    """Make a table whose first `text` columns hold text, which may be folded, and the others numbers."""
     table = _plain()
     for n, name in enumerate(columns):
-        words = n < text or name in WORDS
-        table.add_column(name, overflow="fold", justify="left" if words else "right", no_wrap=not words)
+        is_text = n < text or name in TEXT_COLUMNS
+        table.add_column(name, overflow="fold", justify="left" if is_text else "right", no_wrap=not is_text)
     return table
 
 
@@ -294,5 +294,5 @@ def _plain() -> Table:
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
-    """Print a line as it is, whatever brackets it holds; the terminal breaks it."""
+    """Print a line without interpreting markup in it; the terminal breaks it."""
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,8 @@
-"""What limits a run, judged from its figures and said in one sentence; `advice` says what to turn.
+"""What limits a run, judged from its measurements, in one sentence; `advice` says what to change.
 
-A stage that is at work all of the time is the limit: what is before it waits for room, what is behind it has
-nothing to do. Whether it computes or waits tells what would help. Where the processors are full, all stages
-look busy, and the one that takes most of them is the one to look at.
+A stage that is at work all of the time is the limit: the stages before it wait for room, the stages behind
+it are idle. What helps depends on whether it computes or waits. Where all cores are busy, every stage looks
+busy, and the stage that uses most of them is named.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from tools.profiling import advice
 from tools.profiling.document import Kind, Place, Stage, Verdict
 from tools.profiling.measurements import Measured
 
-SATURATED = 0.85  # of the time at work: a stage that is the limit
-FULL = 0.9  # of the processors busy
+SATURATED = 0.85  # share of the time at work above which a stage is the limit
+FULL = 0.9  # share of the cores that are busy above which the cores are the limit
 MOSTLY = 0.5
-DROPS = 0.01  # of the packets; fewer are no sign of a limit
-LOCK_WAIT_MS = 2.0  # for the interpreter lock, which whoever holds it gives away after 5 ms
-PLACES = 3
-SEEN = 0.05  # of the time; a stage that stands somewhere for less does not wait there
-ADVICE = 3
+DROPS = 0.01  # share of the packets; fewer drops are no sign of a limit
+LOCK_WAIT_MS = 2.0  # wait for the interpreter lock; its holder must release it after 5 ms
+PLACES = 3  # lines that are shown
+SEEN = 0.05  # share of the time; a stage that stands still at a line for less does not wait there
+ADVICE = 3  # pieces of advice that are given
 
 
 def judge(measured: Measured) -> Verdict:
@@ -48,91 +48,93 @@ def judge(measured: Measured) -> Verdict:
     return verdict
 
 
-# What is seen
+# Signs
 
 
 def _stuck(measured: Measured) -> Stage | None:
-    """The last stage that has packets before it and took none all the time."""
-    held = {edge.consumer for edge in measured.edges if edge.in_flight_before and edge.in_flight}
+    """The last stage that took no packet in the whole window although packets waited for it."""
+    waited_for = {edge.consumer for edge in measured.edges if edge.in_flight_before and edge.in_flight}
     taken = {edge.consumer for edge in measured.edges if edge.delivered}
-    standing = [stage for stage in measured.stages[1:] if stage.name in held - taken]
-    return standing[-1] if standing else None
+    stuck = [stage for stage in measured.stages[1:] if stage.name in waited_for - taken]
+    return stuck[-1] if stuck else None
 
 
 def _waits(measured: Measured, stage: Stage) -> bool:
-    """Whether a stage mostly waits for something that is neither a processor nor its model."""
+    """Whether a stage mostly waits, for neither a core nor its model."""
     waiting = (stage.busy - stage.computing) * stage.workers - (measured.use.starved or 0.0)
     outside_model = (stage.busy - stage.engine) * stage.workers
     return min(waiting, outside_model) > MOSTLY * stage.busy * stage.workers
 
 
 def _lock_is_full(measured: Measured) -> bool:
-    """Whether threads want to run Python more than one at a time can.
+    """Whether more threads want to run Python than the interpreter lock lets run.
 
-    The wait alone does not tell: it is also long where whoever holds the lock has no processor.
+    A long wait alone does not prove it: it is also long if the thread that holds the lock has no core.
     """
     wanted = measured.python_cores >= SATURATED * measured.processes
     return wanted and (measured.use.lock_wait_ms or 0.0) >= LOCK_WAIT_MS
 
 
-# What is said
+# Verdicts
 
 
-def _verdict(measured: Measured, kind: Kind, stage: Stage, said: str, helps: Sequence[str]) -> Verdict:
-    helps = [*advice.others(measured), *helps]
+def _verdict(measured: Measured, kind: Kind, stage: Stage, sentence: str, helps: Sequence[str]) -> Verdict:
+    helps = [*advice.other_programs(measured), *helps]
     return Verdict(
-        kind=kind, stage=stage.name, said=said, advice=helps[:ADVICE], places=_places(measured, stage)
+        kind=kind, stage=stage.name, said=sentence, advice=helps[:ADVICE], places=_places(measured, stage)
     )
 
 
 def _stands_still(measured: Measured, stage: Stage) -> Verdict:
-    said = f"{stage.name} stands still: packets wait before it, and it took none{_where(measured, stage)}."
-    return _verdict(measured, "waiting", stage, said, advice.what_it_waits_for(stage))
+    sentence = f"{stage.name} stands still: packets wait for it, and it took none{_where(measured, stage)}."
+    return _verdict(measured, "waiting", stage, sentence, advice.find_cause(stage))
 
 
 def _waiting(measured: Measured, stage: Stage) -> Verdict:
-    said = (
+    sentence = (
         f"{stage.name} is the limit, and it mostly waits: {_at_work(stage)} and computes for "
         f"{_percent(stage.computing / stage.busy)} of that{_where(measured, stage)}."
     )
-    return _verdict(measured, "waiting", stage, said, advice.waiting(measured, stage))
+    return _verdict(measured, "waiting", stage, sentence, advice.waiting(measured, stage))
 
 
 def _processors(measured: Measured) -> Verdict:
     cores = {stage.name: measured.cores_of(stage) for stage in measured.stages}
     most = max(measured.stages, key=lambda stage: cores[stage.name])
     share = cores[most.name] / max(sum(cores.values()), 1e-9)
-    said = (
-        f"The processors are full: {measured.use_said}, and {most.name} takes {_percent(share)} of what the "
-        "stages take."
+    sentence = (
+        f"The cores are the limit: {measured.cores_in_words}, and {most.name} uses {_percent(share)} of what "
+        "the stages use."
     )
-    return _verdict(measured, "processor", most, said, list(advice.less_work(measured, most)))
+    return _verdict(measured, "processor", most, sentence, list(advice.less_work(measured, most)))
 
 
 def _interpreter_lock(measured: Measured) -> Verdict:
     most = max(measured.stages, key=lambda stage: stage.cores)
-    said = (
-        f"Python is the limit: a thread waits {measured.use.lock_wait_ms or 0:.1f} ms for the interpreter "
-        f"lock whenever it wants to run, while {measured.use_said}; {most.name} computes most."
+    sentence = (
+        f"Python's interpreter lock is the limit: a thread waits {measured.use.lock_wait_ms or 0:.1f} ms for "
+        f"it whenever it wants to run, while {measured.cores_in_words}; {most.name} computes most."
     )
-    return _verdict(measured, "processor", most, said, advice.interpreter_lock(measured, most))
+    return _verdict(measured, "processor", most, sentence, advice.interpreter_lock(measured, most))
 
 
 def _stage(measured: Measured, stage: Stage) -> Verdict:
-    said = f"{stage.name} is the limit: {_at_work(stage)}{_in_model(stage)}, while {measured.use_said}."
+    sentence = (
+        f"{stage.name} is the limit: {_at_work(stage)}{_in_model(stage)}, while {measured.cores_in_words}."
+    )
     helps = [*advice.more_of_it(measured, stage), *advice.less_work(measured, stage)]
-    return _verdict(measured, "stage", stage, said, helps)
+    return _verdict(measured, "stage", stage, sentence, helps)
 
 
 def _order(measured: Measured, stage: Stage) -> Verdict:
     keep = "one stream keeps" if measured.streams == 1 else f"{measured.streams} streams keep"
-    said = (
-        f"The order of frames is the limit: {stage.name} takes those of a stream one behind the other, and "
-        f"{keep} it at work {_percent(stage.busy)} of the time{_in_model(stage)}, while {measured.use_said}; "
-        "more workers would not help."
+    sentence = (
+        f"The order of frames is the limit: {stage.name} takes the frames of a stream one after the other, "
+        f"and {keep} it at work {_percent(stage.busy)} of the time{_in_model(stage)}, while "
+        f"{measured.cores_in_words}; more workers would not help."
     )
     helps = [*advice.order(measured, stage), *advice.less_work(measured, stage)]
-    return _verdict(measured, "order", stage, said, helps)
+    return _verdict(measured, "order", stage, sentence, helps)
 
 
 def _live(measured: Measured) -> Verdict:
@@ -141,36 +143,38 @@ def _live(measured: Measured) -> Verdict:
     dropped = sum(worst.dropped.values()) if worst else 0
     if worst and dropped > DROPS * source.packets_out:
         stage = next(stage for stage in measured.stages if stage.name == worst.consumer)
-        said = (
-            f"{dropped} of {source.packets_out} frames were dropped before {stage.name}, though no stage is "
-            f"at work all of the time ({busiest.name} most, {_percent(busiest.busy)}): they come in bursts."
+        sentence = (
+            f"{dropped} of {source.packets_out} frames were dropped before {stage.name}, although no "
+            f"stage is at work all of the time ({busiest.name} most, {_percent(busiest.busy)}): they come in "
+            "bursts."
         )
-        return _verdict(measured, "unknown", stage, said, advice.bursts(stage))
-    said = (
-        f"The sources are the limit: all of their {measured.fps:.1f} frames/s are worked on; {busiest.name} "
-        f"is busiest, at work {_percent(busiest.busy)} of the time, and {measured.use_said}."
+        return _verdict(measured, "unknown", stage, sentence, advice.bursts(stage))
+    sentence = (
+        f"The sources are the limit: all of their {measured.fps:.1f} frames/s are processed; {busiest.name} "
+        f"is busiest, at work {_percent(busiest.busy)} of the time, and {measured.cores_in_words}."
     )
-    verdict = _verdict(measured, "sources", source, said, advice.room(measured))
-    return verdict.model_copy(update={"places": []})  # waiting for the next frame is all they do
+    verdict = _verdict(measured, "sources", source, sentence, advice.room(measured))
+    return verdict.model_copy(update={"places": []})  # a camera is expected to wait for its next frame
 
 
 def _reading(measured: Measured) -> Verdict:
     source, busiest = measured.source, measured.busiest
-    said = (
-        f"The sources are the limit: in {source.name} {_at_work(source)} and computes for "
-        f"{_percent(source.computing / source.busy)} of that, while {busiest.name}, the busiest behind it, "
-        f"is at work {_percent(busiest.busy)} of the time."
+    reader = source.name if source.workers == 1 else f"each worker of {source.name}"
+    sentence = (
+        f"The sources are the limit: {reader} is at work {_percent(source.busy)} of the time and computes "
+        f"for {_percent(source.computing / source.busy)} of that, while {busiest.name}, the busiest stage "
+        f"behind it, is at work {_percent(busiest.busy)} of the time."
     )
-    return _verdict(measured, "sources", source, said, advice.reading(measured))
+    return _verdict(measured, "sources", source, sentence, advice.reading(measured))
 
 
 def _unknown(measured: Measured) -> Verdict:
     busiest = measured.busiest
-    said = (
+    sentence = (
         f"No single part is the limit: {busiest.name} is busiest, at work {_percent(busiest.busy)} of the "
-        f"time, and {measured.use_said}."
+        f"time, and {measured.cores_in_words}."
     )
-    return _verdict(measured, "unknown", busiest, said, advice.unknown())
+    return _verdict(measured, "unknown", busiest, sentence, advice.unknown())
 
 
 def _at_work(stage: Stage) -> str:

@@ -39,6 +39,7 @@ PARTS = (
     ("blocked", "blocked", "░", "red"),
     ("idle", "idle", "·", "dim"),
 )
+ROOM_FOR_STREAMS = 6  # lines that are left for the streams before counters are shown
 QUEUE_LEVELS = " ▁▂▃▄▅▆▇█"
 STATES = {"lost": "bold red", "waiting": "yellow", "running": "green", "ended": "dim"}  # the worst first
 RANKS = {state: rank for rank, state in enumerate(STATES)}
@@ -64,11 +65,20 @@ class Picture:
         wide = console.measure(stages, options=options.update(max_width=1000)).maximum <= options.max_width
         if not wide:
             stages = _table(STAGE, rows)
-        counted = _counters(run)
-        above = Group(*self._header(), "", stages, _legend(), *counted, "", Text(printable(why), "bold"), "")
+
+        def lines(part: RenderableType) -> int:
+            return len(console.render_lines(part, options))
+
+        above = Group(*self._header(), "", stages, _legend())
+        below = Group("", Text(printable(why), "bold"), "")
+        room = None if self._height is None else max(self._height - lines(above) - lines(below), 1)
         yield above
-        room = self._height and max(self._height - len(console.render_lines(above, options)), 1)
-        yield self._streams(lambda part: len(console.render_lines(part, options)), room, wide)
+        counted = _counters(run)
+        if counted and (room is None or room - lines(counted) >= ROOM_FOR_STREAMS):
+            room = None if room is None else room - lines(counted)
+            yield counted
+        yield below
+        yield self._streams(lines, room, wide)
 
     def _streams(
         self, lines: Callable[[RenderableType], int], room: int | None, wide: bool
@@ -244,13 +254,12 @@ def _legend() -> Text:
     return legend
 
 
-def _counters(run: RunNow) -> Iterator[Text]:
-    """What the operators counted themselves since the run began; no line if they counted nothing."""
+def _counters(run: RunNow) -> Text | None:
+    """What the operators counted themselves since the run began; None if they counted nothing."""
     counted = [
         f"{stage.name} {event} {n:,}" for stage in run.stages for event, n in stage.counters.items() if n
     ]
-    if counted:
-        yield Text(printable(f"counted: {', '.join(counted)}"), "dim")
+    return Text(printable(f"counted: {', '.join(counted)}"), "dim") if counted else None
 
 
 def _queue(stage: StageNow) -> Text:

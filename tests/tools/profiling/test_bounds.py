@@ -1,4 +1,4 @@
-"""The best that bare models and decoding allow: what is measured, and what is made of it."""
+"""The bound: what is measured in isolation, and which limits follow from it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from toy_models import contract, save
 
 from operators.graph_files import load_graph
 from pipeline.errors import SourceError
-from tools.profiling.bounds import Decoded, Lone, bound
+from tools.profiling.bounds import Decoded, IsolatedBench, bound
 from tools.profiling.document import Engine
-from tools.profiling.session import Ending, measure
+from tools.profiling.session import StopRequest, measure
 from tools.profiling.settings import Settings
 
 
@@ -45,8 +45,8 @@ def used(stage, *, per_frame=1.0, threads=1, backend="onnxruntime"):
                   items_per_frame=per_frame, call_p50_ms=1.0, call_p95_ms=1.0, ms_per_item=9.0)  # fmt: skip
 
 
-class Known(Lone):
-    """Tells what it is told to have measured: ms by stage and threads, and of decoding."""
+class Known(IsolatedBench):
+    """Measures nothing: gives the ms per item by stage and threads, and the ms per decoded frame by source."""
 
     def __init__(self, items, decode=None):
         super().__init__()
@@ -67,7 +67,7 @@ CASES = {
         # 4 cores; decoding 1/4 of the frames at 1 ms and 3/4 at 3 ms, then 4 ms and 15 ms
         {"processors": 4000 / (2.5 + 4 + 15)},
     ),
-    "models on a GPU take turns on it, and decoding does not": (
+    "models on a GPU take turns on it, decoding does not use it": (
         {"engines": [used("a", backend="onnxruntime-cuda"), used("b", backend="tensorrt")],
          "known": Known({("a", 1): 2.0, ("b", 1): 3.0}, {"x": 10.0, "y": 10.0})},
         {"processors": 400.0, "GPU": 200.0},
@@ -78,7 +78,7 @@ CASES = {
         # two streams, each a chain of 12 ms a frame on two threads
         {"processors": 4000 / 25, "order in chain": 2000 / 12},
     ),
-    "live sources give no more than they give": (
+    "live sources have a rate of their own": (
         {"engines": [used("a")], "live": True, "known": Known({("a", 1): 10.0}, {"x": 10.0, "y": 10.0})},
         {"processors": 200.0, "sources": 80.0},
     ),
@@ -103,7 +103,7 @@ def test_limits(tmp_path, given, limits):
         fps=50.0,
         seconds=5.0,
         cores=4,
-        lone=given["known"],
+        isolated=given["known"],
     )
     assert found.limits == pytest.approx(limits)
     assert found.fps == pytest.approx(min(limits.values()))
@@ -112,23 +112,23 @@ def test_limits(tmp_path, given, limits):
 
 def test_with_nothing_to_measure_there_is_no_bound(tmp_path):
     graph = load_graph(graph_of(tmp_path, source="profiling_toys:Endless", a=SAME))
-    assert bound(graph, [], {}, [], live=False, fps=1, seconds=1, cores=2, lone=Lone()) is None
+    assert bound(graph, [], {}, [], live=False, fps=1, seconds=1, cores=2, isolated=IsolatedBench()) is None
 
 
-def test_decoding_alone_is_processor_time_for_a_frame(tmp_path):
+def test_decoding_is_measured_as_processor_time_per_frame(tmp_path):
     graph = load_graph(graph_of(tmp_path), {"source.loop": 0})
     small, large = (make_clip(tmp_path / f"{side}.mp4", side=side) for side in (32, 480))
-    lone = Lone()
-    small_ms, large_ms = lone.decode_ms(graph, small, False), lone.decode_ms(graph, large, False)
+    isolated = IsolatedBench()
+    small_ms, large_ms = isolated.decode_ms(graph, small, False), isolated.decode_ms(graph, large, False)
     assert 0 < 3 * small_ms < large_ms < 200
     start = time.monotonic()
-    assert lone.decode_ms(graph, large, False) == large_ms  # known by now
+    assert isolated.decode_ms(graph, large, False) == large_ms  # remembered, not measured again
     assert time.monotonic() - start < 0.5
 
 
 def test_a_source_that_is_not_there_cannot_be_decoded(tmp_path):
     with pytest.raises(SourceError, match=r"none\.mp4"):
-        Lone().decode_ms(load_graph(graph_of(tmp_path)), str(tmp_path / "none.mp4"), False)
+        IsolatedBench().decode_ms(load_graph(graph_of(tmp_path)), str(tmp_path / "none.mp4"), False)
 
 
 @pytest.fixture
@@ -137,27 +137,27 @@ def model(tmp_path):
     return carrying(save(toy, tmp_path / "toy.onnx"), toy)
 
 
-def test_a_model_alone_at_the_best_of_its_batches(model):
-    lone = Lone()
+def test_a_model_is_measured_at_the_best_of_its_batch_sizes(model):
+    isolated = IsolatedBench()
     engine = used("a").model_copy(update={"model": "toy"})
-    ms = lone.item_ms(engine, model, {1: 5, 8: 3}, 1)
-    single = lone.item_ms(engine, model, {1: 5}, 1)
-    assert 0 < ms <= single < 100  # that of 1 was measured already, so it is the same
+    ms = isolated.item_ms(engine, model, {1: 5, 8: 3}, 1)
+    single = isolated.item_ms(engine, model, {1: 5}, 1)
+    assert 0 < ms <= single < 100  # size 1 is remembered, so it is the same
 
 
-def test_once_it_is_ended_nothing_is_measured_any_more(tmp_path, model):
-    ending = Ending()
-    ending.stop()
-    lone = Lone(ending.stopped)
+def test_nothing_is_measured_after_a_stop(tmp_path, model):
+    stop = StopRequest()
+    stop.stop()
+    isolated = IsolatedBench(stop.stopped)
     engine = used("a").model_copy(update={"model": "toy"})
     graph = load_graph(graph_of(tmp_path, a={"op": "profiling_toys:RunsModel", "model": str(model)}))
     start = time.monotonic()
-    arguments = {"live": False, "fps": 1.0, "seconds": 1.0, "cores": 2, "lone": lone}
+    arguments = {"live": False, "fps": 1.0, "seconds": 1.0, "cores": 2, "isolated": isolated}
     assert bound(graph, [engine], {}, [], **arguments) is None
     assert time.monotonic() - start < 1
 
 
-def test_of_a_run_with_a_real_model_and_a_real_clip(tmp_path, model):
+def test_the_bound_of_a_run_with_a_real_model_and_a_real_clip(tmp_path, model):
     runs = {"op": "profiling_toys:RunsModel", "model": str(model), "times": 3, "batch": {"max": 2}}
     clip = make_clip(tmp_path / "clip.mp4")
     profile = measure(Settings(graph_of(tmp_path, runs=runs), {"a": clip}, seconds=1.5, warmup_s=0.2))
@@ -182,7 +182,7 @@ def test_of_a_run_with_a_real_model_and_a_real_clip(tmp_path, model):
     assert not profile.notes
 
 
-def test_it_is_left_out_where_it_is_not_wanted(tmp_path, model):
+def test_a_profile_can_leave_out_the_bound(tmp_path, model):
     runs = {"op": "profiling_toys:RunsModel", "model": str(model)}
     settings = Settings(
         graph_of(tmp_path, source="profiling_toys:Endless", runs=runs), {"a": "0"}, seconds=0.5, warmup_s=0,

@@ -12,7 +12,7 @@ from tools.profiling.compare import compare, print_comparison
 
 
 def changed(part: str, **figures: object):
-    """The example with figures of its machine or its use changed."""
+    """The example profile with other values of its machine or its use."""
     return profile(**{part: getattr(profile(), part).model_copy(update=figures)})
 
 
@@ -31,7 +31,7 @@ def with_ages(factor: float):
 
 
 def with_drops(edges: int, **dropped: int):
-    """With other losses on the edge to `detect`, or on none."""
+    """The example profile with other drops on the edge to `detect`."""
     rest = profile().edges[1:]
     return profile(edges=[edge("decode", "detect", edges, **dropped), *rest])
 
@@ -43,21 +43,21 @@ def with_drops(edges: int, **dropped: int):
         (profile(fps=profile().fps * 0.96), []),
         (profile(fps=profile().fps * 0.9), ["frames/s", "processor ms/frame"]),
         (changed("bound", share=0.5), ["% of the bound"]),
-        (changed("bound", share=0.5, fps=229.0), []),  # models alone have become faster, not we slower
+        (changed("bound", share=0.5, fps=229.0), []),  # the models became faster, the run not slower
         (changed("use", cores=3.9), ["processor ms/frame"]),
         (changed("use", memory_mb=1400.0), ["memory MB"]),
-        (with_ages(1.1), []),  # less than what the histograms can tell
+        (with_ages(1.1), []),  # less than the histograms can show
         (with_ages(1.3), ["age p99 ms"]),
         (with_stage("detect", busy=0.8), ["work ms/packet"]),
         (with_stage("detect", cores=0.8), ["processor ms/packet"]),
-        (with_stage("merge", busy=0.008), []),  # twice as slow, and yet nothing of a frame's time
+        (with_stage("merge", busy=0.008), []),  # twice as slow, but a negligible part of a frame's time
         (with_engine(ms_per_item=5.0), ["engine ms/item"]),
         (with_drops(3600, drop_oldest=150), []),
         (with_drops(3600, drop_oldest=400), ["% dropped: drop_oldest"]),
         (with_drops(3600, drop_oldest=144, corrupt=1), ["% dropped: corrupt"]),
     ],
 )  # fmt: skip
-def test_what_is_worse_beyond_the_tolerance(now, worse):
+def test_values_that_are_worse_beyond_the_tolerance(now, worse):
     comparison = compare(profile(), now, 0.05)
     assert [row.what for row in comparison.rows if row.change == "worse"] == worse
     assert comparison.worse is bool(worse)
@@ -71,33 +71,33 @@ def test_what_is_worse_beyond_the_tolerance(now, worse):
         (with_drops(3600, drop_oldest=400), ["% dropped: drop_oldest"]),
     ],
 )
-def test_what_is_better(before, better):
+def test_values_that_are_better(before, better):
     comparison = compare(before, profile(), 0.05)
     assert [row.what for row in comparison.rows if row.change == "better"] == better
     assert not comparison.worse
     assert "Nothing is worse" in comparison.said
 
 
-def test_the_tolerance_is_what_was_asked_for():
+def test_the_tolerance_is_respected():
     slower = profile(fps=profile().fps * 0.9)
     assert not compare(profile(), slower, 0.2).worse
     assert compare(profile(), slower, 0.0).worse
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "message"),
     [
         (profile(graph="human"), "graph 'animals'.*'human'"),
         (profile(live=False), "live sources.*files"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(now, said):
-    with pytest.raises(ConfigError, match=said):
+def test_profiles_that_cannot_be_compared_are_refused(now, message):
+    with pytest.raises(ConfigError, match=message):
         compare(profile(), now, 0.05)
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "message"),
     [
         (changed("machine", processor="Cortex-A76"), "AMD Ryzen 5 3600, 4 cores.* before, Cortex-A76"),
         (
@@ -112,21 +112,21 @@ def test_what_cannot_be_compared_is_refused(now, said):
         (changed("use", cores_all=4.0), "other programs kept 0.6 of 4 cores busy during the run"),
     ],
 )
-def test_what_may_not_be_comparable_is_warned_of(now, said):
+def test_warnings_of_profiles_that_may_not_be_comparable(now, message):
     warnings = compare(profile(), now, 0.05).warnings
-    assert [warning for warning in warnings if re.search(said, warning)]
+    assert [warning for warning in warnings if re.search(message, warning)]
     assert compare(profile(), profile(), 0.05).warnings == []
 
 
-def test_the_same_runs_are_told_apart_by_nothing():
-    assert compare(profile(), profile(), 0.0).said == "Nothing has changed by more than 0 %."
+def test_equal_profiles_have_no_differences():
+    assert compare(profile(), profile(), 0.0).said == "Nothing changed by more than 0 %."
 
 
-def test_it_is_printed_with_the_difference():
+def test_a_comparison_is_printed_with_the_difference():
     console = Console(file=io.StringIO(), width=80)
     print_comparison(compare(profile(), profile(fps=100.0), 0.05), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Worse by more than 5 %: run frames/s" in text
     (line,) = [line for line in text.splitlines() if line.startswith("run") and "frames/s" in line]
     assert line.split() == ["run", "frames/s", "115", "100", "-12.7", "%", "worse"]
-    assert "detect" not in text.split("Worse")[1]  # nothing has changed there
+    assert "detect" not in text.split("Worse")[1]  # nothing changed there

@@ -12,13 +12,13 @@ from profiling_toys import Stuck
 from pipeline.errors import ConfigError, RunError
 from tools.profiling import session
 from tools.profiling.document import Profile
-from tools.profiling.session import Ending, NothingMeasuredError, measure, prepare, repeated
+from tools.profiling.session import NothingMeasuredError, StopRequest, measure, prepare, repeated
 from tools.profiling.settings import Settings
 
 
 @pytest.fixture
 def toy(tmp_path):
-    """A function that writes a graph of these nodes, a chain behind `endless` unless told, to a file."""
+    """A function that writes a graph file: these nodes behind an endless source, each after the one before."""
 
     def write(*, source="profiling_toys:Endless", **nodes):
         spec, last = {"source": {"op": source}}, "source"
@@ -113,7 +113,7 @@ def test_the_measurement_ends_with_the_sources(toy):
     assert profile.seconds < 30
     assert profile.flow.read == 150
     assert len(profile.notes) == 1
-    assert "a source ended" in profile.notes[0]
+    assert "ended with a source" in profile.notes[0]
 
 
 def test_sources_that_end_in_the_warm_up_are_refused(toy):
@@ -127,24 +127,24 @@ def test_a_run_that_fails_says_why(toy):
         measure(short(graph, {"a": "1000@2"}, seconds=30))
 
 
-def ended_after(seconds, *, how="stop"):
-    ending = Ending()
-    threading.Timer(seconds, getattr(ending, how)).start()
-    return ending
+def stopped_after(seconds):
+    stop = StopRequest()
+    threading.Timer(seconds, stop.stop).start()
+    return stop
 
 
-def test_what_was_measured_before_it_was_ended_is_told(toy):
+def test_a_stopped_measurement_judges_what_it_has_measured(toy):
     start = time.monotonic()
-    profile = measure(short(toy(same=SAME), seconds=60), ending=ended_after(1.5))
+    profile = measure(short(toy(same=SAME), seconds=60), stop=stopped_after(1.5))
     assert time.monotonic() - start < 30
     assert 0 < profile.seconds < 20
     assert profile.frames > 0
     assert profile.flow.closed
 
 
-def test_one_that_is_ended_in_the_warm_up_has_measured_nothing(toy):
+def test_a_measurement_that_is_stopped_in_the_warm_up_has_measured_nothing(toy):
     with pytest.raises(NothingMeasuredError):
-        measure(short(toy(same=SAME), warmup_s=60), ending=ended_after(0.5))
+        measure(short(toy(same=SAME), warmup_s=60), stop=stopped_after(0.5))
 
 
 def test_a_stage_that_never_ends_is_left_behind_and_named(toy, monkeypatch):
@@ -175,11 +175,11 @@ def test_a_stage_that_never_ends_is_left_behind_and_named(toy, monkeypatch):
         ({"a": "1", "a-2": "2"}, 4, {"a": "1", "a-2": "2", "a-3": "1", "a-2-2": "2"}),
     ],
 )
-def test_sources_are_repeated_under_further_names(sources, streams, expected):
+def test_sources_are_repeated_under_new_names(sources, streams, expected):
     assert repeated(sources, streams) == expected
 
 
-def test_files_are_played_over_and_over_unless_it_is_told_otherwise(tmp_path):
+def test_files_are_played_in_a_loop_unless_the_settings_say_otherwise(tmp_path):
     graph = tmp_path / "only.yaml"
     graph.write_text("name: only\ngraph:\n  decode: {op: decode}\n  same: {op: 'toys:Same', after: decode}\n")
     assert prepare(Settings(graph, {})).source.options["loop"] == 0

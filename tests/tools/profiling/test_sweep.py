@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.errors import ConfigError, RunError
 from tools.profiling.document import Profile
-from tools.profiling.session import Ending
+from tools.profiling.session import StopRequest
 from tools.profiling.settings import Settings
 from tools.profiling.sweep import Failed, as_json, read_points, settings_at, sweep
 
@@ -27,7 +27,7 @@ def graph(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "points"),
+    ("texts", "points"),
     [
         ([], [{}]),
         (["streams=1,2"], [{"streams": "1"}, {"streams": "2"}]),
@@ -36,12 +36,12 @@ def graph(tmp_path):
         (["streams=1 backend=a,b"], [{"streams": "1", "backend": "a"}, {"streams": "1", "backend": "b"}]),
     ],
 )  # fmt: skip
-def test_all_combinations(told, points):
-    assert read_points(told) == points
+def test_all_combinations(texts, points):
+    assert read_points(texts) == points
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("texts", "message"),
     [
         (["streams"], "expected NAME=VALUE"),
         (["streams="], "expected NAME=VALUE"),
@@ -52,10 +52,10 @@ def test_all_combinations(told, points):
         (["streams=two"], "numbers from 1"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(told, said):
+def test_a_bad_sweep_is_refused(texts, message):
     with pytest.raises(ConfigError, match=r"--sweep") as error:
-        read_points(told)
-    assert said in str(error.value)
+        read_points(texts)
+    assert message in str(error.value)
 
 
 def test_settings_at_a_point():
@@ -70,16 +70,16 @@ def test_settings_at_a_point():
 
 
 @pytest.mark.parametrize("name", ["batch", "backend"])
-def test_a_setting_that_the_graph_has_nowhere(graph, name):
+def test_a_setting_that_no_node_has_is_refused(graph, name):
     with pytest.raises(ConfigError, match=r"no node of .*toy\.yaml"):
         settings_at(Settings(graph, {}), {name: "1"})
 
 
-def test_each_point_is_measured_and_one_that_fails_does_not_stop_it(graph):
+def test_each_point_is_measured_and_a_failed_one_does_not_stop_the_sweep(graph):
     base = Settings(graph, {"a": "1000000"}, seconds=0.5, warmup_s=0.1)
     points = read_points(["work.ms=4,many,20", "streams=1,2"])
     seen = []
-    results = sweep(base, points, ending=Ending(), measured=seen.append)
+    results = sweep(base, points, stop=StopRequest(), on_result=seen.append)
     assert seen == results
     assert [result.swept if isinstance(result, Failed) else result.settings for result in results] == points
     failed = [result for result in results if isinstance(result, Failed)]
@@ -94,10 +94,10 @@ def test_each_point_is_measured_and_one_that_fails_does_not_stop_it(graph):
     assert Profile.model_validate(listed[0]) == results[0]
 
 
-def test_if_all_fail_the_first_error_is_told(graph):
+def test_if_all_points_fail_the_first_error_is_raised(graph):
     base = Settings(graph, {"a": "1000"}, seconds=0.5)
     with pytest.raises(ConfigError, match=r"work\.ms"):
-        sweep(base, read_points(["work.ms=many,few"]), ending=Ending())
+        sweep(base, read_points(["work.ms=many,few"]), stop=StopRequest())
 
 
 def test_a_run_that_fails_is_a_point_that_fails(tmp_path):
@@ -105,15 +105,15 @@ def test_a_run_that_fails_is_a_point_that_fails(tmp_path):
     path = tmp_path / "fails.yaml"
     path.write_text(yaml.safe_dump({"name": "fails", "graph": nodes}))
     base = Settings(path, {"a": "100000000"}, seconds=0.3, warmup_s=0)
-    failed, fine = sweep(base, read_points(["fails.seq=3,-1"]), ending=Ending())
+    failed, fine = sweep(base, read_points(["fails.seq=3,-1"]), stop=StopRequest())
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, RunError)
     assert isinstance(fine, Profile)
 
 
-def test_it_ends_when_it_is_told_to(graph):
-    ending = Ending()
+def test_a_sweep_ends_when_it_is_stopped(graph):
+    stop = StopRequest()
     base = Settings(graph, {"a": "1000000"}, seconds=60, warmup_s=0)
-    threading.Timer(1.5, ending.stop).start()
-    results = sweep(base, read_points(["streams=1,2,3"]), ending=ending)
+    threading.Timer(1.5, stop.stop).start()
+    results = sweep(base, read_points(["streams=1,2,3"]), stop=stop)
     assert [result.settings for result in results] == [{"streams": "1"}]

@@ -35,7 +35,7 @@ def test_tables_fit_and_nothing_is_cut_off(width):
     assert ODD_NAME in text
 
 
-def test_what_limits_comes_first_then_the_bound():
+def test_the_verdict_comes_first_then_the_bound():
     text = printed(profile())
     assert text.startswith("pose limits the run")
     assert text.index("87 % of the bound of 132 frames/s") < text.index("stages:")
@@ -47,14 +47,14 @@ def test_a_stage_says_how_it_spends_its_time():
     assert words == ["pose", "2", "115", "97", "%", "64", "%", "33", "%", "0", "%", "88", "%"]
 
 
-def test_losses_stand_at_the_stage_they_were_lost_before():
+def test_drops_on_an_edge_are_shown_at_the_stage_behind_it():
     assert lost_at(profile(), "detect") == {"drop_oldest": 144}
     assert lost_at(profile(), "pose") == {"too old": 18}
     assert "144 drop_oldest" in printed(profile(), 100)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
         ({}, "4,212 read = 4,003 finished + 203 dropped + 6 in flight"),
         (
@@ -70,18 +70,18 @@ def test_losses_stand_at_the_stage_they_were_lost_before():
         ),
     ],
 )
-def test_the_flow_is_a_sum(changes, said):
+def test_the_flow_is_printed_as_a_sum(changes, expected):
     flow = profile().flow.model_copy(update=changes)
-    assert said in printed(profile(flow=flow))
+    assert expected in printed(profile(flow=flow))
 
 
-def test_what_there_is_none_of_is_left_out():
+def test_empty_tables_are_left_out():
     bare = profile(engines=[], use=profile().use.model_copy(update={"gpus": []}), bound=None)
     text = printed(bare)
     assert not [word for word in ("engines\n", "GPUs", "bound") if word in text]
 
 
-def test_of_many_streams_those_with_the_oldest_frames():
+def test_only_the_streams_with_the_oldest_frames_are_shown_of_many():
     one = profile().streams[0]
     many = [one.model_copy(update={"name": f"camera{n:02}", "age_p99_ms": 100.0 + n}) for n in range(64)]
     text = printed(profile(streams=many))

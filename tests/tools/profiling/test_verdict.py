@@ -1,4 +1,4 @@
-"""Bottlenecks planted in toy graphs, and what is said of them; then rules that need figures of other machines."""
+"""Bottlenecks planted in toy graphs, and their verdicts; then rules, with measurements of other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAME = {"op": "toys:Same"}
 
 
 def toy(folder, *, source="profiling_toys:Endless", **nodes):
-    """The file of a chain of these nodes."""
+    """Write a graph file in which these nodes follow each other."""
     spec, last = {"source": {"op": source}}, "source"
     for name, node in nodes.items():
         spec[name], last = {"after": last, **node}, name
@@ -43,10 +43,10 @@ PLANTED = {
 
 @pytest.mark.parametrize(("nodes", "expected"), PLANTED.values(), ids=PLANTED)
 def test_a_stage_that_waits_is_named_with_its_line(tmp_path, nodes, expected):
-    kind, stage, said = expected
+    kind, stage, line = expected
     verdict = measure(Settings(toy(tmp_path, **nodes), {"a": "0"}, seconds=1.5, warmup_s=0.3)).verdict
     assert (verdict.kind, verdict.stage) == (kind, stage), verdict
-    assert said in verdict.said
+    assert line in verdict.said
     assert verdict.places[0].stage == stage
     assert verdict.places[0].share > 0.5
     assert any(f"--set {stage}.workers=2" in line for line in verdict.advice)
@@ -96,7 +96,7 @@ def engine(stage, threads=1, backend="onnxruntime"):
 
 
 def judged(folder, stages, *, use=None, per_stream=(), edges=None, after=None, **more):
-    """The verdict on a chain of these stages on four cores, of which one is busy unless told."""
+    """Judge a chain of these stages on four cores; one core is busy unless `use` says otherwise."""
     nodes = {s.name: {"op": "toys:SameByStream" if s.name in per_stream else "toys:Same"} for s in stages[1:]}
     for name, producer in (after or {}).items():
         nodes[name]["after"] = producer
@@ -119,7 +119,7 @@ CASES = {
         {"stages": [stage("s"), stage("a", 0.5), stage("b", 0.99)]},
         ("stage", "b"),
     ),
-    "all processors are full: the one that takes most": (
+    "all cores are busy: the stage that uses most of them": (
         {"stages": [stage("s", 0.9), stage("a", 0.95, workers=3), stage("b", 0.99)], "use": {"cores": 3.9}},
         ("processor", "a"),
     ),
@@ -128,15 +128,15 @@ CASES = {
          "engines": [engine("b", threads=4)]},
         ("processor", "b"),
     ),
-    "ready, but without a processor, is not waiting": (
+    "ready to run without a core is not waiting": (
         {"stages": [stage("s"), stage("a", 0.99, 0.2)], "use": {"cores": 0.3, "starved": 0.8}},
         ("stage", "a"),
     ),
-    "waiting for its model on a device is no waiting for something else": (
+    "waiting for its model on a device does not count as waiting": (
         {"stages": [stage("s"), stage("a", 0.99, 0.1, engine=0.9)]},
         ("stage", "a"),
     ),
-    "a sleep is named even where the processors are full of other stages": (
+    "a sleep is named even if other stages keep all cores busy": (
         {"stages": [stage("s"), stage("a", 0.6, workers=6), stage("b", 0.99, 0.01)], "use": {"cores": 3.9}},
         ("waiting", "b"),
     ),
@@ -144,7 +144,7 @@ CASES = {
         {"stages": [stage("s"), stage("a", 0.9, 0.6), stage("b", 0.8, 0.4)], "use": {"lock_wait_ms": 4.5}},
         ("processor", "a"),
     ),
-    "a stage of which there are as many workers as streams": (
+    "a stage with as many workers as streams": (
         {"stages": [stage("s"), stage("a", 0.97, workers=2)], "per_stream": ["a"], "streams": 2},
         ("order", "a"),
     ),
@@ -156,7 +156,7 @@ CASES = {
         {"stages": [stage("s", 0.95), stage("a", 0.3)]},
         ("sources", "source"),
     ),
-    "cameras that all are kept up with": (
+    "cameras that every stage keeps up with": (
         {"stages": [stage("s", 0.95), stage("a", 0.3)], "live": True},
         ("sources", "source"),
     ),
@@ -165,13 +165,13 @@ CASES = {
          "edges": [edge("source", "a", dropped={"full": 20}), edge("a", "b")]},
         ("unknown", "a"),
     ),
-    "a stage that took nothing of what waits": (
+    "a stage that took nothing although packets wait": (
         {"stages": [stage("s", 0.0), stage("a", 0.0), stage("b", 0.0)],
          "edges": [edge("source", "a", delivered=0, in_flight_before=4, in_flight=4),
                    edge("a", "b", delivered=0, in_flight_before=4, in_flight=4)]},
         ("waiting", "b"),
     ),
-    "a branch that loses frames holds up nobody": (
+    "a branch that drops frames does not hold up others": (
         {"stages": [stage("s"), stage("a", 0.9), stage("b", 0.2), stage("c", 0.99, 0.1), stage("d", 0.98)],
          "after": {"c": "a", "d": "c"},
          "edges": [edge("source", "a"), edge("a", "b"), edge("a", "c", dropped={"full": 50}), edge("c", "d")]},
@@ -189,7 +189,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("figures", "expected"), CASES.values(), ids=CASES)
-def test_kinds(tmp_path, figures, expected):
+def test_the_kind_of_limit_and_its_stage(tmp_path, figures, expected):
     verdict = judged(tmp_path, **figures)
     assert (verdict.kind, verdict.stage) == expected, verdict.said
     assert verdict.said.endswith(".")
@@ -197,7 +197,7 @@ def test_kinds(tmp_path, figures, expected):
     assert 1 <= len(verdict.advice) <= 3
 
 
-def test_only_the_stage_s_own_places_are_shown_the_worst_first(tmp_path):
+def test_only_the_lines_of_the_stage_itself_are_shown_the_worst_first(tmp_path):
     places = [Place(stage=name, where=f"x.py:{share}", line="wait()", share=share)
               for name, share in (("a", 0.2), ("b", 0.9), ("a", 0.6))]  # fmt: skip
     verdict = judged(tmp_path, [stage("s"), stage("a", 0.9, 0.1), stage("b")], places=places)
@@ -205,7 +205,7 @@ def test_only_the_stage_s_own_places_are_shown_the_worst_first(tmp_path):
     assert "x.py:0.6: wait()" in verdict.said
 
 
-def test_others_on_the_machine_are_told_first(tmp_path):
+def test_other_programs_on_the_machine_are_named_first(tmp_path):
     use = {"cores": 1.0, "cores_all": 3.0}
     verdict = judged(tmp_path, [stage("s"), stage("a", 0.99)], use=use)
     assert verdict.advice[0].startswith("other programs keep 2.0 cores busy")

@@ -1,4 +1,4 @@
-"""The control API as callers see it: a real server on a free port, real requests."""
+"""The control API over HTTP: a real server on a free port, real requests."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Client:
             return status, text
 
     def stream(self, name: str) -> dict[str, Any]:
-        _, said = self("GET", "/streams")
-        return next((stream for stream in said["streams"] if stream["name"] == name), {})
+        _, listed = self("GET", "/streams")
+        return next((stream for stream in listed["streams"] if stream["name"] == name), {})
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait for something to hold, and give it."""
+    """Wait until the condition returns something true, and return that."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
     return found
 
@@ -98,12 +98,12 @@ def test_sources_come_and_go():
         )  # fmt: skip
         read = call.stream("barn")["read"]
         assert call("POST", "/streams", {"name": "barn", "uri": "100"})[0] == 201
-        until(lambda: call.stream("barn")["read"] > read)  # its numbers go on
+        until(lambda: call.stream("barn")["read"] > read)  # its counts go on
         assert attached.run.sources() == {"yard": "100", "barn": "100"}
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         (b"{", "JSON"),
         ({"name": "x"}, "uri"),
@@ -114,13 +114,13 @@ def test_sources_come_and_go():
         ({"name": "x", "uri": "rtsp://me:${NO_SUCH_VARIABLE}@cam/1"}, "NO_SUCH_VARIABLE"),
     ],
 )
-def test_what_cannot_be_attached_is_refused_in_one_line(body, says):
+def test_a_source_that_cannot_be_attached_is_refused_in_one_line(body, message):
     with serving({}) as (call, _):
-        status, said = call("POST", "/streams", body)
+        status, answer = call("POST", "/streams", body)
     assert status == 422
-    assert says in said["detail"]
-    assert "hush" not in json.dumps(said)
-    assert "\n" not in said["detail"]
+    assert message in answer["detail"]
+    assert "hush" not in json.dumps(answer)
+    assert "\n" not in answer["detail"]
 
 
 def test_credentials_are_used_and_never_shown():
@@ -133,7 +133,7 @@ def test_credentials_are_used_and_never_shown():
         assert "cam/1" in added["uri"]
 
 
-def test_an_outage_is_told(tmp_path):
+def test_an_outage_is_reported(tmp_path):
     unplugged = tmp_path / "unplugged"
     with serving({"yard": f"100:{unplugged}", "barn": "100"}) as (call, _):
         until(lambda: call.stream("yard").get("state") == "running")
@@ -144,16 +144,16 @@ def test_an_outage_is_told(tmp_path):
         assert call("GET", "/readyz") == (200, {"ready": True, "problems": [], "lost": {"yard": "unplugged"}})
         unplugged.unlink()
         until(lambda: call.stream("yard")["state"] == "running")
-        status, said = call("GET", "/streams/yard/events")
+        status, answer = call("GET", "/streams/yard/events")
         assert status == 200
-        assert [event["event"] for event in said["events"]] == ["lost", "back"]
-        assert said["events"][1]["away_s"] > 0
+        assert [event["event"] for event in answer["events"]] == ["lost", "back"]
+        assert answer["events"][1]["away_s"] > 0
         assert call("GET", "/streams/barn/events") == (200, {"events": []})
         assert call("GET", "/streams/nobody/events")[0] == 404
 
 
 def drained(call: Client, packets: int) -> list[dict[str, Any]]:
-    """The streams, once all of so many packets have left the graph or were dropped."""
+    """Wait until `packets` have left the graph or were dropped, and return the streams."""
 
     def done() -> Any:
         streams = call("GET", "/streams")[1]["streams"]
@@ -162,17 +162,17 @@ def drained(call: Client, packets: int) -> list[dict[str, Any]]:
     return until(done)
 
 
-def test_the_stage_that_cannot_keep_up_is_seen():
+def test_a_stage_that_cannot_keep_up_shows():
     with serving({"yard": "100", "barn": "100"}, slow_ms=20) as (call, _):
-        said = until(
+        answer = until(
             lambda: (s := call("GET", "/stages")[1])["stages"][2]["busy"] > 0.9 and s["window_s"] > 1 and s
         )
-    camera, two, slow = said["stages"]
-    assert [(stage["name"], stage["op"]) for stage in said["stages"]] == [
+    camera, two, slow = answer["stages"]
+    assert [(stage["name"], stage["op"]) for stage in answer["stages"]] == [
         ("camera", "camera"), ("two", "two"), ("slow", "slow")
     ]  # fmt: skip
-    assert [stage["workers"] for stage in said["stages"]] == [2, 1, 1]
-    assert [stage["capacity"] for stage in said["stages"]] == [None, 4, 1]  # live: 2 a camera, 1 a call
+    assert [stage["workers"] for stage in answer["stages"]] == [2, 1, 1]
+    assert [stage["capacity"] for stage in answer["stages"]] == [None, 4, 1]  # live: 2 per camera, 1 per call
     assert two["blocked"] > 0.5 > two["busy"]
     assert slow["computing"] < 0.5  # it sleeps
     assert 0 < two["waiting"] <= 4
@@ -181,54 +181,58 @@ def test_the_stage_that_cannot_keep_up_is_seen():
     assert slow["packets_in_per_s"] < camera["packets_out_per_s"] / 2
 
 
-def test_the_figures_of_stages_add_up():
+def test_the_counts_of_stages_add_up():
     with serving({"yard": "200@60", "barn": "200@60"}, slow_ms=20) as (call, _):
         streams = drained(call, 120)
-        said = call("GET", "/stages")[1]
-    assert (said["graph"], said["problems"]) == ("toy", [])
-    camera, two, slow = said["stages"]
+        answer = call("GET", "/stages")[1]
+    assert (answer["graph"], answer["problems"]) == ("toy", [])
+    camera, two, slow = answer["stages"]
     finished, dropped = (sum(stream[what] for stream in streams) for what in ("finished", "dropped"))
     assert two["dropped"] == two["dropped_now"] == {"full": dropped}
-    for edge in said["edges"]:
+    for edge in answer["edges"]:
         assert edge["received"] == edge["delivered"] + sum(edge["dropped"].values())
-    assert [(edge["producer"], edge["consumer"], edge["received"]) for edge in said["edges"]] == [
+    assert [(edge["producer"], edge["consumer"], edge["received"]) for edge in answer["edges"]] == [
         ("camera", "two", 120), ("two", "slow", finished)
     ]  # fmt: skip
-    # All of it happened in the last seconds, so rates are counts over these.
-    seconds = said["window_s"]
-    assert said["uptime_s"] == pytest.approx(seconds, abs=0.1)
-    rates = {(camera["packets_out_per_s"], 120), (two["packets_in_per_s"], finished), (said["fps"], finished)}
+    # The whole run lies within the last seconds, so the rates are the counts over its time.
+    seconds = answer["window_s"]
+    assert answer["uptime_s"] == pytest.approx(seconds, abs=0.1)
+    rates = {
+        (camera["packets_out_per_s"], 120),
+        (two["packets_in_per_s"], finished),
+        (answer["fps"], finished),
+    }
     for rate, packets in rates:
         assert rate * seconds == pytest.approx(packets, rel=0.02)
     assert slow["busy"] * seconds >= finished * 0.02 * 0.95
-    for stage in said["stages"]:
+    for stage in answer["stages"]:
         assert stage["busy"] + stage["blocked"] + stage["idle"] == pytest.approx(1, abs=0.002)
         assert 0 <= stage["computing"] <= stage["busy"]
     assert slow["wait_p50_ms"] <= slow["latency_p50_ms"] <= slow["latency_p99_ms"]
     assert slow["latency_p50_ms"] > 18
-    assert 18 < said["age_p50_ms"] <= said["age_p99_ms"]
-    assert 0 < said["cores"] <= said["processors"]
+    assert 18 < answer["age_p50_ms"] <= answer["age_p99_ms"]
+    assert 0 < answer["cores"] <= answer["processors"]
 
 
-def test_the_last_seconds_forget_what_was_before(monkeypatch):
+def test_the_last_seconds_do_not_include_the_time_before(monkeypatch):
     with serving({"yard": "200@20"}, slow_ms=20) as (call, attached):
         drained(call, 20)
         monkeypatch.setattr("tools.service.attached.WINDOW_S", 0)
         attached.sample()
-        said = call("GET", "/stages")[1]
-    assert (said["fps"], said["age_p99_ms"], said["stages"][2]["busy"]) == (0, 0, 0)
-    assert said["stages"][1]["dropped"]
-    assert not said["stages"][1]["dropped_now"]
+        answer = call("GET", "/stages")[1]
+    assert (answer["fps"], answer["age_p99_ms"], answer["stages"][2]["busy"]) == (0, 0, 0)
+    assert answer["stages"][1]["dropped"]
+    assert not answer["stages"][1]["dropped_now"]
 
 
 def test_the_graph_is_shown():
     with serving({}) as (call, _):
-        status, said = call("GET", "/graph")
+        status, answer = call("GET", "/graph")
         assert status == 200
-        assert [(node["name"], node["after"]) for node in said["nodes"]] == [
+        assert [(node["name"], node["after"]) for node in answer["nodes"]] == [
             ("camera", []), ("two", ["camera"]), ("slow", ["two"])
         ]  # fmt: skip
-        assert said["nodes"][2]["options"] == {"ms": 1}
+        assert answer["nodes"][2]["options"] == {"ms": 1}
         assert call("GET", "/graph?format=mermaid")[1].startswith("flowchart LR\n    camera")
 
 
@@ -245,7 +249,7 @@ def test_ready_means_that_the_operators_are_open_and_the_run_goes_on():
         assert call("GET", "/readyz")[1]["problems"] == ["the run is stopping"]
 
 
-def test_a_token_is_asked_for_where_there_is_one():
+def test_a_token_is_required_if_there_is_one():
     with serving({}, token="open sesame") as (call, _):
         assert call("GET", "/streams")[0] == 200
         for wrong in (None, "sesame", "öpen"):
@@ -263,7 +267,7 @@ def test_a_page_in_a_browser_cannot_call():
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "says"),
+    ("address", "token", "message"),
     [
         ("8787", None, "expected HOST:PORT"),
         ("localhost:http", None, "expected HOST:PORT"),
@@ -273,12 +277,12 @@ def test_a_page_in_a_browser_cannot_call():
         ("no.such.invalid:8787", None, "no address"),
     ],
 )
-def test_an_address_to_listen_at_is_checked(address, token, says):
-    with pytest.raises(ConfigError, match=says):
+def test_an_address_to_listen_at_is_checked(address, token, message):
+    with pytest.raises(ConfigError, match=message):
         listen(address, token)
 
 
-def test_a_taken_port_is_told():
+def test_a_taken_port_is_refused():
     with listen("localhost:0", None) as first:
         port = first.getsockname()[1]
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""What Prometheus reads: real scrapes of real runs, parsed as Prometheus would."""
+"""Prometheus metrics: real scrapes of real runs, read by Prometheus' own parsers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 def samples(run: Run, accept: str = "") -> dict[tuple[str, ...], float]:
-    """(name, label value …): value, of one scrape."""
+    """Scrape once: (name, label value …) to value."""
     text, _ = scrape(make_registry(run), accept)
     parse = parse_openmetrics if accept else parse_text
     return {
@@ -36,7 +36,7 @@ def samples(run: Run, accept: str = "") -> dict[tuple[str, ...], float]:
 
 @pytest.fixture
 def ended():
-    """A run that has ended, of two cameras that were too fast for it."""
+    """An ended run of two cameras that were too fast for its stages."""
     run = Run(camera_graph(slow_ms=15), {"yard": "200@60", "barn": "10@3"}, live=True)
     run.start()
     assert run.wait(60)
@@ -44,7 +44,7 @@ def ended():
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_a_scrape_says_what_the_run_says(ended, accept):
+def test_a_scrape_holds_the_counts_of_the_run(ended, accept):
     found, stats = samples(ended, accept), ended.stats()
     yard = next(stream for stream in stats.streams if stream.name == "yard")
     assert found["posestream_stream_read_frames_total", "yard"] == 60
@@ -94,7 +94,7 @@ def test_the_bounds_are_exact():
         assert histogram.below([bound]) == [1]
 
 
-def test_outages_and_what_operators_count(tmp_path):
+def test_outages_and_counters_of_operators(tmp_path):
     unplugged = tmp_path / "unplugged"
     unplugged.touch()
     run = Run(camera_graph(), {"yard": f"200:{unplugged}"}, live=True, keep_open=True)
@@ -165,7 +165,7 @@ def test_sums_over_all_streams_never_fall(monkeypatch):
     assert run.wait(20)
 
 
-def test_the_dashboard_asks_only_for_what_is_there(ended):
+def test_the_dashboard_asks_only_for_exported_metrics(ended):
     dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "posestream.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     asked += re.findall(r"\w+\((.*)\)", " ".join(v["query"] for v in dashboard["templating"]["list"]))
@@ -181,7 +181,7 @@ def test_the_dashboard_asks_only_for_what_is_there(ended):
     assert names <= exported
 
 
-def test_a_scraper_gets_it_over_http(ended):
+def test_a_scraper_reads_the_metrics_over_http(ended):
     with ControlServer(Attached(ended), listen("127.0.0.1:0", None), None) as server:
         for accept, parse in (("*/*", parse_text), (OPENMETRICS, parse_openmetrics)):
             request = urllib.request.Request(f"{server.url}/metrics", headers={"Accept": accept})

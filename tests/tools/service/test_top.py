@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def serving(
     sources: dict[str, str], *, slow_ms: float = 1, token: str | None = None, at: str = "127.0.0.1:0"
 ) -> Iterator[tuple[str, Attached]]:
-    """A live run, and where its API is."""
+    """A live run, and the address of its API."""
     attached = Attached(Run(camera_graph(slow_ms), sources, live=True, keep_open=True))
     with ControlServer(attached, listen(at, token), token) as server:
         attached.start()
@@ -54,12 +54,12 @@ def serving(
 def until(condition: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.05)
 
 
 def once(*args: str, width: int = 80, **env: str | None) -> str:
-    """What `top --once` prints."""
+    """Return what `top --once` prints."""
     found = CliRunner().invoke(
         app, ["top", "--once", *args], env={"COLUMNS": str(width), "POSESTREAM_TOKEN": None, **env}
     )
@@ -69,8 +69,8 @@ def once(*args: str, width: int = 80, **env: str | None) -> str:
 
 
 def refusal(*args: str, **env: str | None) -> str:
-    """The line that it ends with, and exit code 2."""
-    with pytest.raises(Exception) as error:  # noqa: PT011 - which one, its message tells
+    """Return the error line of a `top --once` that ends with exit code 2."""
+    with pytest.raises(Exception) as error:  # noqa: PT011 - the callers check the message
         once(*args, **env)
     assert exit_code(error.value) == 2
     assert "\n" not in str(error.value)
@@ -88,7 +88,7 @@ def test_once_shows_the_run_its_stages_and_its_streams(width):
     assert re.match(r"[\d.]+ fps · 2 of 2 streams · age \d+, p99 \d+ ms · [\d.]+ of \d+ cores", lines[1])
     assert re.search(r"^   camera ×2 .*\n   two .*\n▶  slow .* (9\d|100) % ", shown, re.MULTILINE)
     assert re.search(r"^slow sets the pace: it is at work (9\d|100) % of the time", shown, re.MULTILINE)
-    assert re.search(r"^   two +.* \d/4 +\d+\.\d", shown, re.MULTILINE)  # its queue, and what it loses
+    assert re.search(r"^   two +.* \d/4 +\d+\.\d", shown, re.MULTILINE)  # its queue, and its drops
     assert re.search(r"^yard +running +\d", shown, re.MULTILINE)
     assert re.search(r"^barn +running", shown, re.MULTILINE)
     assert "…" not in shown
@@ -96,12 +96,12 @@ def test_once_shows_the_run_its_stages_and_its_streams(width):
     assert ("computes  blocked" in shown) == (width == 120)
 
 
-def test_a_stage_that_does_not_come_back_is_told(monkeypatch):
+def test_a_stage_that_never_returns_is_named(monkeypatch):
     monkeypatch.setattr("tools.service.top_view.STILL_S", 0.3)
     monkeypatch.setattr("tools.service.attached.WINDOW_S", 0)
     with serving({"yard": "100"}, slow_ms=2000) as (url, attached):
 
-        def told() -> bool:
+        def named() -> bool:
             attached.sample()
             time.sleep(0.5)
             shown = once(url)
@@ -111,11 +111,11 @@ def test_a_stage_that_does_not_come_back_is_told(monkeypatch):
                 and "▶  slow" in shown
             )
 
-        until(told)
+        until(named)
         attached.run.abort()
 
 
-def test_scarce_processors_are_told():
+def test_scarce_cores_are_mentioned():
     with serving({"yard": "20"}) as (url, attached):
         until(lambda: attached.stages().fps > 0)
         run = Client(url).ask().run
@@ -137,7 +137,7 @@ def test_a_run_without_frames_is_shown():
     assert "no stream is attached; POST /streams attaches one" in shown
 
 
-def test_nothing_limits_a_run_that_keeps_up():
+def test_no_stage_is_marked_in_a_run_that_keeps_up():
     with serving({"yard": "20"}) as (url, attached):
         until(lambda: attached.stages().window_s > 0.5)
         shown = once(url)
@@ -165,7 +165,8 @@ def test_the_worst_streams_are_shown_where_there_is_no_room_for_all(tmp_path):
         assert lines[-1] == f"… and {22 - len(named)} more"
         if height == 24:
             assert re.match(r"gate +lost +.*for \d+ s: unplugged", named[0])
-            assert named[1].startswith("[red]yard  running")  # drops most; and a name is no markup
+            # It drops most, and markup in its name is not interpreted.
+            assert named[1].startswith("[red]yard  running")
             assert len(named) > 5
     assert sum(f"\ncamera {n:02} " in everything for n in range(20)) == 20
 
@@ -175,23 +176,23 @@ def test_names_cannot_steer_the_terminal(tmp_path):
         assert "\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}H" in once(url)
 
 
-def test_the_token_is_given_and_never_shown():
+def test_the_token_is_sent_and_never_shown():
     with serving({"yard": "20"}, token="hush hush") as (url, _):
         assert "yard" in once(url, POSESTREAM_TOKEN="hush hush")
         assert "yard" in once(url, "--token", "hush hush")
         assert "a token is required; set POSESTREAM_TOKEN" in refusal(url)
         for wrong in ("silence", "silence\n", "sílence"):
-            said = refusal(url, POSESTREAM_TOKEN=wrong)
-            assert "token" in said
-            assert "lence" not in said
+            error = refusal(url, POSESTREAM_TOKEN=wrong)
+            assert "token" in error
+            assert "lence" not in error
 
 
-def test_the_token_goes_nowhere_else(monkeypatch):
-    heard: list[str] = []
+def test_the_token_is_sent_to_no_other_server(monkeypatch):
+    requests: list[str] = []
 
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            heard.append(self.path)
+            requests.append(self.path)
             self.send_response(302)
             self.send_header("Location", f"http://me:hush@127.0.0.1:{self.server.server_port}/there/stages")
             self.end_headers()
@@ -212,11 +213,11 @@ def test_the_token_goes_nowhere_else(monkeypatch):
     finally:
         other.shutdown()
         other.server_close()
-    assert heard == ["/stages"]
+    assert requests == ["/stages"]
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         (
             "127.0.0.1:1",
@@ -231,14 +232,14 @@ def test_the_token_goes_nowhere_else(monkeypatch):
         ("127.0.0.1:1/?hush", "http://127.0.0.1:1/: expected"),
     ],
 )
-def test_what_cannot_be_reached_is_told_in_one_line(url, says):
-    said = refusal(url)
-    assert says in said
-    assert not re.search("hush|hu|sh@", said.replace("posestream", ""))
+def test_an_address_that_cannot_be_reached_is_explained_in_one_line(url, message):
+    error = refusal(url)
+    assert message in error
+    assert not re.search("hush|hu|sh@", error.replace("posestream", ""))
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "message"),
     [
         (b"HTTP/1.0 404 Not Found\r\n\r\n", "not posestream, or not this version of it"),
         (b"HTTP/1.0 200 OK\r\n\r\n<html>", "not posestream, or not this version of it"),
@@ -248,7 +249,7 @@ def test_what_cannot_be_reached_is_told_in_one_line(url, says):
         (b"", "it closed the connection"),
     ],
 )
-def test_what_is_no_run_is_told_in_one_line(answer, says):
+def test_a_server_that_is_not_posestream_is_explained_in_one_line(answer, message):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -262,9 +263,9 @@ def test_what_is_no_run_is_told_in_one_line(answer, says):
                     connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        said = refusal(f"127.0.0.1:{server.getsockname()[1]}")
+        error = refusal(f"127.0.0.1:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
-    assert says in said
+    assert message in error
 
 
 def test_a_live_view_needs_a_terminal():
@@ -275,7 +276,7 @@ def test_a_live_view_needs_a_terminal():
 
 
 class Terminal:
-    """`top` on a pseudo-terminal: what it wrote, and keys for it."""
+    """`top` on a pseudo-terminal: reads what it writes, and presses keys."""
 
     def __init__(self, *args: str, columns: int = 80, lines: int = 24):
         self._ours, theirs = pty.openpty()
@@ -290,7 +291,7 @@ class Terminal:
         self.written = ""
 
     def until(self, pattern: str) -> None:
-        """Wait for a text behind what was asked for before; its escape sequences are left out."""
+        """Wait for a text after the last one that was found; escape sequences are ignored."""
         deadline = time.monotonic() + 40
         while not (
             found := re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written), re.DOTALL)
@@ -305,7 +306,7 @@ class Terminal:
         os.write(self._ours, key.encode())
 
     def end(self) -> tuple[int, bool]:
-        """The exit code, and whether the terminal is as it was before."""
+        """Wait for its end; the exit code, and whether the terminal was restored."""
         deadline = time.monotonic() + 20
         last = ""
         while self.process.poll() is None:
@@ -335,10 +336,10 @@ def terminal(*args: str, **size: int) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("how", ["q", signal.SIGINT, signal.SIGTERM])
-def test_the_full_screen_ends_when_told_to(how):
+def test_the_full_screen_ends_by_key_or_signal(how):
     with serving({"yard": "20"}) as (url, _), terminal(url, "--interval", "0.2") as screen:
         screen.until(r"up \d+ s .*yard +running")
-        screen.until(r"up [1-9]\d* s .*yard +running")  # drawn anew
+        screen.until(r"up [1-9]\d* s .*yard +running")  # drawn again
         if how == "q":
             screen.press("xq")
         else:
@@ -346,7 +347,7 @@ def test_the_full_screen_ends_when_told_to(how):
         assert screen.end() == (0, True)
 
 
-def test_a_run_that_is_away_is_waited_for():
+def test_top_waits_for_a_run_that_is_gone():
     with serving({"yard": "20"}) as (url, first):
         opened = Terminal(url, "--interval", "0.2")
         opened.until(rf"run {first.run.info.id}.*yard +running")

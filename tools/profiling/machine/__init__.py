@@ -1,1 +1,1 @@
-"""What a measurement says of the machine: its hardware, and what of it was used."""
+"""The machine in a profile: its hardware, and how much of it was used. Imports the document only."""

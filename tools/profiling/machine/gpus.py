@@ -1,4 +1,4 @@
-"""What GPUs do while a run is measured, by NVML (nvidia-ml-py)."""
+"""The use of GPUs during a measurement, by NVML (nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from tools.profiling.document import GpuUse
 log = logging.getLogger("posestream.profile")
 
 MB = 1e6
-# The bits of NVML's clocks event reasons (nvml.h); 1, the GPU is idle, is no throttling.
+# Bits of NVML's clocks event reasons (nvml.h). Bit 0x001, an idle GPU, is not throttling.
 REASONS = {
     0x002: "clocks set by hand",
     0x004: "power limit",
     0x008: "hardware slowdown",
-    0x010: "clocks kept in step with other GPUs",
-    0x020: "too hot, says the driver",
-    0x040: "too hot, says the hardware",
-    0x080: "power brake from outside",
+    0x010: "clocks synchronised with other GPUs",
+    0x020: "too hot (driver)",
+    0x040: "too hot (hardware)",
+    0x080: "external power brake",
     0x100: "clocks set for the display",
 }
 
 
 def load_nvml() -> Any:
-    """NVML, ready to be asked; None where nvidia-ml-py or a driver is missing."""
+    """Load and initialise NVML; None if nvidia-ml-py or the driver is missing."""
     try:
         import pynvml  # type: ignore[import-untyped]
     except ImportError:
-        log.debug("no figures of GPUs: nvidia-ml-py is not installed")
+        log.debug("no measurements of GPUs: nvidia-ml-py is not installed")
         return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        log.debug("no figures of GPUs: %s", error)
+        log.debug("no measurements of GPUs: %s", error)
         return None
     return pynvml
 
@@ -53,7 +53,7 @@ class _GpuSample(NamedTuple):
 
 
 class GpuSampler:
-    """Asks NVML for what the GPUs do: all of them, or those that CUDA_VISIBLE_DEVICES names."""
+    """Samples the GPUs by NVML: all of them, or those that CUDA_VISIBLE_DEVICES names."""
 
     def __init__(self, nvml: Any):
         self._nvml = nvml
@@ -61,32 +61,32 @@ class GpuSampler:
         self._samples: list[list[_GpuSample]] = [[] for _ in self._handles]
 
     def sample(self, at_s: float) -> None:
-        """Note this moment."""
+        """Take a sample of all GPUs."""
         for handle, samples in zip(self._handles, self._samples, strict=True):
             samples.append(self._sample(handle, at_s))
 
     def use(self, frames: int) -> list[GpuUse]:
-        """What was used between the first sample and the last, in which so many frames were finished."""
+        """Sum up the samples; `frames` were finished between the first and the last."""
         return [
             self._use(handle, samples, frames)
             for handle, samples in zip(self._handles, self._samples, strict=True)
         ]
 
-    def _visible(self, told: str | None) -> list[Any]:
+    def _visible(self, setting: str | None) -> list[Any]:
         nvml = self._nvml
-        if told is None:
+        if setting is None:
             return [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         handles = []
-        for name in filter(None, (part.strip() for part in told.split(","))):
+        for name in filter(None, (part.strip() for part in setting.split(","))):
             by_index = name.isdigit()
             ask = nvml.nvmlDeviceGetHandleByIndex if by_index else nvml.nvmlDeviceGetHandleByUUID
             if (handle := self._ask(ask, int(name) if by_index else name)) is None:
-                break  # as CUDA does: what comes behind a device that is not there is not seen
+                break  # CUDA, too, ignores what follows a device that does not exist
             handles.append(handle)
         return handles
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The answer; None where this board does not tell."""
+        """Return the answer; None if the GPU does not support the question."""
         try:
             return function(*arguments)
         except self._nvml.NVMLError:
@@ -133,7 +133,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _joules(samples: list[_GpuSample]) -> float | None:
-    """By the board's own counter; where it has none, power over time."""
+    """Energy by the GPU's own counter; without one, power integrated over time."""
     first, last = samples[0], samples[-1]
     if first.energy_j is not None and last.energy_j is not None:
         return last.energy_j - first.energy_j
@@ -147,6 +147,6 @@ def _joules(samples: list[_GpuSample]) -> float | None:
 
 
 def _throttling(reasons: list[int]) -> dict[str, float]:
-    """Reason to share of the samples."""
-    found = Counter(word for told in reasons for bit, word in REASONS.items() if told & bit)
+    """Share of the samples with each reason."""
+    found = Counter(word for bits in reasons for bit, word in REASONS.items() if bits & bit)
     return {word: n / len(reasons) for word, n in found.most_common()}

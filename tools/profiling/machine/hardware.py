@@ -1,4 +1,4 @@
-"""Where something was measured: the processor, the GPUs, the versions, the commit."""
+"""The machine that a profile was measured on: processor, GPUs, versions, commit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tools.profiling.machine.gpus import load_nvml
 
 MB = 1e6
 HERE = Path(__file__).resolve().parent
-RESULTS = ":(top,exclude)benchmarks/results"  # of benchmarks, which overwrite them
-# What decides the speed; those that are not installed are left out.
+RESULTS = ":(top,exclude)benchmarks/results"  # benchmarks overwrite their results: no change of the code
+# The packages that decide the speed.
 PACKAGES = (
     "posestream", "numpy", "opencv-python-headless", "av", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert",
     "torch", "tensorrt", "tensorrt-rtx-cu13",
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def this_machine() -> Machine:
-    """This machine, and what posestream would run with on it."""
+    """Describe this machine and the packages that posestream runs with."""
     gpus, driver = _gpus()
     return Machine(
         processor=_processor(),
@@ -38,7 +38,7 @@ def this_machine() -> Machine:
 
 
 def commit(folder: Path = HERE) -> str | None:
-    """Of a checkout, with `+changes` where its files differ from it; None outside of one, or without git."""
+    """The commit of a checkout, with `+changes` if files differ from it; None without a checkout or git."""
     found = _git(folder, "rev-parse", "HEAD")
     if not found:
         return None
@@ -55,7 +55,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _processor() -> str:
-    """Its model, as /proc/cpuinfo has it on Linux; else what Python can tell."""
+    """The processor's model from /proc/cpuinfo on Linux, else what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -82,7 +82,7 @@ def _versions() -> dict[str, str]:
 
 
 def _gpus() -> tuple[list[str], str | None]:
-    """The names of the GPUs, and their driver's version; none without one, or without nvidia-ml-py."""
+    """The names of the GPUs and the version of their driver, if NVML is available."""
     nvml = load_nvml()
     if nvml is None:
         return [], None

@@ -1,4 +1,4 @@
-"""What a run takes of the machine while it is measured: processors, memory, and GPUs by NVML."""
+"""How much of the machine a run uses while it is measured: cores, memory, and GPUs by NVML."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _Sample(NamedTuple):
 
 
 class UseSampler:
-    """Samples this process and those that it has started, from `start` to `stop`, in a thread of its own.
+    """Samples this process and its children from `start` to `stop`, in a thread of its own.
 
-    `frames` tells how many have left the graph so far. `nvml` is the module pynvml; without it there are no
-    figures of GPUs.
+    `frames` returns how many frames have left the graph so far. `nvml` is the module pynvml; without it, GPUs
+    are not sampled.
     """
 
     def __init__(self, frames: Callable[[], int], nvml: Any = None, every_s: float = EVERY_S):
@@ -48,7 +48,7 @@ class UseSampler:
         self._thread.start()
 
     def stop(self) -> Use:
-        """Sample no more; what was used since the start."""
+        """Stop sampling, and sum up what was used since the start."""
         self._ended.set()
         self._thread.join()
         self._take()
@@ -57,11 +57,11 @@ class UseSampler:
             _moment(self._samples[0].at_s, before, now)
             for before, now in zip(self._samples, self._samples[1:], strict=False)
         ]
-        whole = _moment(first.at_s, first, last)
-        ready_s = _ready_s(_processes())  # of many files, so only at the start and here
+        total = _moment(first.at_s, first, last)
+        ready_s = _ready_s(_processes())  # it reads a file per thread, so only at the start and at the end
         return Use(
-            cores=whole.cores,
-            cores_all=whole.cores_all,
+            cores=total.cores,
+            cores_all=total.cores_all,
             memory_mb=max(sample.memory_mb for sample in self._samples),
             memory_before_mb=self.memory_before_mb,
             starved=_starved(self._ready_s, ready_s, last.at_s - first.at_s),
@@ -91,7 +91,7 @@ class UseSampler:
 
 def _moment(began_s: float, before: _Sample, now: _Sample) -> Moment:
     seconds = max(now.at_s - before.at_s, 1e-9)
-    # A process that was started in between has used all of its time in between.
+    # All the time of a process that was started after `before` counts.
     cpu_s = sum(max(spent - before.cpu_s.get(pid, 0.0), 0.0) for pid, spent in now.cpu_s.items())
     all_s = None if now.all_s is None or before.all_s is None else now.all_s - before.all_s
     return Moment(
@@ -104,7 +104,7 @@ def _moment(began_s: float, before: _Sample, now: _Sample) -> Moment:
 
 
 def _starved(before: dict[str, float] | None, now: dict[str, float] | None, seconds: float) -> float | None:
-    """How many threads, in the mean, were ready to run and had no processor."""
+    """How many threads, on average, were ready to run and had no core."""
     if before is None or now is None:
         return None
     waited_s = sum(max(spent - before.get(thread, 0.0), 0.0) for thread, spent in now.items())
@@ -120,7 +120,7 @@ def _processes() -> list[psutil.Process]:
 
 
 def memory_mb(processes: Iterable[psutil.Process]) -> float:
-    """The resident memory of processes together; pages that they share count in each."""
+    """Add up the resident memory of processes, in MB; a page that several share counts in each."""
     total = 0
     for process in processes:
         try:
@@ -139,7 +139,7 @@ def _cpu_s(process: psutil.Process) -> float | None:
 
 
 def _ready_s(processes: Iterable[psutil.Process]) -> dict[str, float] | None:
-    """How long each thread was ready to run and had no processor, as Linux tells; None where it does not."""
+    """How long each thread was ready to run and had no core, in s; None on systems other than Linux."""
     waited: dict[str, float] = {}
     for process in processes:
         for task in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
@@ -151,7 +151,7 @@ def _ready_s(processes: Iterable[psutil.Process]) -> dict[str, float] | None:
 
 
 def _all_cpu_s() -> float | None:
-    """Processor time of the whole machine; None where the system does not tell."""
+    """Processor time of the whole machine, in s; None if the system does not report it."""
     try:
         times = psutil.cpu_times()
     except (OSError, RuntimeError):
@@ -160,5 +160,5 @@ def _all_cpu_s() -> float | None:
 
 
 def _guests(times: Any) -> float:
-    """Time of guest systems, which Linux counts a second time as that of their host's processes."""
+    """Time of virtual machines: Linux counts it twice, as guest time and as time of their processes."""
     return getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)

@@ -1,4 +1,4 @@
-"""What NVML tells, by one that is made up; and once by a real one."""
+"""GPUs by a made-up NVML, and once by a real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MissingError(Exception):
 
 
 class Nvml:
-    """pynvml with two boards; what is in `missing` they do not tell. Each sample is of another moment."""
+    """pynvml with two GPUs, which do not support what is in `missing`. Each sample has other values."""
 
     NVMLError = MissingError
     NVML_CLOCK_SM = 1
@@ -71,17 +71,17 @@ def one(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
 
 
-def test_all_that_a_board_tells(one):
+def test_everything_that_a_gpu_reports(one):
     (board,) = use_of(Nvml())
     assert board.name == "Board A"
     assert board.busy == pytest.approx(0.6)
     assert board.decoder == pytest.approx(0.3)
-    assert board.memory_mb == 7000  # the most
+    assert board.memory_mb == 7000  # the peak
     assert board.power_w == pytest.approx(200)
     assert board.clock_mhz == pytest.approx(1500)
     assert board.throttling == {
         "power limit": pytest.approx(2 / 3),
-        "too hot, says the hardware": pytest.approx(1 / 3),
+        "too hot (hardware)": pytest.approx(1 / 3),
     }
     assert board.joules == pytest.approx(60)  # by its counter
     assert board.joules_per_1000_frames == pytest.approx(120)
@@ -92,7 +92,7 @@ def test_without_a_counter_energy_is_power_over_time(one):
     assert board.joules == pytest.approx(1 * (100 + 300) / 2 + 2 * (300 + 200) / 2)
 
 
-def test_what_a_board_does_not_tell_is_left_out(one):
+def test_what_a_gpu_does_not_report_is_left_out(one):
     names = ("DecoderUtilization", "PowerUsage", "ClockInfo", "CurrentClocksEventReasons", "MemoryInfo")
     (board,) = use_of(Nvml(*names, "TotalEnergyConsumption"))
     assert (board.decoder, board.power_w, board.clock_mhz, board.memory_mb) == (None, None, None, None)
@@ -100,7 +100,7 @@ def test_what_a_board_does_not_tell_is_left_out(one):
     assert board.busy == pytest.approx(0.6)
 
 
-def test_no_frames_no_energy_for_them(one):
+def test_without_frames_there_is_no_energy_per_frame(one):
     assert use_of(Nvml(), frames=0)[0].joules_per_1000_frames is None
 
 
@@ -109,7 +109,7 @@ def test_no_frames_no_energy_for_them(one):
     [(None, ["Board A", "Board B"]), ("1", ["Board B"]), ("GPU-b", ["Board B"]), ("1,0", ["Board B", "Board A"]),
      ("0,7,1", ["Board A"]), ("", [])],
 )  # fmt: skip
-def test_only_boards_that_cuda_sees(monkeypatch, visible, names):
+def test_only_the_gpus_that_cuda_sees(monkeypatch, visible, names):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -117,7 +117,7 @@ def test_only_boards_that_cuda_sees(monkeypatch, visible, names):
 
 
 @pytest.mark.gpu
-def test_a_real_board():
+def test_a_real_gpu():
     nvml = load_nvml()
     assert nvml is not None
     board = use_of(nvml)[0]

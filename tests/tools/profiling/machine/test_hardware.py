@@ -1,4 +1,4 @@
-"""Where something was measured, as a profile tells it."""
+"""The description of the machine in a profile."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def test_this_machine():
     assert machine.versions["numpy"] == np.__version__
 
 
-def test_the_commit_tells_of_changes(tmp_path):
+def test_the_commit_says_whether_files_differ(tmp_path):
     assert commit(tmp_path) is None
     (tmp_path / "file").write_text("one")
     git(tmp_path, "init")

@@ -1,4 +1,4 @@
-"""What is used, by this process and by those that it has started."""
+"""What this process and its children use."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def child():
     process.wait()
 
 
-def test_processes_that_were_started_count(child):
+def test_child_processes_count(child):
     sampler = UseSampler(lambda: 0, every_s=0.1)
-    assert child.stdout.readline()  # by now it burns, and holds its memory
+    assert child.stdout.readline()  # now it computes, and holds its memory
     sampler.start()
     time.sleep(1.0)
     use = sampler.stop()
-    assert use.cores > 0.05  # of this process alone it would be next to nothing
+    assert use.cores > 0.05  # this process alone uses next to nothing
     assert use.cores_all is None or use.cores_all > 0.9 * use.cores
     assert use.memory_mb > use.memory_before_mb + 50
     assert 3 <= len(use.moments) <= 12
@@ -37,7 +37,7 @@ def test_processes_that_were_started_count(child):
     assert use.gpus == []
 
 
-def test_frames_are_told_by_the_moment():
+def test_each_moment_has_its_frame_rate():
     frames = count(step=10)
     sampler = UseSampler(lambda: next(frames), every_s=0.1)
     sampler.start()
@@ -52,11 +52,11 @@ def test_frames_are_told_by_the_moment():
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-def test_threads_that_wait_for_a_processor_are_counted():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports it")
+def test_threads_that_wait_for_a_core_are_counted():
     burners = [subprocess.Popen([sys.executable, "-c", BURNS], stdout=subprocess.PIPE) for _ in range(2)]
     try:
-        for burner in burners:  # both want the same processor
+        for burner in burners:  # both want the same core
             os.sched_setaffinity(burner.pid, {min(os.sched_getaffinity(0))})
             burner.stdout.readline()
         sampler = UseSampler(lambda: 0, every_s=0.1)

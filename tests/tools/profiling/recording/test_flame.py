@@ -38,7 +38,7 @@ def test_stacks_are_of_processor_time(sampled):
     assert inside > 0.9 * sum(compute.values())
     most = max(compute, key=lambda stack: compute[stack]).split(";")
     assert most[1].startswith("Thread._bootstrap (threading.py:")
-    assert sum("Stage._work_through (pipeline/stage.py:" in frame for frame in most) == 1
+    assert sum("Stage._process_all (pipeline/stage.py:" in frame for frame in most) == 1
 
 
 def test_those_that_wait_are_not_in_it(sampled):
