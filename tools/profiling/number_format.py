@@ -82,10 +82,8 @@ def closed_sum(profile: Profile) -> str:
     parts = f"{flow.finished:,} finished + {dropped(profile):,} dropped + {flow.in_flight:,} in flight"
     if flow.closed:
         return f"{flow.read:,} read = {parts}"
-    faults = [Fault(one.stage, one.stream, one.kind, one.packets).found for one in flow.unaccounted]
-    return f"{flow.read:,} read ≠ {parts}: packets are unaccounted for" + "".join(
-        f"; {one}" for one in faults
-    )
+    faults = [f"; {Fault(one.stage, one.stream, one.kind, one.packets).found}" for one in flow.unaccounted]
+    return f"{flow.read:,} read ≠ {parts}: packets are unaccounted for{''.join(faults)}"
 
 
 def measured(profile: Profile) -> str:
