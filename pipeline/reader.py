@@ -16,21 +16,21 @@ from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo, Source
 from pipeline.packet import End, Event, Item, Packet
 
-EVENTS_KEPT = 100  # for whoever asks what happened to a source
+EVENTS_KEPT = 100  # the newest events of a source, for the control API
 
 
 class Numbers(NamedTuple):
-    """With which the packets of a source begin."""
+    """The numbers with which the packets of a source begin."""
 
     seq: int
     epoch: int
 
 
 class Reader:
-    """Reads one source until it ends or is stopped; every stream that has begun then ends.
+    """Reads one source until it ends or is stopped, then ends all of its streams.
 
-    `first_seq` is not 0 where a source of this name was read before in this run: its numbers go on, and it
-    begins a new epoch, since nothing is known of what was before.
+    If the run has read a source of this name before, the numbers go on from there (`first_seq`) and a new
+    epoch begins, since nobody knows what happened in between.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Reader:
         self.book = Book()
         self.packets: Counter[str] = Counter()  # stream: packets; one stream as a rule
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self.lost = False  # gives nothing for now
+        self.lost = False  # gives nothing at the moment
         self._edges = edges
         self._failed, self._ended = failed, ended
         self._stage, self._tracer = stage, tracer
@@ -67,11 +67,11 @@ class Reader:
         return Numbers(self.first_seq + self.packets[self.stream], self.first_epoch + 1)
 
     def go_on_at(self, numbers: Numbers) -> None:
-        """Go on with the numbers of a reader that had this name before, of which nothing else is known."""
+        """Go on with the numbers of a forgotten reader of this name."""
         self.first_seq, self.first_epoch = numbers
 
     def go_on_from(self, before: Reader) -> None:
-        """Go on from the reader that had this name before: its numbers and what it counted only ever grow."""
+        """Go on from the last reader of this name, so that its numbers and counts never fall."""
         self.go_on_at(before.next)
         self.read_before = before.read_before + before.packets[self.stream]
         self.metrics, self.book = before.metrics, before.book
@@ -90,12 +90,12 @@ class Reader:
 
     @property
     def over(self) -> bool:
-        """Whether it was at work, and will not be again."""
+        """Whether it has finished its work."""
         return self._thread is not None and not self._thread.is_alive()
 
     @property
     def streams(self) -> list[str]:
-        """Those it has given packets of; before the first, and as a rule, the one of its own name."""
+        """The streams of its packets; before the first packet, the stream of its own name."""
         return sorted(self.packets) or [self.stream]
 
     def stop(self) -> None:
@@ -116,35 +116,45 @@ class Reader:
                     metrics.latency.record(now - start)
                 if tracer:
                     tracer.left(Span(self._stage, self.stream, start, now, cpu_ns, (), (item,)))
+                self._note_dropped()
                 self._take_in(item)
                 metrics.blocked_ns += time.monotonic_ns() - now
                 if tracer:
                     tracer.handed_on(self._stage, self.stream, now)
-                del item  # else its picture would stay in memory until the next has come
+                del item  # else its picture would stay in memory until the next item comes
                 if self._stopped.is_set():
                     break
                 start, cpu_start = self._enter()
         except Exception as error:
             self._failed(self, error)
         finally:
-            # One that has given nothing at all has ended, too.
+            self._note_dropped()
+            # A source that has given nothing still ends its stream.
             for stream in sorted(self._open) or ([] if self.packets else [self.stream]):
                 self._take_in(End(stream, self.packets[stream]))
             self.operator.close()
             self._ended()
 
     def _enter(self) -> tuple[int, int]:
-        """Monotonic and processor time at which the source is asked for its next item."""
+        """Note that the source is asked for its next item; the monotonic and the processor time."""
         if self._tracer:
             self._tracer.enter(self._stage, self.stream)
         return time.monotonic_ns(), time.thread_time_ns()
 
+    def _note_dropped(self) -> None:
+        """Count the packets that the source itself has dropped."""
+        for packet, reason in self.operator.take_dropped():
+            self.packets[packet.stream] += 1
+            self._open.add(packet.stream)
+            self.book.begin(0, [(0, packet)])
+            self.book.settle(0, (), [(packet.stream, reason)])
+
     def _take_in(self, item: Item) -> None:
-        """Send what the source gave into the graph."""
+        """Send an item of the source into the graph."""
         if isinstance(item, Packet):
             self.packets[item.stream] += 1
             self._open.add(item.stream)
-            if self.first_seq and not item.run:  # another run's packets keep the numbers they have
+            if self.first_seq and not item.run:  # packets of another run keep their numbers
                 item = item.replace(seq=item.seq + self.first_seq, epoch=item.epoch + self.first_epoch)
         elif isinstance(item, Event):
             self.events.append(item)

@@ -60,10 +60,11 @@ def faults_of(places: Mapping[str, Ledger], producers: Mapping[str, Iterable[str
         reordered = _own(ledger.reordered, [one.reordered for one in before])
         balance = ledger.balance()
         balance.subtract(ledger.repeated - repeated)  # these came in repeated
-        faults += [Fault(place, stream, "swallowed", n) for stream, n in balance.items() if n > 0]
-        faults += [Fault(place, stream, "invented", -n) for stream, n in balance.items() if n < 0]
-        faults += [Fault(place, stream, "repeated", n) for stream, n in repeated.items()]
-        faults += [Fault(place, stream, "reordered", n) for stream, n in reordered.items()]
+        found: dict[Kind, Counter[str]] = {
+            "swallowed": +balance, "invented": -balance, "repeated": repeated, "reordered": reordered
+        }  # fmt: skip
+        for kind, packets in found.items():
+            faults += [Fault(place, stream, kind, n) for stream, n in sorted(packets.items())]
     return faults
 
 

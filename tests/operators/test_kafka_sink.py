@@ -100,6 +100,22 @@ def test_packets_wait_for_the_broker_with_wait_delivered(own_kafka, open_sink, m
     sink.close()
 
 
+def test_packets_whose_messages_are_not_delivered_in_time_are_dropped(own_kafka, open_sink):
+    topic = own_kafka.new_topic()
+    sink = open_sink(own_kafka, topic, wait="delivered", flush_s=1)
+    assert sink.holds_packets
+    own_kafka.pause()
+    assert sink.process([frame(0, None), frame(1, None)]) == []
+    assert sink.end_stream("yard") == []
+    assert [(packet.seq, why) for packet, why in sink.take_dropped()] == [
+        (0, "not delivered in time"), (1, "not delivered in time")
+    ]  # fmt: skip
+    own_kafka.resume()
+    sink.flush_s = 60
+    sink.close()
+    assert seqs(read_topic(own_kafka, topic)) == [0, 1]  # they were in the spool
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_run_over_files_is_refused_without_a_broker(open_sink, client):
     with pytest.raises(BrokerError, match=r"localhost:9: nobody listens there"):

@@ -130,6 +130,33 @@ def test_the_sum_closes_at_all_times_and_however_the_run_ends(do):
     assert sum(stream.read for stream in stats.streams) > 20
 
 
+class DropsAtTheSource(toys.Numbers):
+    drop_reasons = ("dark",)
+
+    def read(self, stream, uri):
+        for packet in super().read(stream, uri):
+            if packet.seq < 3:
+                self.drop(packet, "dark")
+            else:
+                yield packet
+
+
+def test_a_source_may_drop_packets_too(monkeypatch):
+    monkeypatch.setitem(toys.REGISTRY, "numbers", DropsAtTheSource)
+    stats = run_graph(toys.graph(), {"a": "10", "dark": "2"})
+    assert stats.stages[0].dropped == {"dark": 5}
+    assert [(s.read, s.finished, s.dropped, s.ended) for s in stats.streams] == [
+        (10, 7, 3, True), (2, 0, 2, True)
+    ]  # fmt: skip
+    assert not stats.faults
+
+
+def test_a_source_that_gives_frames_out_of_order_is_named_and_the_stages_behind_it_are_not():
+    with pytest.raises(UnaccountedError, match="script gave 1 packet of a after later ones"):
+        run_graph(toys.graph("script", same={"op": "same"}), {"topic": "a0 a2 a1 a3"})
+    run_graph(toys.graph("script", same={"op": "same"}), {"topic": "a0 a2 a! a1 a3 a. a0"})
+
+
 class KeepsForEver(toys.Hold):
     def end_stream(self, stream):
         return []

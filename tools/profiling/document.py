@@ -153,7 +153,7 @@ class Unaccounted(Part):
 
 class Flow(Part):
     """All packets of the whole run, warm-up and end included, along the path to the last stage that finished
-    the fewest: read = finished + dropped + in_flight. Any other packets are `unaccounted`, on whatever path.
+    the fewest: read = finished + dropped + in_flight. `unaccounted` has the faults of all stages and edges.
     """
 
     read: int
