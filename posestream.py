@@ -16,8 +16,8 @@ from posestream_entry import check_packages
 check_packages()
 
 from engines.errors import AssetError, ContractError, EngineError
-from operators.graph_files import load_graph
-from operators.graph_run import run
+from operators.graphs.graph_files import load_graph
+from operators.graphs.graph_run import run
 from operators.reading.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph

@@ -34,7 +34,7 @@ import harness
 import psutil
 
 from engines.home import cache_home
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.measurement.stats import RunStats
 from pipeline.run import Run
 

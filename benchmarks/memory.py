@@ -14,7 +14,7 @@ from pathlib import Path
 import harness
 import numpy as np
 
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.run import Run
 
 WARM_FRAMES, TARGET_MB = 1000, 20

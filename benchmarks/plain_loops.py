@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.operator import RunInfo
 from pipeline.run import run_graph
 from tools.options.graph import parse_changes

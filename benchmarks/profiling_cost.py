@@ -31,7 +31,7 @@ from typing import Any
 import harness
 import numpy as np
 
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.measurement.stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.run import Run

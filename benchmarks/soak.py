@@ -39,7 +39,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from operators.cameras import camera_source
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.run import Run
 from tests.support.camera_senders import http_server, send_pictures
 from tests.support.faulty_server import FaultyServer

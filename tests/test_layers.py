@@ -51,5 +51,5 @@ def test_the_command_loads_nothing_heavy():
 
 def test_the_check_sees_what_it_must():
     assert len(files()) > 25
-    assert "pipeline" in imports(ROOT / "operators" / "graph_files.py")
+    assert "pipeline" in imports(ROOT / "operators" / "graphs" / "graph_files.py")
     assert "posestream" not in sys.stdlib_module_names

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from operators.decoding.addresses import resolve_uri
-from operators.graph_files import load_graph, with_sinks
-from operators.weights import check_weights
+from operators.graphs.graph_files import load_graph, with_sinks
+from operators.graphs.weights import check_weights
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.run import Run

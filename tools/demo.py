@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engines.assets.clips import load_clip
 from engines.contracts.contract import load_contract
-from operators.graph_files import load_graph, models_of
+from operators.graphs.graph_files import load_graph, models_of
 from tools.file_run import process_files
 from tools.models import fetch_with_progress
 

@@ -9,8 +9,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from operators.graph_files import with_sinks
-from operators.weights import check_weights
+from operators.graphs.graph_files import with_sinks
+from operators.graphs.weights import check_weights
 from pipeline.graph import Graph
 from pipeline.measurement.stats import RunStats
 from pipeline.run import make_run

@@ -20,7 +20,7 @@ from engines.assets.store import cached_path, fetch, is_cached, sha256, verify
 from engines.contracts.contract import Asset, Contract, Source, WheelSource, available_models, load_contract
 from engines.conversion.import_model import import_model, own_path, remove_model
 from engines.errors import AssetError, ContractError
-from operators.graph_files import models_of
+from operators.graphs.graph_files import models_of
 
 FAILED, BAD_INPUT = 1, 2
 MB = 1e6

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from operators.decoding.addresses import redact
-from operators.graph_run import name_sources
+from operators.graphs.graph_run import name_sources
 from pipeline.errors import ConfigError
 from tools.options import profile as options
 from tools.options.cameras import MAX_AGE_S, name_cameras

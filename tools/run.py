@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from operators.graph_files import load_graph
-from operators.graph_run import name_sources
-from operators.weights import check_weights
+from operators.graphs.graph_files import load_graph
+from operators.graphs.graph_run import name_sources
+from operators.graphs.weights import check_weights
 from pipeline.errors import ConfigError
 from tools.file_run import file_sinks, process_files, show_run
 from tools.options.graph import Changes, Fragment, GraphChoice, parse_changes

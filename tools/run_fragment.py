@@ -12,7 +12,7 @@ from typing import Any
 
 from operators.fragments.cut import Fragment, cut
 from operators.fragments.topics import create_topics
-from operators.graph_files import with_sinks
+from operators.graphs.graph_files import with_sinks
 from operators.kafka.client import BrokerError
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph

@@ -12,7 +12,7 @@ from pathlib import Path
 from contests.environment import Figures
 from engines.contracts.contract import Contract
 from engines.verification.bench import bench_model
-from operators.graph_files import with_sinks
+from operators.graphs.graph_files import with_sinks
 from pipeline.graph import Graph
 from pipeline.processes.split_run import processes_for
 from pipeline.run import make_run

@@ -9,7 +9,7 @@ from pathlib import Path
 from contests.contest import CORES, Contest, Side, count, decode_ms, model_ms, ours, shares
 from contests.environment import peer_python, side_by_side
 from engines.contracts.contract import load_contract
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 
 NAME = "mediapipe"
 PEER = "mediapipe==0.10.21"

@@ -19,7 +19,7 @@ from engines.contracts.onnx_metadata import has_random_weights
 from engines.conversion.export import export_model
 from engines.conversion.int8 import pays_here
 from engines.verification.verify_model import verify_model
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 from pipeline.graph import Graph
 
 NAME = "rtmlib"

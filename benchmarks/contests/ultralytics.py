@@ -14,7 +14,7 @@ from typing import NamedTuple
 from contests.contest import CORES, OURS, Contest, Side, count, decode_ms, model_ms, ours, shares
 from contests.environment import PROGRAMS, Figures, peer_python, side_by_side
 from engines.assets.model_files import find_model
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 
 NAME = "ultralytics"
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from typing import Any
 from operators import REGISTRY
 from operators.fragments.between import Between, between_of
 from operators.fragments.topics import Topic, topics
-from operators.graph_files import free_name
+from operators.graphs.graph_files import free_name
 from pipeline.definition.fragment_rules import producers_of
 from pipeline.errors import ConfigError, nearest
 from pipeline.graph import Graph, check_graph

@@ -18,7 +18,7 @@ import yaml
 
 from operators.fragments.cut import cut
 from operators.fragments.topics import topics
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 from tools.cli import app
 from tools.service.address import DEFAULT_ADDRESS
 

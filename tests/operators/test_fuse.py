@@ -4,7 +4,7 @@ import pytest
 from engines.errors import ContractError
 from engines.estimators.ensemble import Augmentation, Ensemble, fuse
 from operators.fuse import Fuse
-from operators.graph_files import models_of
+from operators.graphs.graph_files import models_of
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet

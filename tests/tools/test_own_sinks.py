@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from operators import REGISTRY
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph, resolve
 from pipeline.operator import Operator

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from engines.errors import AssetError
-from operators.graph_run import name_sources
+from operators.graphs.graph_run import name_sources
 from pipeline.errors import ConfigError
 from tools.cli import exit_code
 

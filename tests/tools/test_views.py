@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 from pipeline.run import Run
 from tools.profiling.session import measure
 from tools.profiling.settings import Settings

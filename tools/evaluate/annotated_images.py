@@ -17,7 +17,7 @@ from engines.errors import ContractError, EngineError
 from engines.evaluation.coco_files import Annotations, read_json
 from operators.decoding.file_source import FileSource
 from operators.decoding.options import DecodeOptions
-from operators.graph_files import models_in, with_sinks
+from operators.graphs.graph_files import models_in, with_sinks
 from operators.pose import Pose
 from operators.pose_onestage import PoseOnestage
 from operators.reading.read import read

@@ -19,8 +19,8 @@ from engines.errors import EngineError
 from engines.evaluation.average_precision import evaluate
 from engines.evaluation.coco_files import Annotations, read_annotations, read_json, results_of
 from operators.decoding import media_files
-from operators.graph_files import load_graph
-from operators.weights import check_weights
+from operators.graphs.graph_files import load_graph
+from operators.graphs.weights import check_weights
 from tools.evaluate import annotated_images
 
 app = typer.Typer(

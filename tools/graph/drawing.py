@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from operators.fragments.cut import cut
-from operators.graph_files import models_named
+from operators.graphs.graph_files import models_named
 from pipeline.graph import Graph
 from pipeline.node import Node
 

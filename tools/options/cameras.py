@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from operators.decoding.addresses import redact
-from operators.graph_run import name_sources
+from operators.graphs.graph_run import name_sources
 from pipeline.errors import ConfigError
 
 MAX_AGE_S = 2.0  # default of live runs: no stage begins to work on an older frame

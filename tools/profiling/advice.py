@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from operators.graph_files import models_named
+from operators.graphs.graph_files import models_named
 from pipeline.definition.options import options_model
 from pipeline.node import Node
 from tools.profiling.bounds import on_cpu

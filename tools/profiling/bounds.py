@@ -14,7 +14,7 @@ from engines.loading.engine_choice import default_device
 from engines.verification.bench import bench_model
 from operators.decoding.addresses import is_camera, resolve_uri, scheme_of
 from operators.decoding.media_files import read_header
-from operators.graph_files import models_in
+from operators.graphs.graph_files import models_in
 from pipeline.errors import PipelineError, PosestreamError
 from pipeline.graph import Graph
 from pipeline.operator import RunInfo, Source

@@ -10,8 +10,8 @@ from itertools import count, cycle, islice
 from pathlib import Path
 
 from operators.decoding.addresses import is_camera
-from operators.graph_files import load_graph
-from operators.weights import check_weights
+from operators.graphs.graph_files import load_graph
+from operators.graphs.weights import check_weights
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph
 from pipeline.measurement.stats import RunStats

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from operators.graph_files import load_graph, models_named
+from operators.graphs.graph_files import load_graph, models_named
 from pipeline.definition.options import options_model
 from pipeline.errors import ConfigError, PosestreamError, nearest
 from pipeline.graph import Graph

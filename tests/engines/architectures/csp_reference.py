@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from reference_rows import digest, names_and_shapes, sample
+from reference_rows import REFERENCE, digest, names_and_shapes, sample
 from seeded import fill, image
 
 BODY = "configs/body_2d_keypoint/rtmpose/body8/rtmpose-{}.py"
@@ -56,7 +56,7 @@ SIZE = (64, 288)  # width, height in px; 9 cells of 32 px, beyond the reach of t
 
 
 def main(family: str, checkout: Path) -> None:
-    target = Path(__file__).with_name(f"{family}.jsonl")
+    target = REFERENCE / f"{family}.jsonl"
     build, outputs = {"rtmpose": (rtmpose, rtmpose_outputs), "rtmdet": (rtmdet, rtmdet_outputs)}.get(
         family, (yolox, yolox_outputs)
     )

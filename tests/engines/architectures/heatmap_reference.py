@@ -20,7 +20,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpose.models import build_pose_estimator
-from reference_rows import GAIN, TINY_VIT, digest, names_and_shapes, sample
+from reference_rows import GAIN, REFERENCE, TINY_VIT, digest, names_and_shapes, sample
 from seeded import fill, image
 
 COCO = "configs/body_2d_keypoint/topdown_heatmap/coco/td-hm_{}-256x192.py"
@@ -57,7 +57,7 @@ TINY = {"hrnet": ("w18", "v2-w18", "w32"), "vitpose": ("s", "s-simple"), "sapien
 
 def main(family: str, checkout: Path) -> None:
     init_default_scope("mmpose")
-    target = Path(__file__).with_name(f"{family}.jsonl")
+    target = REFERENCE / f"{family}.jsonl"
     rows = []
     for variant, keypoints, path in MODELS[family]:
         model = configuration(checkout / path, variant, keypoints)

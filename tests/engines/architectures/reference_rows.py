@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
-HERE = Path(__file__).parent
+REFERENCE = Path(__file__).with_name("reference")
 GAIN = {
     "hrnet": 0.5,
     "vitpose": 1.5,
@@ -16,12 +16,12 @@ TINY_VIT = {"embed_dims": 48, "num_layers": 2, "num_heads": 12, "feedforward_cha
 
 def rows(family):
     """The rows of FAMILY.jsonl, one a model."""
-    return [json.loads(line) for line in (HERE / f"{family}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (REFERENCE / f"{family}.jsonl").read_text().splitlines()]
 
 
 def first_names(family):
     """All names and shapes of the first row's model."""
-    return gzip.decompress((HERE / f"{family}.names.gz").read_bytes()).decode().splitlines()
+    return gzip.decompress((REFERENCE / f"{family}.names.gz").read_bytes()).decode().splitlines()
 
 
 def names_and_shapes(state):

@@ -11,7 +11,7 @@ import yaml
 from tiny_onnx import carrying
 from toy_models import contract, save
 
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 from pipeline.errors import SourceError
 from tools.profiling.bounds import Decoded, IsolatedBench, bound
 from tools.profiling.document import Engine

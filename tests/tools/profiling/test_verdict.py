@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from operators.graph_files import load_graph
+from operators.graphs.graph_files import load_graph
 from tools.profiling.document import Edge, Engine, Place, Stage, Use
 from tools.profiling.measurements import Measured
 from tools.profiling.session import measure

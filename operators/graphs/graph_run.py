@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from operators.graph_files import load_graph, with_sinks
+from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.measurement.stats import RunStats

@@ -6,7 +6,7 @@ from engines.assets.model_files import runnable
 from engines.assets.store import is_cached
 from engines.contracts.contract import load_contract
 from engines.errors import AssetError
-from operators.graph_files import models_in, models_named
+from operators.graphs.graph_files import models_in, models_named
 from pipeline.graph import Graph
 
 

@@ -13,7 +13,7 @@ from operators import REGISTRY
 from pipeline.errors import ConfigError, nearest
 from pipeline.graph import Graph, check_graph, read_graph
 
-GRAPHS = Path(__file__).resolve().parent.parent / "configs" / "graphs"
+GRAPHS = Path(__file__).resolve().parents[2] / "configs" / "graphs"
 
 
 def available_graphs() -> list[str]:
