@@ -18,9 +18,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._turn = threading.Condition()
-        self._at_ns: dict[
-            str, int | None
-        ] = {}  # newest pts_ns of each source that is read; None before its first packet
+        self._at_ns: dict[str, int | None] = {}  # by source: newest pts_ns, None before its first packet
 
     def join(self, source: str) -> Paced:
         """Add a source that is going to be read; returns what it puts its items into before its edges."""
