@@ -232,7 +232,7 @@ def test_the_next_run_of_a_stream_ends_the_one_before(kafka, topic, send, readin
 
 def test_in_a_graph_everything_that_has_left_it_is_committed(kafka, topic, send):
     send(*frames("a", *range(20)), *frames("b", *range(20)), End("a", 20), End("b", 20))
-    toys.Diary.told.clear()
+    toys.Diary.entries.clear()
     graph = check_graph(
         {"name": "toy", "graph": {
             "kafka_source": {"op": "kafka_source", "group": "other", "session_s": 6},
@@ -243,14 +243,14 @@ def test_in_a_graph_everything_that_has_left_it_is_committed(kafka, topic, send)
     run = Run(graph, {"topic": f"kafka://{kafka.bootstrap}/{topic}"})
     run.start()
     deadline = time.monotonic() + LIMIT_S
-    while toys.Diary.told.count("a ends") + toys.Diary.told.count("b ends") < 2:
+    while toys.Diary.entries.count("a ends") + toys.Diary.entries.count("b ends") < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     run.stop()
     stats = run.finish()
-    told = [told for told in toys.Diary.told if told.startswith("a") and told != "a ended"]
+    told = [told for told in toys.Diary.entries if told.startswith("a") and told != "a ended"]
     assert told == [*(f"a{i}" for i in range(20)), "a ends"]
-    assert "a ended" in toys.Diary.told
+    assert "a ended" in toys.Diary.entries
     assert [(s.name, s.read, s.finished) for s in stats.streams] == [("a", 20, 20), ("b", 20, 20)]
     assert committed(kafka, topic, "other") == 42
 
