@@ -1,1 +1,1 @@
-"""Moves packets: graphs, stages, edges, batches, metrics. Knows nothing of pose or of models."""
+"""Moves packets: graphs, stages, edges, batches, metrics. Imports only itself; knows no pose and no model."""

@@ -1,14 +1,14 @@
 """Errors that posestream raises on purpose: the base class, and those of graphs and runs.
 
-Every message is one line that says what was found, what was expected and what to do next; the
-command line prints it and turns the class into an exit code.
+Every message is one line that says what was found, what was expected and what to do next. The command line
+prints it and turns the class into an exit code.
 """
 
 import difflib
 
 
 class PosestreamError(Exception):
-    """Base of all errors that posestream raises on purpose. The message says it all."""
+    """Base of all errors that posestream raises on purpose. The message explains the error."""
 
 
 class PipelineError(PosestreamError):
@@ -16,7 +16,7 @@ class PipelineError(PosestreamError):
 
 
 class ConfigError(PipelineError):
-    """A graph, an option or a command was refused before anything ran."""
+    """A graph, an option or a command is refused before anything runs."""
 
 
 class OptionError(ConfigError):
@@ -32,7 +32,7 @@ class SourceError(PipelineError):
 
 
 class SinkError(PipelineError):
-    """A sink cannot write; what it wrote before is a valid file."""
+    """A sink cannot write; the file is valid up to here."""
 
 
 class RunError(PipelineError):

@@ -42,7 +42,9 @@ class Finished:
             for item in items:
                 if isinstance(item, Event):
                     continue
-                stream = streams.setdefault(item.stream, FinishedStream())
+                stream = streams.get(item.stream)
+                if stream is None:
+                    stream = streams[item.stream] = FinishedStream()
                 stream.ended = isinstance(item, End)
                 if isinstance(item, End):
                     self._drop_newest(item.stream)

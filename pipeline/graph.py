@@ -1,4 +1,4 @@
-"""Graphs: read from YAML, and refused before the first frame is read if they cannot work."""
+"""Graphs: read from YAML and checked, so that a graph that cannot work is refused before it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Registry = Mapping[str, str | type[Operator]]  # operator name: its class, or "m
 
 
 class BatchSpec(BaseModel):
-    """Batching of a node."""
+    """How a node batches."""
 
     model_config = ConfigDict(extra="forbid")
     max: int | None = Field(default=None, ge=1, le=1024, description="most packets a call takes")
@@ -30,28 +30,34 @@ class BatchSpec(BaseModel):
 
 
 class NodeSpec(BaseModel):
-    """What the runtime reads of a node; all else are options of its operator."""
+    """The keys of a node that the runtime reads; all others are options of its operator."""
 
     model_config = ConfigDict(extra="allow")
-    op: str = Field(description="the operator: its name, or module:Class for one's own")
-    after: str | list[str] = Field([], description="whose packets it takes; several are joined")
+    op: str = Field(description="the operator: its name, or module:Class for your own")
+    after: str | list[str] = Field(
+        [], description="the nodes whose packets it takes; packets of several nodes are joined"
+    )
     batch: BatchSpec = BatchSpec()
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
-        1, description="operators at work side by side, a thread each; auto: by processors and sources"
+        1, description="operators that work in parallel, a thread each; auto: by processors and sources"
     )
     capacity: int | None = Field(
         None,
         ge=1,
         le=100_000,
-        description="packets that each edge into it holds, of each stream where it drops; what a call takes, "
-        "and of files 4 or more; behind a camera 2",
+        description="packets that each edge into it holds, for each stream if the edge drops; by default as "
+        "many as a call takes, with files at least 4; behind a camera 2",
     )
-    on_full: Policy | None = Field(None, description="what a full edge into it does; block unless live")
+    on_full: Policy | None = Field(
+        None, description="what a full edge into it does; by default block, behind a camera drop_oldest"
+    )
     on_error: OnError | None = Field(
-        None, description="an operator that raises: end the run, or set the packet aside"
+        None, description="after an error of the operator: end the run (fail), or set the packet aside (skip)"
     )
     fragment: str | None = Field(
-        None, min_length=1, description="the part of the graph it is in, to run in a process of its own"
+        None,
+        min_length=1,
+        description="the part of the graph that it belongs to, for running parts separately",
     )
 
 
@@ -63,9 +69,9 @@ class GraphSpec(BaseModel):
     description: str = ""
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="that share several files; auto: one a processor, which pays where models are small",
+        description="processes that share several files; auto: one a processor, faster if models are small",
     )
-    between: dict[str, Any] = Field({}, description="options of what carries packets between fragments")
+    between: dict[str, Any] = Field({}, description="options of the topics between fragments")
     graph: dict[str, NodeSpec] = Field(min_length=1)
 
 
@@ -76,14 +82,14 @@ class Graph:
     name: str
     description: str
     nodes: tuple[Node, ...]
-    spec: dict[str, Any] = field(repr=False)  # as it was written, `set` included
+    spec: dict[str, Any] = field(repr=False)  # the graph as data, with all changes
     where: str = "graph"
-    processes: int | Literal["auto"] = "auto"  # that share several files
-    between: dict[str, Any] = field(default_factory=dict)  # options of what carries packets between fragments
+    processes: int | Literal["auto"] = "auto"  # processes that share several files
+    between: dict[str, Any] = field(default_factory=dict)  # options of the topics between fragments
 
     @property
     def fragments(self) -> list[str]:
-        """The parts that may run in processes of their own, the source's first; none if it is in one."""
+        """The parts that can run separately, the source's first; empty if the graph names none."""
         return list(dict.fromkeys(node.fragment for node in self.nodes if node.fragment))
 
     @property
@@ -108,7 +114,7 @@ class Graph:
 def read_graph(
     text: str, registry: Registry, where: str = "graph", changes: Mapping[str, Any] | None = None
 ) -> Graph:
-    """Read and check a graph. `changes` maps `node.option` to a value that takes the place of the file's.
+    """Read and check a graph. `changes` maps `node.option` to a value that replaces the file's.
 
     Raises:
         ConfigError: `FILE:LINE node.option: what was found, what was expected`, the first of them.
@@ -135,7 +141,7 @@ class _Checker:
         self._lines = lines
 
     def error(self, path: Path, message: str) -> ConfigError:
-        """`FILE:LINE node.option: message`, with the line of the nearest thing that has one."""
+        """`FILE:LINE node.option: message`, with the line of the innermost key that is known."""
         known = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in self._lines), None)
         where = f"{self._where}:{self._lines[known]}" if known else self._where
         shown = ".".join(str(part) for part in path[1:] if part != "graph") if path[:1] == ("graph",) else ""
@@ -248,7 +254,7 @@ class _Checker:
                 )
 
     def _say(self, error: ValidationError, prefix: Path, valid: list[str]) -> ConfigError:
-        # A misspelt name also shows as a missing one; the misspelling is what helps.
+        # A misspelt name also shows as a missing one; naming the misspelling helps more.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         path: Path = (*prefix, *first["loc"])
         if first["type"] == "extra_forbidden":
@@ -262,7 +268,7 @@ class _Checker:
 
 
 def resolve(found: str | type[Operator]) -> type[Operator]:
-    """The class behind an entry of a registry, imported only now.
+    """The class of a registry entry; imports its module.
 
     Raises:
         ImportError, AttributeError: there is no such module or class.

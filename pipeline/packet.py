@@ -1,7 +1,7 @@
-"""The packet: one frame of one stream and all that is known of it.
+"""The packet: one frame of one stream and everything known about it.
 
-Packets and instances are never changed in place, since several stages may hold the same one at once;
-`Packet.replace`, `Instances.replace` and `Instances[mask]` make changed copies that share the arrays.
+Packets and instances are never changed in place, since several stages may hold the same object at once.
+`Packet.replace`, `Instances.replace` and `Instances.rows` make changed copies that share the arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# The fields that have a fixed meaning: dtype, and the shape behind the first axis (a name is any size).
+# The fields with a fixed meaning: dtype, and the shape after the first axis (a name stands for any size).
 FIELDS: dict[str, tuple[type, tuple[int | str, ...]]] = {
     "boxes": (np.float32, (4,)),  # x0, y0, x1, y1 in px of the frame
     "scores": (np.float32, ()),  # of the detection, 0..1
@@ -26,16 +26,16 @@ FIELDS: dict[str, tuple[type, tuple[int | str, ...]]] = {
 
 
 class Instances:
-    """The animals and persons of one frame: named arrays that share their first axis, a row an instance.
+    """The animals and persons of one frame: named arrays that share their first axis, one row an instance.
 
-    A field that no operator has provided is absent: `instances.get("track_ids")` is then None, and
-    `instances.track_ids` raises an error that lists the fields which are there.
+    A field that no operator has provided is absent: then `instances.get("track_ids")` is None, and
+    `instances.track_ids` raises an error that lists the fields that exist.
     """
 
     __slots__ = ("_fields", "_rows", "skeleton")
 
     def __init__(self, *, skeleton: str | None = None, **fields: np.ndarray):
-        """Take `fields` (name=array) as they are; `skeleton` names what the K keypoints are."""
+        """Keep `fields` (name=array) without copying; `skeleton` names the skeleton of the K keypoints."""
         self._fields = fields
         self.skeleton = skeleton
         self._rows = len(next(iter(fields.values()))) if fields else 0
@@ -46,7 +46,7 @@ class Instances:
 
     @classmethod
     def empty(cls, *names: str) -> Instances:
-        """No rows (0, …) in the named fields, `boxes` and `scores` unless told; unknown sizes become 0."""
+        """No rows in the named fields, by default `boxes` and `scores`; unknown sizes become 0."""
         fields: dict[str, np.ndarray] = {}
         for name in names or ("boxes", "scores"):
             dtype, shape = FIELDS[name]
@@ -54,10 +54,10 @@ class Instances:
         return cls(skeleton=None, **fields)
 
     def validate(self) -> Instances:
-        """Check dtypes and shapes of all known fields; for boundaries (files, Kafka), not for hot loops.
+        """Check dtypes and shapes of all known fields; for data from files and Kafka, not for hot loops.
 
         Raises:
-            ValueError: naming the field, the shape that must hold and the shape found.
+            ValueError: with the field, the expected shape and the shape found.
         """
         sizes: dict[str, int] = {}
         for name, array in self._fields.items():
@@ -75,16 +75,16 @@ class Instances:
         return self
 
     def replace(self, *, skeleton: str | None = None, **fields: np.ndarray) -> Instances:
-        """A copy with these fields added or exchanged."""
+        """A copy with these fields added or replaced."""
         return Instances(skeleton=skeleton or self.skeleton, **{**self._fields, **fields})
 
     def without(self, *names: str) -> Instances:
-        """A copy that lacks these fields."""
+        """A copy without these fields."""
         kept = {name: array for name, array in self._fields.items() if name not in names}
         return Instances(skeleton=self.skeleton, **kept)
 
     def rows(self, index: np.ndarray | slice | list[int]) -> Instances:
-        """The rows that `index` picks (mask, indices or slice), in its order."""
+        """The rows that `index` selects (mask, indices or slice), in its order."""
         return Instances(skeleton=self.skeleton, **{name: a[index] for name, a in self._fields.items()})
 
     def __len__(self) -> int:
@@ -130,11 +130,11 @@ def _instances(skeleton: str | None, fields: dict[str, np.ndarray]) -> Instances
 
 
 class Picture(Protocol):
-    """A frame as its decoder gave it; operators that know its kind may work on it as it is."""
+    """A frame in the format of its decoder; operators that know the format may use it directly."""
 
     @property
     def rgb(self) -> np.ndarray:
-        """The frame as RGB (H, W, 3) uint8; made once."""
+        """The frame as RGB (H, W, 3) uint8; converted once."""
         ...
 
 
@@ -142,47 +142,48 @@ class Picture(Protocol):
 class Packet:
     """One frame of one stream.
 
-    `instances` is None as long as nothing has looked for any (no detection was run on this frame), and
-    holds 0 rows when a detector looked and found none: those are different results.
+    `instances` is None if no detector has run on this frame, and has 0 rows if a detector has found nothing:
+    these are different results.
     """
 
     stream: str  # camera or file
     seq: int  # frame number in its stream, from 0; gaps are dropped frames
     pts_ns: int  # time on the stream's own clock
-    captured_ns: int  # UNIX time at which the frame was captured or entered the graph
+    captured_ns: int  # UNIX time of capture, or of entering the graph if the camera does not tell
     size: tuple[int, int]  # width, height in px
-    picture: np.ndarray | Picture | None = None  # RGB (H, W, 3) uint8, or what can be made into it
+    picture: np.ndarray | Picture | None = None  # RGB (H, W, 3) uint8, or a decoder's format
     instances: Instances | None = None
     arrived_ns: int = 0  # UNIX time at which it entered the graph; 0: as captured_ns
-    run: str = ""  # the run that has captured it, where that is another one
-    epoch: int = 0  # grows where state of the stream was lost; track ids mean nothing across it
-    moment_ns: int | None = None  # UNIX time that stands for the captured_ns of all cameras, after `sync`
+    run: str = ""  # the run that captured it, if another one
+    epoch: int = 0  # grows when state of the stream was lost; track ids of different epochs are unrelated
+    moment_ns: int | None = None  # after `sync`: one UNIX time for the frames of all cameras
 
     @property
     def image(self) -> np.ndarray | None:
-        """The frame, RGB (H, W, 3) uint8; converted when first asked for, so ask only for what you use."""
+        """The frame, RGB (H, W, 3) uint8; the first access converts it, so access it only if you need it."""
         picture = self.picture
         return picture if picture is None or isinstance(picture, np.ndarray) else picture.rgb
 
     @property
     def entered_ns(self) -> int:
-        """UNIX time at which it entered the graph, by this machine's clock; ages are measured from here."""
+        """UNIX time at which it entered the graph, by this machine's clock; ages count from here."""
         return self.arrived_ns or self.captured_ns
 
     def replace(self, **changes: Any) -> Packet:
-        """A copy with these attributes exchanged."""
-        # As dataclasses.replace, in a third of its time: every stage does this with every packet.
+        """A copy with these attributes replaced."""
+        # Takes a third of the time of dataclasses.replace; every stage calls it for every packet.
         return Packet(**{**{name: getattr(self, name) for name in Packet.__slots__}, **changes})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """Something that happened to a stream, told in its place between two packets; no edge ever drops it.
+    """Something that happened to a stream, in its place between two packets; no edge ever drops it.
 
-    Kinds: `lost` (the source gives no more frames: reason), `back` (it does again: reason, away_s), `changed`
-    (of another size or codec from here on: before, after), `jumped` (its clock did: by_s), `moved` (this
-    worker has taken the stream over from another), `ended` (another run's stream is over: frames; without it,
-    the end that follows only says that this worker reads no more of it).
+    Kinds, with their details: `lost` (the source gives no more frames: reason), `back` (it gives frames
+    again: reason, away_s), `changed` (another size or codec from here on: before, after), `jumped` (the clock
+    of the source: by_s), `moved` (this worker has taken over the stream from another one), `ended` (a stream
+    of another run has ended: frames; without this event, the `End` that follows only means that this worker
+    stops reading the stream).
     """
 
     stream: str
@@ -192,19 +193,19 @@ class Event:
     resets: bool = (
         False  # frames before and after do not belong together: operators forget the stream's state
     )
-    run: str = ""  # the run to which it happened, where that is another one
+    run: str = ""  # the run to which it happened, if another one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class End:
-    """The end of a stream; it travels through the graph in order, behind the stream's last packet."""
+    """The end of a stream; it travels through the graph after the last packet of the stream."""
 
     stream: str
     frames: int  # how many packets the source gave
-    run: str = ""  # the run whose stream has ended, where that is another one
+    run: str = ""  # the run whose stream has ended, if another one
 
 
 Item = Packet | Event | End
-# What a worker finds in its inbox: the monotonic ns at which it was queued, and the item; a packet of each
-# input where a stage joins several.
+# What a worker finds in its inbox: the monotonic ns at which it was queued, and the item. A stage that joins
+# several inputs finds a tuple with one packet of each.
 Taken = tuple[int, Item | tuple[Packet, ...]]

@@ -36,7 +36,7 @@ class RunSettings:
 
     @property
     def live(self) -> bool:
-        """Whether the sources are cameras, which wait for nobody."""
+        """Whether the sources are cameras, which do not wait."""
         return self.info.live
 
     def info_for(self, sharing: int) -> RunInfo:
@@ -89,7 +89,7 @@ def wire(graph: Graph, settings: RunSettings, *, finished: Finished, failed: Fai
 
 
 def workers_of(node: Node, settings: RunSettings) -> int:
-    """The workers of a node; `auto` is one for each processor, but none that no stream would ever reach."""
+    """The workers of a node; `auto` is one for each processor, but no more than there are streams."""
     if node.workers != "auto":
         return node.workers
     if node.operator.across_streams:

@@ -97,7 +97,7 @@ class Worker:
                 self._log.note_error(packets[0], error)
             else:
                 where = f"{packets[0].stream} frame {packets[0].seq}"
-                more = f" (or one of {len(packets) - 1} packets behind it)" if len(packets) > 1 else ""
+                more = f" (or one of the next {len(packets) - 1} packets)" if len(packets) > 1 else ""
                 self._failed(error, f"at {where}{more}")
             return []
         # The failed call may have half-updated the operator's state: reset it before retrying the packets one

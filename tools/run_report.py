@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.measurement.stats import RunStats, StreamStats
 from tools.service.attached import StreamNow
+from tools.views import duration
 
 
 class Progress:
@@ -100,16 +101,6 @@ def _trouble(camera: StreamNow) -> str:
         return ""
     since = f" for {duration(time.time() - camera.lost_since_ns / 1e9)}" if camera.lost_since_ns else ""
     return f"lost{since}" + (f": {camera.reason}" if camera.reason else "")
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: 12 s, 3:05 min, 7:12 h."""
-    rounded = max(round(seconds), 0)
-    if rounded < 60:
-        return f"{rounded} s"
-    if rounded < 3600:
-        return f"{rounded // 60}:{rounded % 60:02} min"
-    return f"{rounded // 3600}:{rounded % 3600 // 60:02} h"
 
 
 def log_summary(cameras: Sequence[StreamNow]) -> str:

@@ -1,4 +1,4 @@
-"""Fills the records that views show and write as JSON from the snapshots of a run."""
+"""What several views of a run share: filling their records from snapshots, and formatting durations."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ def fill(record: Callable[..., T], *snapshots: object, digits: int | None = None
         elif digits is not None and isinstance(value, float):
             values[name] = round(value, digits)
     return record(**values)
+
+
+def duration(seconds: float) -> str:
+    """Format a duration: 12 s, 3:05 min, 7:12 h."""
+    rounded = max(round(seconds), 0)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60}:{rounded % 60:02} min"
+    return f"{rounded // 3600}:{rounded % 3600 // 60:02} h"

@@ -1,1 +1,1 @@
-"""Graph files: their YAML, their options, their schema. Imports `pipeline.errors` and `pipeline.operator`."""
+"""Graph files: their YAML, their options, their schema. Imports `graph`, `node`, `operator` and `errors`."""

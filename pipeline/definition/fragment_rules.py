@@ -11,11 +11,11 @@ from pipeline.node import Node
 
 
 def check_fragments(nodes: Sequence[Node], error: Callable[[Path, str], ConfigError]) -> None:
-    """Refuse fragments that could not run apart; `error` makes the message for a place in the graph.
+    """Refuse fragments that cannot run separately; `error` makes the error for a place in the graph.
 
     Raises:
-        ConfigError: a node in no fragment beside others that are in one; fragments that need each other; or a
-            fragment that takes packets from several nodes outside of it.
+        ConfigError: some nodes are in a fragment and others are not; fragments need each other; or a fragment
+            takes packets from several nodes outside of it.
     """
     named = next((node for node in nodes if node.fragment), None)
     if named is None:
@@ -46,7 +46,7 @@ def check_fragments(nodes: Sequence[Node], error: Callable[[Path, str], ConfigEr
 
 
 def producers_of(nodes: Sequence[Node]) -> dict[str, list[Node]]:
-    """Of each fragment, the nodes outside of it whose packets it takes."""
+    """For each fragment, the nodes outside of it whose packets it takes."""
     taken: dict[str, set[str]] = {node.fragment: set() for node in nodes if node.fragment}
     for node in nodes:
         if node.fragment:

@@ -9,7 +9,7 @@ from pipeline.graph import GraphSpec, NodeSpec, Registry, resolve
 
 
 def graph_schema(registry: Registry) -> dict[str, Any]:
-    """A JSON Schema (2020-12) of graph files in which every operator's options have type and description."""
+    """A JSON Schema (2020-12) of graph files, with type and description of every operator's options."""
     outer = GraphSpec.model_json_schema()
     node = NodeSpec.model_json_schema()
     definitions = node.pop("$defs", {})
@@ -33,7 +33,7 @@ def graph_schema(registry: Registry) -> dict[str, Any]:
             }
         )
     own = {
-        "title": "an operator of one's own: module:Class",
+        "title": "your own operator: module:Class",
         "type": "object",
         "properties": {**node["properties"], "op": {"type": "string", "pattern": ":"}},
         "required": ["op"],

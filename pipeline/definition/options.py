@@ -12,7 +12,7 @@ from pipeline.operator import Operator
 
 
 def options_model(operator: type[Operator]) -> type[BaseModel]:
-    """A model whose fields are the constructor's arguments: names, types, bounds, defaults, descriptions."""
+    """A pydantic model of the constructor's arguments: names, types, bounds, defaults, descriptions."""
     if operator.__init__ is object.__init__:
         return create_model(operator.__name__, __config__=ConfigDict(extra="forbid"))
     hints = typing.get_type_hints(operator.__init__, include_extras=True)
@@ -20,13 +20,13 @@ def options_model(operator: type[Operator]) -> type[BaseModel]:
     for name, argument in list(inspect.signature(operator.__init__).parameters.items())[1:]:
         default = ... if argument.default is inspect.Parameter.empty else argument.default
         fields[name] = (hints.get(name, Any), default)
-    # A model's name such as `model_…` is an option like any other, not pydantic's own.
+    # Pydantic reserves names such as `model_…`; for us they are options like any other.
     config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
     return create_model(operator.__name__, __config__=config, **fields)
 
 
 def check_options(operator: type[Operator], options: dict[str, Any]) -> dict[str, Any]:
-    """The options with their types made right; defaults are left to the constructor.
+    """Convert the options to their types; the constructor adds the defaults.
 
     Raises:
         pydantic.ValidationError: unknown, missing or ill-typed options.

@@ -1,4 +1,4 @@
-"""YAML with line numbers, so that an error can say where it is."""
+"""YAML with line numbers, so that an error can name the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parse_yaml(text: str, where: str) -> tuple[Any, dict[Path, int]]:
     """Parse `text`; the data, and the line (from 1) of every key and item by its path.
 
     Raises:
-        ConfigError: not YAML, or a key that is given twice (which YAML would silently let win).
+        ConfigError: not YAML, or a key is given twice (YAML would silently take the last one).
     """
     loader = yaml.SafeLoader(text)
     try:

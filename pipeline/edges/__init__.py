@@ -1,1 +1,1 @@
-"""The queues between stages, and joins. Imports `pipeline.packet` and `measurement`."""
+"""The queues between stages, joins, and the pace of files. Imports `packet` and `measurement`."""

@@ -1,4 +1,4 @@
-"""An edge: how a stage sends its packets to a stage behind it."""
+"""An edge: how a stage sends its packets to another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps sources side by side that are read as fast as they can be, where a stage joins what they give."""
+"""Reads files side by side, if a stage of the graph needs frames of all of them at the same time."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ AHEAD_NS = 1_000_000_000
 
 
 class Pace:
-    """Lets no source be more than a second ahead of another, each by its own `pts_ns`.
+    """Lets no source get more than a second of its own `pts_ns` ahead of another.
 
-    Without it the packets of the fastest would fill the memory while they wait for those of the slowest.
+    Without it the packets of the fastest source would fill the memory while they wait for the slowest.
     """
 
     def __init__(self) -> None:
         self._turn = threading.Condition()
-        self._at_ns: dict[str, int | None] = {}  # sources that are being read; None before their first packet
+        self._at_ns: dict[str, int | None] = {}  # by source: newest pts_ns, None before its first packet
 
     def join(self, source: str) -> Paced:
-        """A source that is going to be read: what stands in front of its edges."""
+        """Add a source that is going to be read; returns what it puts its items into before its edges."""
         self._at_ns[source] = None
         return Paced(self, source)
 
     def reach(self, source: str, at_ns: int) -> None:
-        """Wait until no other source is too far behind this time."""
+        """A source has reached this time: wait until no other source is too far behind it."""
         with self._turn:
             if source not in self._at_ns:
                 return
@@ -36,20 +36,20 @@ class Pace:
                 self._turn.wait()
 
     def leave(self, source: str) -> None:
-        """Nobody need wait for this source any more."""
+        """Stop waiting for this source."""
         with self._turn:
             self._at_ns.pop(source, None)
             self._turn.notify_all()
 
 
 class Paced:
-    """The pace as one source sees it."""
+    """The place of one source in a `Pace`; stands where an edge would."""
 
     def __init__(self, pace: Pace, source: str):
         self._pace, self._source = pace, source
 
     def put(self, items: Sequence[Item]) -> None:
-        """Wait for the turn of these items; its end, or a stream of another name, ends its part."""
+        """Wait until these items may go on. At its end, or a stream of another name, the source leaves."""
         for item in items:
             if isinstance(item, End) or item.stream != self._source:
                 self._pace.leave(self._source)

@@ -1,1 +1,1 @@
-"""What a run counts of itself, and the snapshot that all views draw from."""
+"""What a run counts, its closed sum, and the snapshot for all views. Imports `packet` and `operator`."""

@@ -50,8 +50,8 @@ class Fault(NamedTuple):
 def faults_of(places: Mapping[str, Ledger], producers: Mapping[str, Iterable[str]]) -> list[Fault]:
     """The faults at these places (stages and edges, by name).
 
-    A disorder goes on through the stages behind it, so a place answers only for what its producers have not
-    done already.
+    Packets that one stage repeats or reorders reach the stages after it in the same order. So only what a
+    place adds to the disorder of its producers is its own fault.
     """
     faults: list[Fault] = []
     for place, ledger in places.items():

@@ -160,7 +160,7 @@ def test_a_new_run_of_a_stream_ends_the_previous_one(kafka, topic, send, reading
 
 def test_all_that_has_left_a_graph_is_committed(kafka, topic, send):
     send(*frames("a", *range(20)), *frames("b", *range(20)), End("a", 20), End("b", 20))
-    toys.Diary.told.clear()
+    toys.Diary.entries.clear()
     graph = check_graph(
         {"name": "toy", "graph": {
             "kafka_source": {"op": "kafka_source", "group": "other", "session_s": 6},
@@ -171,14 +171,14 @@ def test_all_that_has_left_a_graph_is_committed(kafka, topic, send):
     run = Run(graph, {"topic": f"kafka://{kafka.bootstrap}/{topic}"})
     run.start()
     deadline = time.monotonic() + LIMIT_S
-    while toys.Diary.told.count("a ends") + toys.Diary.told.count("b ends") < 2:
+    while toys.Diary.entries.count("a ends") + toys.Diary.entries.count("b ends") < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     run.stop()
     stats = run.finish()
-    entries = [entry for entry in toys.Diary.told if entry.startswith("a") and entry != "a ended"]
+    entries = [entry for entry in toys.Diary.entries if entry.startswith("a") and entry != "a ended"]
     assert entries == [*(f"a{i}" for i in range(20)), "a ends"]
-    assert "a ended" in toys.Diary.told
+    assert "a ended" in toys.Diary.entries
     assert [(s.name, s.read, s.finished) for s in stats.streams] == [("a", 20, 20), ("b", 20, 20)]
     assert committed(kafka, topic, "other") == 42
 

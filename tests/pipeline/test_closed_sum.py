@@ -151,7 +151,7 @@ def test_a_source_may_drop_packets_too(monkeypatch):
     assert not stats.faults
 
 
-def test_a_source_that_gives_frames_out_of_order_is_named_and_the_stages_behind_it_are_not():
+def test_a_source_that_gives_frames_out_of_order_is_named_but_not_the_stages_after_it():
     with pytest.raises(UnaccountedError, match="script gave 1 packet of a after later ones"):
         run_graph(toys.graph("script", same={"op": "same"}), {"topic": "a0 a2 a1 a3"})
     run_graph(toys.graph("script", same={"op": "same"}), {"topic": "a0 a2 a! a1 a3 a. a0"})

@@ -1,4 +1,4 @@
-"""Sources that come and go for years: what a run keeps of them."""
+"""Sources that come and go for years: a run keeps figures of the last ones, and sums of all others."""
 
 import gc
 import time
@@ -15,7 +15,7 @@ from pipeline.run import Run
 
 @pytest.fixture
 def run(monkeypatch):
-    """A live run that drops a part of what it reads, and tells of two sources that are over."""
+    """A live run that drops some packets, and keeps the figures of two ended sources."""
     monkeypatch.setattr("pipeline.sources.ENDED_KEPT", 2)
     run = Run(toys.graph(slow={"op": "slow", "ms": 3}), live=True, keep_open=True)
     run.start()
@@ -25,7 +25,7 @@ def run(monkeypatch):
 
 
 def visit(run: Run, name: str, uri: str) -> None:
-    """Attach a source and wait until it is over."""
+    """Attach a source and wait until it has ended."""
     ended = toys.Collect.ended.count(name)
     run.add_source(name, uri)
     deadline = time.monotonic() + 20
@@ -42,7 +42,7 @@ def seqs(name: str) -> list[int]:
     return [packet.seq for packet in toys.Collect.packets if packet.stream == name]
 
 
-def test_what_is_over_for_long_is_told_of_in_sums(run):
+def test_sources_that_ended_long_ago_are_only_in_the_sums(run):
     for number in range(6):
         visit(run, f"visitor{number}", f"{20 + number}@1")
         stats = run.stats()
@@ -57,7 +57,7 @@ def test_what_is_over_for_long_is_told_of_in_sums(run):
     assert stats.dropped > 0
 
 
-def test_a_window_knows_what_was_forgotten_in_it(run):
+def test_a_window_includes_streams_that_were_forgotten_in_it(run):
     for number in range(3):
         visit(run, f"visitor{number}", "20@1")
     before, finished = run.stats(), len(toys.Collect.packets)

@@ -1,4 +1,4 @@
-"""Graphs are refused before anything runs, with file, line and what would be right."""
+"""Graphs that cannot work are refused before anything runs, with file, line and a hint."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_good_graph_is_read():
         ("  use:", "  second: {op: numbers}\n  use:", "one source operator (decode), found numbers, second"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused(old, new, message):
+def test_a_graph_that_cannot_work_is_refused(old, new, message):
     assert old in GOOD
     with pytest.raises(ConfigError, match=re.escape(message)):
         read_graph(GOOD.replace(old, new, 1), REGISTRY, "good.yaml")
@@ -87,7 +87,7 @@ def test_what_cannot_work_is_refused(old, new, message):
 @pytest.mark.parametrize(
     "text", ["", "[]", "just words", "name: x", "name: x\ngraph: {}", "name: x\ngraph: []"]
 )
-def test_what_is_no_graph_is_refused(text):
+def test_text_that_is_no_graph_is_refused(text):
     with pytest.raises(ConfigError):
         read_graph(text, REGISTRY, "bad.yaml")
 

@@ -1,4 +1,4 @@
-"""What live sources need of the runtime: events in their places, sources of many streams, bounded age."""
+"""Live sources: events keep their places, a source may carry many streams, the age of packets is bounded."""
 
 import time
 
@@ -13,8 +13,10 @@ from pipeline.run import Run, run_graph
 
 
 def of(stream: str) -> list[str]:
-    """What the diary was told of a stream."""
-    return [entry for entry in toys.Diary.told if stream in entry.replace("reset", "").replace("moved", "")]
+    """The entries of the diary that concern a stream."""
+    return [
+        entry for entry in toys.Diary.entries if stream in entry.replace("reset", "").replace("moved", "")
+    ]
 
 
 FORKED = {
@@ -27,26 +29,26 @@ FORKED = {
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 3))
 def test_events_keep_their_places(is_event, batch, workers):
-    words, told, seq = [], [], 0
+    words, expected, seq = [], [], 0
     for event in is_event:
         words.append("a!" if event else f"a{seq}")
-        told += ["reset a", "a moved"] if event else [f"a{seq}"]
+        expected += ["reset a", "a moved"] if event else [f"a{seq}"]
         seq += not event
     work = {"op": "same", "jitter_ms": 0.2, "workers": workers, "batch": {"max": batch}}
     run_graph(toys.graph("script", work=work, diary={"op": "diary"}), {"source": " ".join(words)})
-    assert toys.Diary.told == [*told, "a ends"] if seq else ["source ends"]
+    assert toys.Diary.entries == [*expected, "a ends"] if seq else ["source ends"]
 
 
 def test_events_pass_forks_and_joins_once_and_in_order():
     words = [f"a{i}" if i % 5 else f"a{i} a!" for i in range(40)]
     stats = run_graph(toys.graph("script", **FORKED), {"source": " ".join(words)})
-    told = of("a")
-    assert told.count("a moved") == 8  # although one way drops packets
-    seqs = [int(entry[1:]) for entry in told if entry[1:].isdigit()]
+    entries = of("a")
+    assert entries.count("a moved") == 8  # although one branch drops packets
+    seqs = [int(entry[1:]) for entry in entries if entry[1:].isdigit()]
     assert seqs == sorted(seqs)
-    for number, place in enumerate(i for i, entry in enumerate(told) if entry == "a moved"):
-        before = [int(entry[1:]) for entry in told[:place] if entry[1:].isdigit()]
-        after = [int(entry[1:]) for entry in told[place:] if entry[1:].isdigit()]
+    for number, place in enumerate(i for i, entry in enumerate(entries) if entry == "a moved"):
+        before = [int(entry[1:]) for entry in entries[:place] if entry[1:].isdigit()]
+        after = [int(entry[1:]) for entry in entries[place:] if entry[1:].isdigit()]
         assert max(before, default=0) <= 5 * number < min(after, default=10**6)
     assert len(seqs) + sum(stats.edges[0].dropped.values()) + sum(stats.edges[1].dropped.values()) >= 40
 
@@ -78,10 +80,10 @@ def test_a_source_learns_what_has_left_every_last_stage(batch, monkeypatch):
     run.start()
     run.finish()
     assert seen[-1][0] == 5
-    assert all(seq < slow for seq, slow in seen)  # never before the slower one is done with it
+    assert all(seq < slow for seq, slow in seen)  # never before the slower stage has finished it
 
 
-def test_packets_that_have_grown_too_old_are_dropped_and_counted():
+def test_packets_that_are_too_old_are_dropped_and_counted():
     graph = toys.graph(slow={"op": "slow", "ms": 20, "capacity": 100}, more={"op": "same"})
     run = Run(graph, {"a": "60@1"}, live=True, max_age_s=0.1)
     run.start()
@@ -127,7 +129,7 @@ def test_streams_take_turns_and_lose_only_their_own_packets(policy, given):
     assert lane.packets == 0
 
 
-def test_a_full_lane_drops_no_event_and_moves_no_packet_before_one():
+def test_a_full_lane_drops_no_event_and_keeps_packets_after_it():
     lane = Lane(1, "drop_oldest")
     for item in (toys.packet("a", 0), Event("a", "back", 0), toys.packet("a", 1), toys.packet("a", 2)):
         lane.append(0, item)
@@ -176,13 +178,13 @@ def test_packets_set_aside_in_a_row_are_logged_once(caplog, monkeypatch):
     ]  # fmt: skip
 
 
-def test_an_edge_tells_how_much_it_holds():
+def test_an_edge_reports_its_capacity():
     by_stream = {"by_stream": {"op": "same_by_stream", "workers": 3, "batch": {"max": 5}, "after": "other"}}
     live = Run(toys.graph("script", **FORKED, **by_stream), live=True, keep_open=True)
     names = [edge.name for edge in live.stats().edges]
     assert dict(zip(names, live.room(4), strict=True)) == {
         "script → fork": 8,  # 2 of each stream
-        "script → other": 4,  # as it says, 1 of each stream
+        "script → other": 4,  # as the graph says, 1 of each stream
         "fork → diary": None,
         "other → diary": None,
         "other → by_stream": 15,  # of all streams together, but each worker has its own

@@ -1,4 +1,4 @@
-"""The runtime: nothing lost, nothing out of order, every loss counted, every failure said."""
+"""The runtime: no packet is lost or out of order, every drop is counted, every failure is reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_packet_arrives_once_and_in_order(lengths, workers, batch, wait_ms
     assert_accounts_close(stats)
 
 
-def test_a_stream_stays_with_one_worker_where_there_is_memory():
+def test_a_stream_stays_with_one_worker_if_the_operator_has_state():
     graph = toys.graph(work={"op": "same_by_stream", "workers": 3})
     run_graph(graph, {f"s{i}": "50@1" for i in range(6)})
     assert {len(threads) for threads in toys.SameByStream.seen.values()} == {1}
@@ -91,7 +91,7 @@ def test_drop_oldest_keeps_the_newest():
     assert seqs("a")[-1] == 299
 
 
-def test_live_runs_drop_behind_the_source_and_nowhere_else():
+def test_live_runs_drop_only_on_the_edge_after_the_source():
     graph = toys.graph(fast={"op": "same"}, work={"op": "slow", "ms": 2})
     stats = run_graph(graph, {"a": "400"}, live=True)
     dropping = {edge.name for edge in stats.edges if edge.dropped}
@@ -111,7 +111,7 @@ def test_joins_match_on_stream_and_seq():
         assert p.instances.scores[0] == p.instances.embeddings[0] == p.seq
 
 
-def test_joins_let_go_what_has_lost_its_partner():
+def test_joins_drop_packets_without_a_partner():
     graph = toys.graph(
         left={"op": "same", "after": "numbers"},
         right={"op": "odd", "after": "numbers"},
@@ -164,12 +164,12 @@ def test_an_operator_that_cannot_open_ends_the_run_before_the_first_frame():
     assert seqs("a") == []
 
 
-def test_a_source_that_breaks_is_said():
+def test_a_source_that_raises_ends_the_run_with_its_name():
     with pytest.raises(PipelineError, match="a: ValueError"):
         run_graph(toys.graph(), {"a": "no number@1"} | {"b": "5"})
 
 
-def test_stop_drains_what_was_read():
+def test_stop_finishes_the_packets_that_were_read():
     graph = toys.graph(work={"op": "slow", "ms": 1})
     run = Run(graph, {"a": "100000"})
     run.start()
@@ -182,7 +182,7 @@ def test_stop_drains_what_was_read():
     assert toys.Collect.ended == ["a"]
 
 
-def test_abort_throws_away_and_counts():
+def test_abort_drops_waiting_packets_and_counts_them():
     graph = toys.graph(work={"op": "slow", "ms": 50, "capacity": 30})
     run = Run(graph, {"a": "100000"})
     run.start()

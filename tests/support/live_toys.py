@@ -1,4 +1,4 @@
-"""A camera for tests of the service: gives frames at a rate, and can be unplugged for a moment."""
+"""A camera for tests of the service: it gives frames at a rate and can be unplugged for a while."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.packet import Event, Instances, Packet
 
 
 class ToyCamera(Source):
-    """`FPS` frames a second; `FPS@FRAMES` ends; `FPS:FILE` is lost as long as the file is there."""
+    """Gives `FPS` frames a second; `FPS@FRAMES` ends; `FPS:FILE` is lost as long as the file exists."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -28,7 +28,7 @@ class ToyCamera(Source):
     def read(self, stream: str, uri: str) -> Iterator[Packet | Event]:
         if uri == "broken":
             raise SourceError("cannot read broken")
-        if "://" in uri:  # one that does not answer
+        if "://" in uri:  # a camera that does not answer
             self.stopped.wait()
             return
         rate, _, unplugged = uri.partition(":")

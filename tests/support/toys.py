@@ -1,4 +1,4 @@
-"""Small operators that make the runtime's behaviour visible: they count, wait, fail and remember."""
+"""Small operators for tests of the runtime: they count, wait, fail, and record what they receive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def packet(stream: str = "a", seq: int = 0, **fields: object) -> Packet:
 
 
 class Numbers(Source):
-    """As many packets as the uri says; `1000@2` waits 2 ms before each."""
+    """Gives as many packets as the uri says; with `1000@2`, one every 2 ms."""
 
     provides = ("image",)
 
@@ -59,7 +59,7 @@ class Logged(Source):
 
 
 class Script(Source):
-    """What the uri says, word by word: `a3` packet 3 of stream a, `a!` an event of it that resets, `a.` its end."""
+    """Gives the items that the uri lists: `a3` is packet 3 of stream a, `a!` an event that resets, `a.` the end."""
 
     finished_packets: list[tuple[str, int]] = []  # noqa: RUF012 - shared on purpose: the test reads it
 
@@ -78,28 +78,28 @@ class Script(Source):
 
 
 class Diary(Operator):
-    """Remembers all that it is told, in one list: `a3`, `reset a`, `a moved`, `a ends`."""
+    """Records every call in one list: `a3`, `reset a`, `a moved`, `a ends`."""
 
     per_stream = True
-    told: list[str] = []  # noqa: RUF012 - shared on purpose: the test reads it
+    entries: list[str] = []  # noqa: RUF012 - shared on purpose: the test reads it
 
     def process(self, packets: list[Packet]) -> list[Packet]:
-        self.told += [f"{p.stream}{p.seq}" for p in packets]
+        self.entries += [f"{p.stream}{p.seq}" for p in packets]
         return packets
 
     def reset(self, stream: str) -> None:
-        self.told.append(f"reset {stream}")
+        self.entries.append(f"reset {stream}")
 
     def event(self, event: Event) -> None:
-        self.told.append(f"{event.stream} {event.kind}")
+        self.entries.append(f"{event.stream} {event.kind}")
 
     def end_stream(self, stream: str) -> list[Packet]:
-        self.told.append(f"{stream} ends")
+        self.entries.append(f"{stream} ends")
         return []
 
 
 class Same(Operator):
-    """Passes packets on, after a random wait of up to `jitter_ms`."""
+    """Gives its packets on, after a random wait of up to `jitter_ms`."""
 
     def __init__(self, jitter_ms: float = 0):
         self.jitter_ms = jitter_ms
@@ -111,7 +111,7 @@ class Same(Operator):
 
 
 class SameByStream(Same):
-    """The same, with memory by stream: notes in `seen` which thread took which stream."""
+    """The same, with state by stream; `seen` records which threads took each stream."""
 
     per_stream = True
     seen: dict[str, set[int]] = defaultdict(set)  # noqa: RUF012 - shared on purpose
@@ -123,7 +123,7 @@ class SameByStream(Same):
 
 
 class Slow(Operator):
-    """Takes `ms` for each call."""
+    """Sleeps `ms` in each call."""
 
     def __init__(self, ms: float):
         self.ms = ms
@@ -166,7 +166,7 @@ class FailAt(Operator):
 
 
 class FailAside(Operator):
-    """Raises wherever it can, except at packets."""
+    """Raises at events and ends of streams, not at packets."""
 
     per_stream = True
 
@@ -186,7 +186,7 @@ class FailOpen(Operator):
 
 
 class Hold(Operator):
-    """Gives each packet only when the next one has come, the last at the end of its stream."""
+    """Holds each packet until the next one comes, the last until the end of its stream."""
 
     per_stream = True
     holds_packets = True
@@ -250,7 +250,7 @@ class Faulty(Operator):
 
 
 class AddField(Operator):
-    """Provides a field of the packet's own seq, one row."""
+    """Provides a field with the packet's seq in every row."""
 
     provides = ("scores",)
 
@@ -274,7 +274,7 @@ class NeedsScores(Operator):
 
 
 class Collect(Operator):
-    """Remembers what came, in the lists of its class, and which streams have ended."""
+    """Records its packets, and the streams that have ended, in the lists of its class."""
 
     packets: list[Packet] = []  # noqa: RUF012 - shared on purpose: the test reads it
     ended: list[str] = []  # noqa: RUF012
@@ -289,7 +289,7 @@ class Collect(Operator):
 
 
 class Write(Operator):
-    """A sink: the seq of every packet on a line of `dir/STREAM`, then the end; other processes can read it."""
+    """A sink that writes the seq of every packet, and the end, to `dir/STREAM`, for other processes to read."""
 
     sink = True
     per_stream = True
@@ -316,7 +316,7 @@ class Write(Operator):
 
 
 class TwoPartError(PipelineError):
-    """An error that does not survive pickling."""
+    """An error that cannot be unpickled."""
 
     def __init__(self, first: str, second: str):
         super().__init__(f"{first} and {second}")
@@ -374,12 +374,12 @@ REGISTRY = {
 
 
 def graph(source: str = "numbers", **nodes: dict[str, object]) -> Graph:
-    """A graph of these nodes, a source before and `collect` behind them, in a chain unless told otherwise."""
+    """A graph of a source, these nodes and `collect`, in a chain unless a node says `after`."""
     Collect.packets.clear()
     Collect.ended.clear()
     SameByStream.seen.clear()
     Script.finished_packets.clear()
-    Diary.told.clear()
+    Diary.entries.clear()
     spec: dict[str, dict[str, object]] = {source: {"op": source}}
     last = source
     for name, node in nodes.items():

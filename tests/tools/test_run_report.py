@@ -11,8 +11,9 @@ import toys
 from rich.console import Console
 
 from pipeline.run import Run
-from tools.run_report import Progress, duration, log_summary, print_summary
+from tools.run_report import Progress, log_summary, print_summary
 from tools.service.attached import StreamNow
+from tools.views import duration
 
 YARD = StreamNow(
     name="yard", source="yard", uri="rtsp://yard", state="running", fps=12.5, age_p50_ms=40.0, age_p99_ms=90.0,

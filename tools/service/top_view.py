@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.measurement.stats import Shares
-from tools.run_report import duration
 from tools.service.attached import StreamNow
 from tools.service.attached_stages import RunNow, StageNow
 from tools.service.top_client import Answer, printable
+from tools.views import duration
 
 BUSY = (
     0.9  # share of the time at work above which a stage sets the pace; of the cores above which they are full

@@ -1,4 +1,4 @@
-"""Producers and workers wait for each other, and all get their turn."""
+"""Producers and workers wait for each other, and nobody waits for ever."""
 
 import random
 import threading
@@ -19,7 +19,7 @@ def packet(stream, seq=0):
 
 
 def items_of(stream, dice):
-    """The packets of a stream, and now and then an event, which takes no room."""
+    """The packets of a stream, and sometimes an event, which needs no capacity."""
     for seq in range(PACKETS):
         yield packet(stream, seq)
         if dice.random() < 0.1:
@@ -29,8 +29,8 @@ def items_of(stream, dice):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_who_wait_for_room_get_it(seed, workers):
-    """Many more producers than there is room for, who hand in one item or a few, and batches of all sizes."""
+def test_every_producer_that_waits_for_space_gets_it(seed, workers):
+    """Many producers on a small lane, which put one or more items at a time, and batches of all sizes."""
     dice = random.Random(seed)
     lane = Lane(dice.choice([1, 3, 8]), "block")
     inbox, streams = Inbox([lane]), [f"camera{n}" for n in range(12)]
@@ -73,7 +73,7 @@ def test_all_who_wait_for_room_get_it(seed, workers):
     assert ledger.in_flight == {}
 
 
-def test_a_batch_is_handed_out_once_it_is_full():
+def test_a_batch_is_given_out_as_soon_as_it_is_full():
     lane = Lane(8, "block")
     inbox, found = Inbox([lane]), []
 
@@ -92,7 +92,7 @@ def test_a_batch_is_handed_out_once_it_is_full():
     assert seconds < 10
 
 
-def test_a_batch_that_stays_small_is_handed_out_in_time_with_all_that_is_there():
+def test_a_batch_that_stays_small_is_given_out_when_its_time_is_up():
     lane = Lane(8, "block")
     inbox = Inbox([lane])
     inbox.put(lane, [packet("a", 0)])
@@ -103,7 +103,7 @@ def test_a_batch_that_stays_small_is_handed_out_in_time_with_all_that_is_there()
     assert 0.3 <= time.monotonic() - start < 5
 
 
-def test_whoever_gathers_stops_when_no_more_can_come():
+def test_a_worker_stops_filling_its_batch_when_no_more_items_can_come():
     lane = Lane(8, "block")
     inbox, found = Inbox([lane]), []
     inbox.put(lane, [packet("a")])
@@ -119,7 +119,7 @@ def test_whoever_gathers_stops_when_no_more_can_come():
 
 
 @pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest", "latest"])
-def test_a_batch_larger_than_the_edge_is_gathered_and_costs_no_packet(policy):
+def test_a_batch_larger_than_the_edge_is_filled_without_dropping_packets(policy):
     lane = Lane(2, policy)
     inbox, found = Inbox([lane]), []
     worker = threading.Thread(target=lambda: found.append(inbox.take(6, 30)), daemon=True)

@@ -8,7 +8,7 @@ from pipeline.edges.join import Joiner
 from pipeline.packet import End, Event
 
 
-def test_an_input_that_falls_silent_does_not_make_the_others_pile_up():
+def test_packets_do_not_pile_up_when_the_other_input_gives_nothing():
     joiner, matched = Joiner(2, most=64), 0
     for seq in range(10_000):
         joiner.add(0, packet("a", seq))
@@ -23,7 +23,7 @@ def test_an_input_that_falls_silent_does_not_make_the_others_pile_up():
     assert joiner.waiting(0) == joiner.waiting(1) == {}
 
 
-def test_what_is_too_old_to_be_worked_on_waits_no_longer():
+def test_packets_that_are_too_old_do_not_wait():
     joiner = Joiner(2, max_age_ns=10**9)
     joiner.add(0, packet("a", 0).replace(arrived_ns=time.time_ns() - 2 * 10**9))
     joiner.add(0, packet("a", 1))
@@ -31,7 +31,7 @@ def test_what_is_too_old_to_be_worked_on_waits_no_longer():
     assert joiner.add(1, packet("a", 1)) is not None
 
 
-def test_streams_that_end_leave_nothing_behind():
+def test_nothing_is_kept_of_streams_that_have_ended():
     joiner = Joiner(2, most=64)
     for name in map(str, range(1000)):
         joiner.add(0, packet(name, 0))

@@ -1,4 +1,4 @@
-"""One run in several processes: the same results and figures as in one, and nobody is left behind."""
+"""One run in several processes: the same results and figures as in one, and no process is left over."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def written(folder: Path, stream: str) -> tuple[list[int], str]:
 
 
 def countable(stats: RunStats) -> object:
-    """What must not depend on the number of processes."""
+    """The figures that must not depend on the number of processes."""
     return (
         stats.graph,
         [(stage.name, stage.packets_in, stage.packets_out, stage.counters) for stage in stats.stages],
@@ -132,7 +132,7 @@ def test_each_source_is_checked_once_where_the_run_is_made(tmp_path, processes):
         assert all((int(process) == here) == (processes == 1) for _, process in calls[1:])
 
 
-def test_stop_drains_and_abort_throws_away(tmp_path):
+def test_stop_finishes_packets_and_abort_drops_them(tmp_path):
     for action in ("stop", "abort"):
         folder = tmp_path / action
         folder.mkdir()
@@ -148,7 +148,7 @@ def test_stop_drains_and_abort_throws_away(tmp_path):
         stats = run.finish()
         for stream in stats.streams:
             seqs = written(folder, stream.name)[0]
-            # What was written but had not left the last stage is thrown away with the rest.
+            # Packets that were written, but had not left the last stage, are dropped as well.
             assert seqs == list(range(len(seqs)))
             assert stream.finished <= len(seqs) <= stream.read
             assert action == "abort" or stream.finished == len(seqs)
@@ -164,7 +164,7 @@ def test_a_run_stopped_before_it_starts_reads_nothing(tmp_path):
     assert run.finish().finished == 0
 
 
-def test_log_records_come_out_here_at_the_levels_set_here(tmp_path, caplog):
+def test_log_records_of_all_processes_are_handled_here_at_the_levels_set_here(tmp_path, caplog):
     graph = toys.graph(at={"op": "at", "stream": "b", "seq": 3, "do": "warn"})
     with caplog.at_level(logging.INFO, logger="posestream"):
         run_graph(graph, {"a": "5", "b": "5"}, processes=2)
@@ -174,7 +174,7 @@ def test_log_records_come_out_here_at_the_levels_set_here(tmp_path, caplog):
 
 
 class Local(toys.Same):
-    """An operator in a module that other processes do not find."""
+    """An operator in a module that other processes cannot import."""
 
 
 def test_some_graphs_stay_in_one_process(monkeypatch):
@@ -208,7 +208,7 @@ def test_some_graphs_stay_in_one_process(monkeypatch):
     )  # a second for starting it is only worth it if asked for
 
 
-def test_an_operator_that_only_this_process_can_import_is_said(monkeypatch):
+def test_an_operator_that_other_processes_cannot_import_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "nowhere", sys.modules[__name__])
     monkeypatch.setattr(Local, "__module__", "nowhere")
     nodes = {"numbers": {"op": "numbers"}, "own": {"op": "nowhere:Local", "after": "numbers"}}
@@ -250,6 +250,6 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path, number, code):
     while time.monotonic() < deadline and not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=10)  # its output is only at its end once all its children are gone
+    output, _ = process.communicate(timeout=10)  # the output ends once all child processes have ended
     assert process.returncode == code
-    assert said == b""
+    assert output == b""
