@@ -26,8 +26,8 @@ from typing import Any
 import harness
 
 from operators.graphs.graph_files import load_graph, with_sinks
+from pipeline.make_run import run_graph
 from pipeline.operator import RunInfo
-from pipeline.run import run_graph
 from tools.options.graph import parse_changes
 
 CORES = os.cpu_count() or 1

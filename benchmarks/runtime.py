@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 import harness
 
 from pipeline.graph import check_graph
+from pipeline.make_run import run_graph
 from pipeline.operator import Operator, Source
 from pipeline.packet import Packet
-from pipeline.run import run_graph
 
 STAGES, CAPACITY, TARGET_US = 6, 8, 50
 

@@ -17,7 +17,6 @@ from pipeline.measurement.stats import EdgeStats, RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Event, Item
-from pipeline.processes.split_run import SplitRun, processes_for
 from pipeline.running import Running
 from pipeline.sources import Sources, check_sources
 from pipeline.wiring import RunSettings, wire
@@ -201,43 +200,3 @@ class Run(Running):
             stage.forget(streams)
         for edge in self._edges:
             edge.forget(streams)
-
-
-def make_run(
-    graph: Graph,
-    sources: Mapping[str, str],
-    *,
-    live: bool = False,
-    processes: int | None = 1,
-    tracer: Tracer | None = None,
-) -> Running:
-    """A run in at most `processes` processes, no more than sources; None takes as many as the graph says.
-
-    Raises:
-        ConfigError: several are wanted, and the graph must stay in one.
-        SourceError: a source cannot be read.
-    """
-    cores = os.cpu_count() or 1
-    if processes is None and graph.processes != "auto":
-        processes = graph.processes
-    processes = processes_for(graph, len(sources), processes, cores)
-    if processes > 1:
-        return SplitRun(graph, sources, processes, live=live, cores=cores, tracer=tracer)
-    return Run(graph, sources, live=live, cores=cores, tracer=tracer)
-
-
-def run_graph(
-    graph: Graph, sources: Mapping[str, str], *, live: bool = False, processes: int | None = 1
-) -> RunStats:
-    """Run a graph on sources until they end; the summary. `processes` as for `make_run`.
-
-    Raises:
-        PosestreamError: a source cannot be read, or a stage failed.
-    """
-    run = make_run(graph, sources, live=live, processes=processes)
-    run.start()
-    try:
-        return run.finish()
-    except KeyboardInterrupt:
-        run.stop()
-        return run.finish()

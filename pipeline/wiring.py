@@ -14,7 +14,7 @@ from pipeline.measurement.tracing import Tracer
 from pipeline.node import Node
 from pipeline.operator import RunInfo
 from pipeline.packet import Item
-from pipeline.stage import Stage
+from pipeline.stages.stage import Stage
 
 CAPACITY = 4  # packets on an edge with files, at least, unless the graph says otherwise
 CAPACITY_BEHIND_CAMERA = 2  # for each stream: a frame that comes early, or two at once, drops none

@@ -16,7 +16,8 @@ from operators.graphs.graph_files import with_sinks
 from operators.kafka.client import BrokerError
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
-from pipeline.run import Run, make_run
+from pipeline.make_run import make_run
+from pipeline.run import Run
 from pipeline.running import Running
 
 RETRY_S = 2.0

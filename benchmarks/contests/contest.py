@@ -14,8 +14,8 @@ from engines.contracts.contract import Contract
 from engines.verification.bench import bench_model
 from operators.graphs.graph_files import with_sinks
 from pipeline.graph import Graph
+from pipeline.make_run import make_run
 from pipeline.processes.split_run import processes_for
-from pipeline.run import make_run
 from tools.profiling.bounds import IsolatedBench
 from tools.profiling.document import Alone
 

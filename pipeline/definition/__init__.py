@@ -1,1 +1,4 @@
-"""Graph files: their YAML, their options, their schema. Imports `graph`, `node`, `operator` and `errors`."""
+"""What a graph file may say: YAML with line numbers, the options of operators, the rules for fragments.
+
+Imports `errors`, `node` and `operator`.
+"""

@@ -15,8 +15,8 @@ from operators.kafka_sink import KafkaSink
 from operators.kafka_source import KafkaSource
 from pipeline.errors import OptionError
 from pipeline.graph import check_graph
+from pipeline.make_run import run_graph
 from pipeline.packet import End, Event
-from pipeline.run import run_graph
 from tests.support.kafka.broker import USERS
 from tools.cli import exit_code
 

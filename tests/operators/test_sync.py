@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from operators.sync import Sync
 from pipeline.errors import ConfigError, OptionError
 from pipeline.graph import check_graph
+from pipeline.make_run import make_run, run_graph
 from pipeline.operator import RunInfo
 from pipeline.packet import End, Event, Packet
-from pipeline.run import Run, make_run, run_graph
+from pipeline.run import Run
 
 MS = 1_000_000
 TOLERANCE_MS = 15

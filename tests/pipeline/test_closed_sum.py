@@ -9,9 +9,10 @@ import toys
 
 from pipeline.errors import RunError, UnaccountedError
 from pipeline.graph import Graph
+from pipeline.make_run import make_run, run_graph
 from pipeline.measurement.faults import Fault
 from pipeline.measurement.stats import RunStats
-from pipeline.run import Run, make_run, run_graph
+from pipeline.run import Run
 
 FAULTS = {
     "swallow": ("swallowed", "faulty took 1 packet of {} that it neither gave on nor dropped", "self.drop(packet"),

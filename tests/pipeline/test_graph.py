@@ -7,9 +7,9 @@ import re
 import pytest
 import toys
 
-from pipeline.definition.graph_schema import graph_schema
 from pipeline.errors import ConfigError, OptionError
 from pipeline.graph import read_graph
+from pipeline.graph_schema import graph_schema
 from pipeline.operator import Operator, Ports
 
 GOOD = """\

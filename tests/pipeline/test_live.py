@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.edges.lane import Lane
+from pipeline.make_run import run_graph
 from pipeline.packet import Event, Packet
-from pipeline.run import Run, run_graph
+from pipeline.run import Run
 
 
 def of(stream: str) -> list[str]:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, PipelineError, RunError
+from pipeline.make_run import run_graph
 from pipeline.measurement.stats import RunStats
-from pipeline.run import Run, run_graph
+from pipeline.run import Run
 
 
 def seqs(stream: str) -> list[int]:

@@ -49,7 +49,7 @@ def edge(producer: str, consumer: str, received: int = 3600, **dropped: int) -> 
 
 def flame() -> dict[str, float]:
     """Stacks in the form in which they are sampled: the stage, then the calls; ms."""
-    loop = "work (pipeline/stage.py:212);"
+    loop = "work (pipeline/stages/stage.py:212);"
     return {
         f"decode;{loop}read (operators/decode.py:88);frames (operators/decode.py:131);decode (av/container.py:77)": 5210.0,
         f"decode;{loop}read (operators/decode.py:88);to_rgb (operators/decode.py:164);reformat (av/frame.py:51)": 2100.0,

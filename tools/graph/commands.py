@@ -12,7 +12,7 @@ from rich.table import Table
 from operators import REGISTRY
 from operators.fragments.cut import cut
 from operators.graphs.graph_files import available_graphs, load_graph
-from pipeline.definition.graph_schema import graph_schema
+from pipeline.graph_schema import graph_schema
 from tools.graph.drawing import as_mermaid, as_text
 from tools.options.graph import Changes, parse_changes
 

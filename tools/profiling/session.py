@@ -14,9 +14,10 @@ from operators.graphs.graph_files import load_graph
 from operators.graphs.weights import check_weights
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph
+from pipeline.make_run import make_run
 from pipeline.measurement.stats import RunStats
 from pipeline.operator import Source
-from pipeline.run import Run, make_run
+from pipeline.run import Run
 from pipeline.running import Running
 from tools.profiling.bounds import IsolatedBench
 from tools.profiling.document import Profile

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import toys
 
+from pipeline.make_run import make_run
 from pipeline.measurement.tracing import Span, Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Item, Packet
-from pipeline.run import Run, make_run
+from pipeline.run import Run
 
 
 class Reports(Tracer):

@@ -17,10 +17,11 @@ import toys
 
 from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
 from pipeline.graph import check_graph
+from pipeline.make_run import make_run, run_graph
 from pipeline.measurement.stats import RunStats
 from pipeline.operator import Operator
 from pipeline.processes.split_run import SplitRun, shares
-from pipeline.run import Run, make_run, run_graph
+from pipeline.run import Run
 
 ENDLESS = "1000000@1"
 
@@ -232,7 +233,7 @@ def test_sources_are_spread_evenly_and_stay_in_order(sources, processes, sizes):
 SCRIPT = """
 import sys
 import toys
-from pipeline.run import run_graph
+from pipeline.make_run import run_graph
 graph = toys.graph(write={"op": "write", "dir": sys.argv[1]}, collect={"op": "collect", "after": "write"})
 run_graph(graph, {"a": "1000000@1", "b": "1000000@1"}, processes=2)
 """

@@ -4,7 +4,7 @@ import time
 import pytest
 from recording_toys import graph
 
-from pipeline.run import make_run
+from pipeline.make_run import make_run
 from tools.profiling.recording.recorded import read_recorded
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.recording.stack_sampler import collapsed
@@ -38,7 +38,7 @@ def test_stacks_are_weighted_by_processor_time(sampled):
     assert inside > 0.9 * sum(compute.values())
     most = max(compute, key=lambda stack: compute[stack]).split(";")
     assert most[1].startswith("Thread._bootstrap (threading.py:")
-    assert sum("Stage._process_all (pipeline/stage.py:" in frame for frame in most) == 1
+    assert sum("Stage._process_all (pipeline/stages/stage.py:" in frame for frame in most) == 1
 
 
 def test_waiting_threads_have_no_stacks(sampled):

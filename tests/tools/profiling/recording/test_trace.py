@@ -6,7 +6,7 @@ from toy_models import contract, save
 from trace_checker import Trace, TraceError
 
 from pipeline.errors import ConfigError
-from pipeline.run import make_run
+from pipeline.make_run import make_run
 from tools.profiling.recording.event_log import EventLog, Kind
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.recording.trace import write_trace

@@ -14,10 +14,10 @@ from pipeline.measurement.stats import StageStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Batching, OnError
 from pipeline.operator import Operator, RunInfo
-from pipeline.outlet import Outlet
 from pipeline.packet import Item
-from pipeline.set_aside import SetAsideLog, explains_itself, message_of
-from pipeline.worker import Dropped, Worker
+from pipeline.stages.outlet import Outlet
+from pipeline.stages.set_aside import SetAsideLog, explains_itself, message_of
+from pipeline.stages.worker import Dropped, Worker
 
 Results = tuple[Book, Sequence[Item], Dropped]  # of one call, and the book in which it is settled
 

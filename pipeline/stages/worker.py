@@ -11,7 +11,7 @@ from pipeline.measurement.tracing import Span, Tracer
 from pipeline.node import OnError
 from pipeline.operator import Operator
 from pipeline.packet import End, Event, Item, Packet, Taken
-from pipeline.set_aside import SetAsideLog, message_of
+from pipeline.stages.set_aside import SetAsideLog, message_of
 
 Failed = Callable[[Exception, str], None]  # the error, and when it happened: "at a frame 3"
 
