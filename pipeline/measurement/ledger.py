@@ -134,28 +134,28 @@ class Book:
 
     def settle(self, ticket: int, items: Sequence[Item], dropped: Sequence[tuple[str, str]] = ()) -> None:
         """The results of a call are on the edges; `dropped` has (stream, reason) of each dropped packet."""
+        accounts = self._accounts
         with self._lock:
             account, stream = NOBODY, None
             for _, taken in self._calls.pop(ticket):
-                item = taken[0] if isinstance(taken, tuple) else taken
-                if item.stream is not stream:  # most calls are of one stream
-                    stream = item.stream
-                    account = self._account(stream)
-                if isinstance(item, Packet):
+                if isinstance(taken, Packet):
+                    if taken.stream is not stream:  # most calls are of one stream
+                        stream = taken.stream
+                        account = accounts.get(stream) or self._new_account(stream)
                     account.taken += 1
-                elif isinstance(item, End):
-                    account.before_ends.append(account.taken)
+                else:
+                    self._take_other(taken)
             for item in items:
                 if item.stream is not stream:
                     stream = item.stream
-                    account = self._account(stream)
+                    account = accounts.get(stream) or self._new_account(stream)
                 if isinstance(item, Packet):
                     account.given += 1
                     if item.seq <= account.newest:
                         self._note_disorder(item, account)
                     account.newest = item.seq
                 else:
-                    self._note_other(item, account)
+                    self._give_other(item, account)
             for loss in dropped:
                 self._dropped[loss] += 1
 
@@ -203,13 +203,19 @@ class Book:
                     now.in_flight[stream] += max(min(missing, holder.taken - holder.before_end), 0)
         return now
 
-    def _account(self, stream: str) -> _Account:
-        account = self._accounts.get(stream)
-        if account is None:
-            account = self._accounts[stream] = _Account()
+    def _new_account(self, stream: str) -> _Account:
+        account = self._accounts[stream] = _Account()
         return account
 
-    def _note_other(self, item: Event | End, account: _Account) -> None:
+    def _take_other(self, item: Event | End | tuple[Packet, ...]) -> None:
+        stream = item[0].stream if isinstance(item, tuple) else item.stream
+        account = self._accounts.get(stream) or self._new_account(stream)
+        if isinstance(item, tuple):  # joined parts, which become one packet
+            account.taken += 1
+        elif isinstance(item, End):
+            account.before_ends.append(account.taken)
+
+    def _give_other(self, item: Event | End, account: _Account) -> None:
         if isinstance(item, End):
             account.newest = -1
             if account.before_ends:

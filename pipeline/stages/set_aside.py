@@ -16,14 +16,14 @@ class SetAsideLog:
     def __init__(self, stage: str):
         self.logger = logging.getLogger(f"posestream.{stage}")
         self._lock = threading.Lock()
-        self._failing: dict[str, tuple[str, int]] = {}  # stream: kind of error, packets set aside in a row
+        self.failing: dict[str, tuple[str, int]] = {}  # stream: kind of error, packets set aside in a row
 
     def note_error(self, packet: Packet, error: Exception) -> None:
         """A packet is set aside: log it, unless the packet of its stream before failed in the same way."""
         kind = type(error).__name__
         with self._lock:
-            before, count = self._failing.get(packet.stream, ("", 0))
-            self._failing[packet.stream] = kind, count + 1
+            before, count = self.failing.get(packet.stream, ("", 0))
+            self.failing[packet.stream] = kind, count + 1
         if before != kind:
             where = f"{packet.stream} frame {packet.seq}"
             self.logger.error(
@@ -32,11 +32,9 @@ class SetAsideLog:
 
     def note_success(self, packets: Sequence[Packet]) -> None:
         """These packets were processed: log for how many frames their streams had failed before."""
-        if not self._failing:
-            return
         for stream in {packet.stream for packet in packets}:
             with self._lock:
-                _, count = self._failing.pop(stream, ("", 0))
+                _, count = self.failing.pop(stream, ("", 0))
             if count > 1:
                 self.logger.warning("%s goes on; %d frames were set aside", stream, count)
 

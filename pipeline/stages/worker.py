@@ -85,7 +85,8 @@ class Worker:
             results = list(self.operator.process(packets))
         except Exception as error:
             return self._after_error(packets, error)
-        self._log.note_success(packets)
+        if self._log.failing:
+            self._log.note_success(packets)
         return results
 
     def _after_error(self, packets: list[Packet], error: Exception) -> list[Item]:
