@@ -21,7 +21,7 @@ from operators.graphs.graph_run import run
 from operators.reading.read import Recording, read, read_folder
 from pipeline.errors import ConfigError, PipelineError, PosestreamError, RunError, SinkError, SourceError
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.operator import Operator, Source
 from pipeline.packet import End, Instances, Packet
 from pipeline.run import Run

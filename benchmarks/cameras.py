@@ -35,7 +35,7 @@ import psutil
 
 from engines.home import cache_home
 from operators.graphs.graph_files import load_graph, with_sinks
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.run import Run
 
 MB = 1e6

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 
 from pipeline.graph import Graph, check_graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.operator import Operator, Source
 from pipeline.packet import Packet
 from pipeline.run import Run

@@ -32,7 +32,7 @@ import harness
 import numpy as np
 
 from operators.graphs.graph_files import load_graph, with_sinks
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.run import Run
 from tools.profiling.machine.gpus import load_nvml

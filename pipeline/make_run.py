@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.processes.split_run import SplitRun, processes_for
 from pipeline.run import Run

@@ -13,7 +13,8 @@ from pipeline.edges.pace import Pace
 from pipeline.finished import Finished
 from pipeline.graph import Graph
 from pipeline.measurement.ledger import by_stream
-from pipeline.measurement.stats import EdgeStats, RunStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stage_stats import EdgeStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.packet import Event, Item

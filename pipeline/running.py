@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pipeline.errors import PosestreamError, UnaccountedError
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.operator import RunInfo
 
 FAULTS_NAMED = 3  # in the message of an error; the run's summary has all of them

@@ -13,7 +13,8 @@ from pipeline.edges.pace import Pace
 from pipeline.errors import ConfigError, PosestreamError, SourceError
 from pipeline.finished import Finished
 from pipeline.measurement.metrics import WorkerMetrics
-from pipeline.measurement.stats import PastStreams, StageStats, StreamStats
+from pipeline.measurement.stage_stats import StageStats
+from pipeline.measurement.stream_stats import PastStreams, StreamStats
 from pipeline.node import Node
 from pipeline.operator import Source
 from pipeline.packet import Event, Packet

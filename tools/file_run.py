@@ -13,7 +13,7 @@ from operators.graphs.graph_files import with_sinks
 from operators.graphs.weights import check_weights
 from pipeline.graph import Graph
 from pipeline.make_run import make_run
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.running import Running
 from tools.run_report import Progress, print_summary
 from tools.signals import INTERRUPTED, stop_on_signals

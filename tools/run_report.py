@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.measurement.stats import RunStats, StreamStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stream_stats import StreamStats
 from tools.service.attached import StreamNow
 from tools.views import duration
 

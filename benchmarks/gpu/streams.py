@@ -15,7 +15,7 @@ from networks import Model
 
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.run import Run
 from tools.profiling.machine.gpus import GpuSampler, load_nvml
 

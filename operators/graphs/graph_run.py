@@ -9,7 +9,7 @@ from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.errors import ConfigError
 from pipeline.graph import Graph
 from pipeline.make_run import run_graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 
 
 def run(

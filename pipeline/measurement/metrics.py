@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.measurement.ledger import Ledger
+
+T = TypeVar("T")
 
 _SUB_BITS = 3  # eight buckets an octave: percentiles are right to within 6 %
 _BUCKETS = 64 << _SUB_BITS
@@ -135,3 +137,26 @@ COUNTERS: dict[str, str] = {
     "packets_out": "Packets that a stage gave.",
     **TIMES,
 }
+
+
+class Percentile:
+    """An attribute of a snapshot: a percentile of one of its histograms, in ms."""
+
+    def __init__(self, histogram: Callable[[Any], Histogram], percent: float):
+        self._histogram, self._percent = histogram, percent
+
+    def __get__(self, owner: object, kind: type | None = None) -> float:
+        return self._histogram(owner).percentile_ms(self._percent)
+
+
+def per_second(packets: int, run_ns: int) -> float:
+    """A rate; 0 where no time has passed."""
+    return packets / run_ns * 1e9 if run_ns else 0.0
+
+
+def add_up(counters: Iterable[Counter[T]]) -> Counter[T]:
+    """The sum of counters, while other threads may still be counting."""
+    total: Counter[T] = Counter()
+    for counter in counters:
+        total.update(counter.copy())  # a copy is one step for other threads, which may still be counting
+    return total

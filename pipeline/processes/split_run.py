@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, PosestreamError, RunError
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.operator import RunInfo
 from pipeline.running import Running

@@ -10,7 +10,7 @@ from pipeline.edges.edge import Edge
 from pipeline.edges.inbox import Inbox
 from pipeline.errors import PosestreamError, RunError
 from pipeline.measurement.ledger import Book
-from pipeline.measurement.stats import StageStats
+from pipeline.measurement.stage_stats import StageStats
 from pipeline.measurement.tracing import Tracer
 from pipeline.node import Batching, OnError
 from pipeline.operator import Operator, RunInfo

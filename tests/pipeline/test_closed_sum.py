@@ -11,7 +11,7 @@ from pipeline.errors import RunError, UnaccountedError
 from pipeline.graph import Graph
 from pipeline.make_run import make_run, run_graph
 from pipeline.measurement.faults import Fault
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.run import Run
 
 FAULTS = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, PipelineError, RunError
 from pipeline.make_run import run_graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.run import Run
 
 

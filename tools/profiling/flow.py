@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.graph import Graph
-from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stage_stats import EdgeStats, StageStats
 from pipeline.node import Node
 from tools.profiling.document import Flow, Unaccounted
 

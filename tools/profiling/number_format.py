@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pipeline.measurement.faults import Fault
-from pipeline.measurement.stats import Shares
+from pipeline.measurement.stage_stats import Shares
 from tools.profiling.document import Profile, Stage
 
 STATES = {

@@ -15,7 +15,7 @@ from operators.graphs.weights import check_weights
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.graph import Graph
 from pipeline.make_run import make_run
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.operator import Source
 from pipeline.run import Run
 from pipeline.running import Running

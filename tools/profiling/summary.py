@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.graph import Graph
-from pipeline.measurement.stats import EdgeStats, RunStats, StageStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stage_stats import EdgeStats, StageStats
 from tools.profiling.bounds import Decoded, IsolatedBench, bound
 from tools.profiling.document import Bound, Edge, Engine, Place, Profile, Stage, Stream, Use
 from tools.profiling.flow import flow_of

@@ -10,7 +10,8 @@ from typing import Literal
 
 from operators.decoding.addresses import redact, resolve_uri
 from pipeline.errors import ConfigError, SourceError
-from pipeline.measurement.stats import RunStats, StreamStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stream_stats import StreamStats
 from pipeline.packet import Event
 from pipeline.run import Run
 from tools.options.cameras import Credentials

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import psutil
 
 from pipeline.graph import Graph
-from pipeline.measurement.stats import RunStats, StageStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stage_stats import StageStats
 from pipeline.node import Node
 from tools.views import fill
 

@@ -18,7 +18,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from pipeline.measurement.metrics import COUNTERS, Histogram
-from pipeline.measurement.stats import EdgeStats, RunStats, StageStats, StreamStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stage_stats import EdgeStats, StageStats
+from pipeline.measurement.stream_stats import StreamStats
 from pipeline.run import Run
 
 BOUNDS_NS = [step << octave for octave in range(17, 33) for step in (2, 3)]  # 0.26 ms … 12.9 s

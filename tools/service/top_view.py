@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.measurement.stats import Shares
+from pipeline.measurement.stage_stats import Shares
 from tools.service.attached import StreamNow
 from tools.service.attached_stages import RunNow, StageNow
 from tools.service.top_client import Answer, printable

@@ -18,7 +18,7 @@ import toys
 from pipeline.errors import ConfigError, PipelineError, RunError, SinkError, SourceError
 from pipeline.graph import check_graph
 from pipeline.make_run import make_run, run_graph
-from pipeline.measurement.stats import RunStats
+from pipeline.measurement.run_stats import RunStats
 from pipeline.operator import Operator
 from pipeline.processes.split_run import SplitRun, shares
 from pipeline.run import Run

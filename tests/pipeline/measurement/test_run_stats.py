@@ -10,7 +10,9 @@ import pytest
 
 from pipeline.measurement.ledger import Ledger
 from pipeline.measurement.metrics import Histogram, WorkerMetrics
-from pipeline.measurement.stats import EdgeStats, PastStreams, RunStats, StageStats, StreamStats
+from pipeline.measurement.run_stats import RunStats
+from pipeline.measurement.stage_stats import EdgeStats, StageStats
+from pipeline.measurement.stream_stats import PastStreams, StreamStats
 
 SECOND = 10**9
 
