@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.support.live_reader import LiveReader, until
-from tests.support.rtsp_fixtures import SIZES, RtspServer, make_clip, unavailable
+from tests.support.videos.live_reader import LiveReader, until
+from tests.support.videos.rtsp_fixtures import SIZES, RtspServer, make_clip, unavailable
 
 BACK_S, NOTICED_S = 2.0, 1.0
 GROWTH, GROWTH_MB = 0.02, 4.0

@@ -41,10 +41,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from operators.cameras import camera_source
 from operators.graphs.graph_files import load_graph, with_sinks
 from pipeline.run import Run
-from tests.support.camera_senders import http_server, send_pictures
 from tests.support.faulty_server import FaultyServer
-from tests.support.live_reader import camera_threads
-from tests.support.rtsp_fixtures import RtspServer, make_clip, unavailable
+from tests.support.videos.camera_senders import http_server, send_pictures
+from tests.support.videos.live_reader import camera_threads
+from tests.support.videos.rtsp_fixtures import RtspServer, make_clip, unavailable
 from tools.service.attached import Attached
 from tools.service.prometheus import make_registry, scrape
 

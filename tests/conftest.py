@@ -11,8 +11,8 @@ from engines.device.names import cuda_devices
 from engines.errors import AssetError
 
 pytest_plugins = [
-    "tests.support.kafka_fixtures",
-    "tests.support.rtsp_fixtures",
+    "tests.support.kafka.kafka_fixtures",
+    "tests.support.videos.rtsp_fixtures",
 ]  # a real broker, a real camera
 
 
@@ -69,7 +69,7 @@ def small(tmp_path_factory):
     """A small real RTMPose: its checkpoint, and the export that took some seconds."""
     for library in ("torch", "onnx", "onnxscript", "onnxslim"):
         pytest.importorskip(library)
-    from tests.support.small_rtmpose import make
+    from tests.support.models.small_rtmpose import make
 
     home = tmp_path_factory.mktemp("small")
     with pytest.MonkeyPatch.context() as patch:

@@ -44,7 +44,7 @@ from pipeline.graph import check_graph
 from pipeline.operator import Source
 from pipeline.packet import Packet
 from pipeline.run import Run
-from tests.support.fake_tensorrt import FakeContext, FakeEngine, FakeTensor, array_at, fake_tensorrt
+from tests.support.devices.fake_tensorrt import FakeContext, FakeEngine, FakeTensor, array_at, fake_tensorrt
 
 WARM_S = 2.0
 SIZE = (64, 36)  # width, height of the frames; nothing reads them

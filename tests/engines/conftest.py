@@ -35,7 +35,7 @@ class Tensors:
         }
 
     def decode(self, contract, outputs, min_score=None, nms_iou=None):
-        from tests.support.no_waits import NoWaits
+        from tests.support.devices.no_waits import NoWaits
 
         def reduce(*given):
             with NoWaits(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.support.grey_videos import FRAMES, KINDS, grey, make_video
-from tests.support.small_videos import small_video
+from tests.support.videos.grey_videos import FRAMES, KINDS, grey, make_video
+from tests.support.videos.small_videos import small_video
 
 
 @pytest.fixture(scope="session")

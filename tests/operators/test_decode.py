@@ -13,7 +13,17 @@ import pytest
 from operators.decode import Decode
 from operators.decoding.media_files import first_frame_size, read_header
 from pipeline.errors import OptionError, SourceError
-from tests.support.grey_videos import FPS, FRAMES, HEIGHT, KINDS, WIDTH, grey, make_video, number_of, numbers
+from tests.support.videos.grey_videos import (
+    FPS,
+    FRAMES,
+    HEIGHT,
+    KINDS,
+    WIDTH,
+    grey,
+    make_video,
+    number_of,
+    numbers,
+)
 
 TASKS = Path("/proc/self/task")
 

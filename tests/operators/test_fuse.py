@@ -8,7 +8,7 @@ from operators.graphs.graph_files import models_of
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
-from tests.support.toy_models import contract, install, spots, top_down
+from tests.support.models.toy_models import contract, install, spots, top_down
 
 NONE = (np.nan, np.nan)
 

@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 import toys
-from kafka_messages import CLIENTS, items, read_topic, seqs, wait_until
 from sink_frames import RUN, frame, people, varied
 
 from operators import REGISTRY
@@ -18,6 +17,7 @@ from pipeline.graph import check_graph
 from pipeline.make_run import run_graph
 from pipeline.packet import End, Event
 from tests.support.kafka.broker import USERS
+from tests.support.kafka.kafka_messages import CLIENTS, items, read_topic, seqs, wait_until
 from tools.cli import exit_code
 
 

@@ -8,7 +8,6 @@ import pytest
 import sink_frames
 import toys
 from kafka import KafkaConsumer, KafkaProducer
-from kafka_reading import LIMIT_S, Reading, committed
 
 from operators.kafka.client import BrokerError
 from operators.kafka_source import KafkaSource
@@ -18,6 +17,7 @@ from pipeline.graph import check_graph
 from pipeline.operator import RunInfo
 from pipeline.packet import End, Event
 from pipeline.run import Run
+from tests.support.kafka.kafka_reading import LIMIT_S, Reading, committed
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from operators.track import Track
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Instances, Packet
-from tests.support.toy_models import install, spots
+from tests.support.models.toy_models import install, spots
 
 RUN = RunInfo("run", "graph", 0)
 RADIUS = 20  # of a toy person's body circle, px

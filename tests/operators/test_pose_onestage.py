@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-import toy_onestage
 
 from operators.pose_onestage import PoseOnestage
 from pipeline.errors import OptionError
 from pipeline.operator import RunInfo
 from pipeline.packet import Packet
+from tests.support.models import toy_onestage
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import toys
-from toy_models import contract
 
 from engines.loading.load import load_engine
 from pipeline.graph import Graph, check_graph
 from pipeline.operator import Operator, RunInfo
 from pipeline.packet import Instances, Packet
+from tests.support.models.toy_models import contract
 
 
 class Pictures(toys.Numbers):

@@ -138,7 +138,7 @@ def test_a_short_checksum_is_shown_as_such(shelf):
 
 
 def test_import_show_and_remove_a_model(shelf):
-    onnx = pytest.importorskip("tiny_onnx")
+    onnx = pytest.importorskip("tests.support.models.tiny_onnx")
     path = onnx.shaped(shelf / "My own.onnx", {"image": [1, 3, 640, 640]}, {"boxes": [1, 8400, 85]})
     code, output = posestream_models("import", str(path), "--like", "one")
     assert (code, output.splitlines()[0].split(",")[0]) == (0, "my-own: fetched and verified")

@@ -7,8 +7,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_models import K, contract, save, spots  # noqa: E402
-
 from engines.backends.base import put  # noqa: E402
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
@@ -16,6 +14,7 @@ from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.estimators.crops import Crops  # noqa: E402
+from tests.support.models.toy_models import K, contract, save, spots  # noqa: E402
 
 POSE = contract("heatmap")
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import toy_onestage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.contracts.contract import load_contract
+from tests.support.models import toy_onestage
 
 SETTINGS = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

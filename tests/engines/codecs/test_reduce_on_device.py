@@ -5,14 +5,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import toy_onestage  # noqa: E402
-
 from engines.codecs.base import DetectionRequest  # noqa: E402
 from engines.codecs.registry import CODECS  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402
 from engines.device.arrays import mean  # noqa: E402
 from engines.device.devices import open_device  # noqa: E402
-from tests.support.no_waits import NoWaits  # noqa: E402
+from tests.support.devices.no_waits import NoWaits  # noqa: E402
+from tests.support.models import toy_onestage  # noqa: E402
 
 # For each family: a model, the shapes of its outputs for two images, and the rows that `reduce` keeps of each.
 POSES = [

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-import toy_onestage
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.estimators.detector import Detector
+from tests.support.models import toy_onestage
 
 
 def predictions(*rows, classes=3, values=0, cells=30):

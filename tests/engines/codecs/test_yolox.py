@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from engines.contracts.contract import load_contract
-from tests.support.plain_nms import nms_by_hand
+from tests.support.devices.plain_nms import nms_by_hand
 
 
 def yolox_outputs(rows, cells=3549):

@@ -10,7 +10,7 @@ from engines.comparison.compare import compare_engines
 from engines.contracts.contract import load_contract
 from engines.errors import EngineError
 from engines.verification.verify_model import verify_model
-from tests.support.toy_models import contract as toy
+from tests.support.models.toy_models import contract as toy
 
 POSE, DETECTOR = toy("simcc"), load_contract("yolox-nano")
 

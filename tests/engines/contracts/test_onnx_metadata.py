@@ -13,7 +13,7 @@ from engines.contracts.onnx_metadata import (
     write_metadata,
 )
 from engines.errors import ContractError
-from tests.support.tiny_onnx import carrying, shaped
+from tests.support.models.tiny_onnx import carrying, shaped
 
 onnx = pytest.importorskip("onnx")
 

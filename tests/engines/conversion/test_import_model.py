@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("onnx")
-from tiny_onnx import carrying, peaks, shaped
-
 from engines.assets.store import fetch, sha256
 from engines.contracts.contract import available_models, load_contract
 from engines.conversion.import_model import import_model, own_path, remove_model
 from engines.errors import AssetError, ContractError
 from engines.loading.load import load_engine
+from tests.support.models.tiny_onnx import carrying, peaks, shaped
 
 BODY = load_contract("rtmpose-m-body8")
 SMALL = {"input": ["n", 3, 256, 192]}, {"simcc_x": ["n", 17, 384], "simcc_y": ["n", 17, 512]}

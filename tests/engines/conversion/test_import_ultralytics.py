@@ -4,7 +4,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-import toy_onestage
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.contracts.onnx_metadata import read_contract, read_metadata
@@ -12,6 +11,7 @@ from engines.conversion import import_ultralytics as ultralytics_import
 from engines.conversion.import_ultralytics import import_pt
 from engines.errors import ContractError, EngineError
 from engines.estimators.detector import Detector
+from tests.support.models import toy_onestage
 
 onnx = pytest.importorskip("onnx")
 

@@ -12,14 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_device import Race  # noqa: E402
-from toy_world import World  # noqa: E402
-
 from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import DeviceImage, reading  # noqa: E402
 from engines.device.plane_layout import LayoutError, layout_of, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from operators.decoding.frame_images import picture_of  # noqa: E402
+from tests.support.devices.toy_device import Race  # noqa: E402
+from tests.support.devices.toy_world import World  # noqa: E402
 
 MATRIX = np.eye(3, 4, dtype=np.float32)
 

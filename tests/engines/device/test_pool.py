@@ -9,16 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_decoder import SIZE, ToyDecoder, copy_frame, picture  # noqa: E402
-from toy_device import Race  # noqa: E402
-from toy_world import World  # noqa: E402
-
 from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.image import PendingReads  # noqa: E402
 from engines.device.plane_layout import LayoutError, plane_shapes  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.device.transfers import KeepAlive  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
+from tests.support.devices.toy_decoder import SIZE, ToyDecoder, copy_frame, picture  # noqa: E402
+from tests.support.devices.toy_device import Race  # noqa: E402
+from tests.support.devices.toy_world import World  # noqa: E402
 
 
 @pytest.fixture

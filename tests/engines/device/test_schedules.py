@@ -9,12 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_decoder import SIZE, ToyDecoder, copy_frame, picture, run_threads  # noqa: E402
-from toy_world import World  # noqa: E402
-
 from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.device.transfers import KeepAlive  # noqa: E402
+from tests.support.devices.toy_decoder import SIZE, ToyDecoder, copy_frame, picture, run_threads  # noqa: E402
+from tests.support.devices.toy_world import World  # noqa: E402
 
 
 def run_graph(seed: int, *, frames: int = 12, limit: int = 5) -> World:

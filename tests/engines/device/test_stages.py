@@ -11,9 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_device import Race  # noqa: E402
-from watched_device import WatchedWorld  # noqa: E402
-
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402
 from engines.conversion.export import random_network  # noqa: E402
@@ -22,6 +19,8 @@ from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.estimators.topdown import TopDown  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
+from tests.support.devices.toy_device import Race  # noqa: E402
+from tests.support.devices.watched_device import WatchedWorld  # noqa: E402
 
 FRAMES, BATCH = 6, 2
 BOXES = np.array([[10, 5, 60, 90], [30, 20, 120, 100], [-20, -10, 40, 50]], np.float32)

@@ -11,11 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_device import Race  # noqa: E402
-from toy_world import World  # noqa: E402
-
 from engines.device.devices import open_device, thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
+from tests.support.devices.toy_device import Race  # noqa: E402
+from tests.support.devices.toy_world import World  # noqa: E402
 
 ENGINES = Path(__file__).parents[3] / "engines"
 DEVICE_FILES = sorted(

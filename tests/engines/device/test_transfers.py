@@ -8,14 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_decoder import ToyDecoder, copy_frame, picture, run_threads  # noqa: E402
-from toy_device import Race  # noqa: E402
-from toy_world import World  # noqa: E402
-
 from engines.device import transfers  # noqa: E402
 from engines.device.devices import thread_stream  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.device.transfers import KeepAlive, StagingBuffers  # noqa: E402
+from tests.support.devices.toy_decoder import ToyDecoder, copy_frame, picture, run_threads  # noqa: E402
+from tests.support.devices.toy_device import Race  # noqa: E402
+from tests.support.devices.toy_world import World  # noqa: E402
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy_models import model_input
 
 from engines.backends.base import put
 from engines.estimators.crops import Crops
 from engines.images.geometry import roi_matrices, warp
+from tests.support.models.toy_models import model_input
 
 IMAGES = [
     np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)

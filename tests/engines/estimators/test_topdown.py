@@ -12,7 +12,7 @@ from engines.errors import ContractError
 from engines.estimators.topdown import RUN_MAX, TopDown
 from engines.images.geometry import crop_to_frame, invert_affine, transform_points
 from operators.decoding.frame_images import picture_of
-from tests.support.toy_models import contract, spots, top_down
+from tests.support.models.toy_models import contract, spots, top_down
 
 ORIGINAL = json.loads((Path(__file__).parents[1] / "topdown_original.json").read_text())
 FRAME = np.array([(0, 0), (1920, 0), (1920, 1080), (0, 1080)], float)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-import toy_models
+
+from tests.support.models import toy_models
 
 torch = pytest.importorskip("torch")
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.images.boxes import iou, nms
-from tests.support.plain_nms import iou_by_hand, nms_by_hand
+from tests.support.devices.plain_nms import iou_by_hand, nms_by_hand
 
 
 def random_boxes(rng, n, extent=200.0):

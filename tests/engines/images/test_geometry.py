@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_models import model_input
 
 from engines.images.geometry import (
     crop_to_frame,
@@ -13,6 +12,7 @@ from engines.images.geometry import (
     transform_points,
     warp,
 )
+from tests.support.models.toy_models import model_input
 
 SIDE = st.integers(16, 4096)
 SIZE = st.tuples(SIDE, SIDE)

@@ -20,7 +20,7 @@ from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from engines.kernels import crop as module  # noqa: E402
 from engines.kernels.crop import write_crops  # noqa: E402
 from operators.decoding.video import video_frames  # noqa: E402
-from tests.support.cuda_emulator import emulated  # noqa: E402
+from tests.support.devices.cuda_emulator import emulated  # noqa: E402
 
 SIZE = (48, 64)
 MEAN, STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)

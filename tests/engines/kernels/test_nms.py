@@ -16,7 +16,7 @@ from engines.errors import EngineError  # noqa: E402
 from engines.images.boxes import nms  # noqa: E402
 from engines.kernels import nms as module  # noqa: E402
 from engines.kernels.nms import suppress  # noqa: E402
-from tests.support.cuda_emulator import emulated  # noqa: E402
+from tests.support.devices.cuda_emulator import emulated  # noqa: E402
 
 WAYS = [
     "emulated",

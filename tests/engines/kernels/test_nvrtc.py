@@ -14,7 +14,7 @@ from engines.device.cuda_bindings import call
 from engines.errors import EngineError
 from engines.kernels import crop, nms, nvrtc
 from engines.kernels.nvrtc import kernel, load_cubin
-from tests.support.cuda_emulator import build_driver
+from tests.support.devices.cuda_emulator import build_driver
 
 PARAMETERS = {"crop": crop.PARAMETERS, "nms": nms.PARAMETERS}
 

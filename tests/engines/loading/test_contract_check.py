@@ -7,13 +7,13 @@ import pytest
 
 pytest.importorskip("onnx")
 from onnx import TensorProto
-from tiny_onnx import carrying, peaks, shaped
 
 from engines.codecs.heatmap import HeatmapCodec
 from engines.contracts.contract import Output, load_contract
 from engines.errors import ContractError
 from engines.estimators.topdown import TopDown
 from engines.loading.load import load_engine
+from tests.support.models.tiny_onnx import carrying, peaks, shaped
 
 RTMPOSE = load_contract("rtmpose-m-body8")
 IMAGE = {"input": ["n", 3, 256, 192]}

@@ -4,13 +4,13 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from toy_models import contract, save
 
 from engines.backends.base import TensorSpec, put
 from engines.device.clock import DeviceClock
 from engines.errors import EngineError
 from engines.loading.engine_calls import Loaded, watch, watched
 from engines.loading.load import load_engine
+from tests.support.models.toy_models import contract, save
 
 LOADED = Loaded("toy", "toy.onnx", "onnxruntime", 2)
 BATCH = {"x": np.zeros((3, 4), np.float32)}

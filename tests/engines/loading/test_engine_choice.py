@@ -14,7 +14,7 @@ from engines.loading.engine_choice import BACKENDS, engine_choices, runs_file
 from engines.loading.load import load_engine
 from engines.tensorrt import open_plan as plans
 from engines.tensorrt import plan_search
-from tests.support.toy_models import contract, save
+from tests.support.models.toy_models import contract, save
 
 POSE = contract("simcc")
 PLAN = object()  # stands for a plan that fits

@@ -17,7 +17,7 @@ from engines.tensorrt import open_plan, plan_search
 from engines.tensorrt.plan_files import Key, Machine, Plan, Verified, onnx_sha256, output_names
 from engines.verification.bench import bench_model
 from engines.verification.verify_model import verify_model
-from tests.support.toy_models import contract, save
+from tests.support.models.toy_models import contract, save
 
 POSE = contract("simcc")
 GPU = {"compute_capability": "8.9", "gpu": "NVIDIA L4", "driver": "580.65.06"}

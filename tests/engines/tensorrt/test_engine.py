@@ -9,14 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from toy_tensorrt import Machine  # noqa: E402
-from toy_world import World  # noqa: E402
-
 from engines.device.cuda_graphs import CudaGraphs  # noqa: E402
 from engines.device.devices import thread_stream  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from engines.tensorrt import engine as tensorrt  # noqa: E402
 from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
+from tests.support.devices.toy_tensorrt import Machine  # noqa: E402
+from tests.support.devices.toy_world import World  # noqa: E402
 
 
 def opened(tmp_path, machine, device="cpu"):

@@ -9,9 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-import compilable  # noqa: E402
-from toy_models import K, contract  # noqa: E402
-
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.pytorch import TorchEngine  # noqa: E402
 from engines.device.devices import open_device, thread_stream  # noqa: E402
@@ -22,6 +19,8 @@ from engines.estimators.crops import Crops  # noqa: E402
 from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
 from engines.tensorrt.flavours import flavour  # noqa: E402
 from engines.tensorrt.network import Batch, Network  # noqa: E402
+from tests.support.models import compilable  # noqa: E402
+from tests.support.models.toy_models import K, contract  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 TF32 = 2e-3

@@ -27,7 +27,7 @@ def tiny(tmp_path, monkeypatch):
     """A model, its ONNX file, and a function that builds its plan ahead of time, in an empty cache."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("onnx")
-    from compilable import landmarks, landmarks_onnx
+    from tests.support.models.compilable import landmarks, landmarks_onnx
 
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
     model, onnx = landmarks(), landmarks_onnx(tmp_path)
@@ -115,7 +115,7 @@ def backend(request):
 
 @pytest.mark.gpu
 def test_a_plan_for_this_gpu_is_verified_and_found(backend, tmp_path, monkeypatch):
-    from compilable import landmarks, landmarks_onnx
+    from tests.support.models.compilable import landmarks, landmarks_onnx
 
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
     model, onnx = landmarks(), landmarks_onnx(tmp_path)
@@ -132,7 +132,7 @@ def test_a_plan_for_this_gpu_is_verified_and_found(backend, tmp_path, monkeypatc
 
 @pytest.mark.gpu
 def test_a_plan_beyond_the_tolerance_is_not_kept(backend, tmp_path, monkeypatch):
-    from compilable import landmarks, landmarks_onnx
+    from tests.support.models.compilable import landmarks, landmarks_onnx
 
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path))
     model = landmarks()

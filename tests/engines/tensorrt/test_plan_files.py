@@ -1,9 +1,9 @@
 """The keys of plans: what they depend on, and the reasons why a plan may not run."""
 
 import pytest
-from toy_models import contract
 
 from engines.tensorrt.plan_files import Key, Machine, differences, onnx_sha256
+from tests.support.models.toy_models import contract
 
 HERE = {
     "flavour": "tensorrt",

@@ -55,7 +55,7 @@ def rtx():
 @pytest.fixture
 def landmarks(rtx, tmp_path):
     """A contract and its graph."""
-    import compilable
+    from tests.support.models import compilable
 
     return compilable.landmarks(), compilable.landmarks_onnx(tmp_path)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.live_reader import camera_threads, until
+from tests.support.videos.live_reader import camera_threads, until
 
 
 @pytest.fixture(autouse=True)

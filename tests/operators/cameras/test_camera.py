@@ -11,9 +11,9 @@ import pytest
 
 from operators.cameras.camera import Camera
 from pipeline.packet import Event
-from tests.support.camera_senders import UdpSender, http_server, send_pictures
-from tests.support.live_reader import LiveReader, camera_threads, live_decode, until, without_gaps
-from tests.support.rtsp_fixtures import FPS, FRAMES, SIZES, number_of, numbered
+from tests.support.videos.camera_senders import UdpSender, http_server, send_pictures
+from tests.support.videos.live_reader import LiveReader, camera_threads, live_decode, until, without_gaps
+from tests.support.videos.rtsp_fixtures import FPS, FRAMES, SIZES, number_of, numbered
 
 
 @pytest.fixture

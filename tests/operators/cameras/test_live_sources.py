@@ -8,8 +8,8 @@ import toys
 from operators.decode import Decode
 from pipeline.graph import check_graph
 from pipeline.run import Run
-from tests.support.live_reader import LiveReader, live_decode, until
-from tests.support.rtsp_fixtures import FPS, SIZES, make_clip, number_of, numbered
+from tests.support.videos.live_reader import LiveReader, live_decode, until
+from tests.support.videos.rtsp_fixtures import FPS, SIZES, make_clip, number_of, numbered
 
 
 def test_a_file_is_played_at_its_own_pace(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from operators.cameras.camera import pause_s
 from operators.decoding.addresses import resolve_uri
 from pipeline.errors import SourceError
-from tests.support.camera_senders import http_server
-from tests.support.live_reader import LiveReader, live_decode, until
+from tests.support.videos.camera_senders import http_server
+from tests.support.videos.live_reader import LiveReader, live_decode, until
 
 
 @pytest.mark.parametrize("how", ["file", "environment", "none", "wrong"])

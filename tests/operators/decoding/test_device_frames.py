@@ -1,4 +1,4 @@
-"""`decode` on a device. The CPU stands in for the GPU, and `tests.support.toy_nvdec` for NVDEC."""
+"""`decode` on a device. The CPU stands in for the GPU, and `tests.support.devices.toy_nvdec` for NVDEC."""
 
 import gc
 import logging
@@ -19,12 +19,12 @@ from operators.decoding import device_frames  # noqa: E402
 from operators.estimation.model_options import as_image  # noqa: E402
 from pipeline.errors import ConfigError, SourceError  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
-from tests.support.camera_senders import http_server, send_pictures  # noqa: E402
-from tests.support.device_frames import assert_same_samples, packets  # noqa: E402
-from tests.support.live_reader import LiveReader, until  # noqa: E402
-from tests.support.rtsp_fixtures import SIZES, number_of  # noqa: E402
-from tests.support.small_videos import small_video  # noqa: E402
-from tests.support.toy_nvdec import Hardware  # noqa: E402
+from tests.support.devices.device_frames import assert_same_samples, packets  # noqa: E402
+from tests.support.devices.toy_nvdec import Hardware  # noqa: E402
+from tests.support.videos.camera_senders import http_server, send_pictures  # noqa: E402
+from tests.support.videos.live_reader import LiveReader, until  # noqa: E402
+from tests.support.videos.rtsp_fixtures import SIZES, number_of  # noqa: E402
+from tests.support.videos.small_videos import small_video  # noqa: E402
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from operators.decode import Decode  # noqa: E402
-from tests.support.device_frames import assert_same_samples, packets  # noqa: E402
-from tests.support.small_videos import small_video  # noqa: E402
+from tests.support.devices.device_frames import assert_same_samples, packets  # noqa: E402
+from tests.support.videos.small_videos import small_video  # noqa: E402
 
 
 @pytest.mark.gpu

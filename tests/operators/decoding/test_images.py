@@ -6,7 +6,7 @@ import pytest
 
 from operators.decode import Decode
 from operators.decoding.media_files import first_frame_size, read_header
-from tests.support.grey_videos import CORNERS, HEIGHT, WIDTH, grey, number_of, numbers, write_image
+from tests.support.videos.grey_videos import CORNERS, HEIGHT, WIDTH, grey, number_of, numbers, write_image
 
 
 def test_folder_in_natural_order(tmp_path):

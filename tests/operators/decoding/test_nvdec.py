@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 from engines.errors import EngineError
 from operators.decoding.nvdec import FAILURES_MAX, Nvdec, open_nvdec
-from tests.support.small_videos import small_video
-from tests.support.toy_nvdec import Hardware, HardwareFrame
+from tests.support.devices.toy_nvdec import Hardware, HardwareFrame
+from tests.support.videos.small_videos import small_video
 
 SUITED_KINDS = [
     ("libx264", "mp4"),

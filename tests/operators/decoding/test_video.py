@@ -9,7 +9,7 @@ import pytest
 
 from operators.decode import Decode
 from operators.decoding.media_files import first_frame_size
-from tests.support.grey_videos import CORNERS, FPS, FRAMES, KINDS, grey, make_video, number_of, numbers
+from tests.support.videos.grey_videos import CORNERS, FPS, FRAMES, KINDS, grey, make_video, number_of, numbers
 
 
 @pytest.fixture(scope="module")

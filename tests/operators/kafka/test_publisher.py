@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from kafka_messages import CLIENTS, items, read_topic, seqs, wait_until
 from sink_frames import RUN, frame, people
 
 from operators.kafka.publisher import pack
 from operators.records.messages import encode
 from operators.spool.spool import Spool
+from tests.support.kafka.kafka_messages import CLIENTS, items, read_topic, seqs, wait_until
 
 
 @pytest.mark.parametrize("client", CLIENTS)

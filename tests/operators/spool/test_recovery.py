@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from counting_spool import CountingSpool, segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.spool.format import HEADER, RECORD
+from tests.support.kafka.counting_spool import CountingSpool, segments
 
 messages = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=40)
 

@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from counting_spool import MB, CountingSpool, on_disk, segments
+
+from tests.support.kafka.counting_spool import MB, CountingSpool, on_disk, segments
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def onnx(tmp_path, monkeypatch):
     """A model's ONNX file, and an empty cache."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("onnx")
-    from compilable import landmarks_onnx
+    from tests.support.models.compilable import landmarks_onnx
 
     monkeypatch.setenv("POSESTREAM_HOME", str(tmp_path / "home"))
     return landmarks_onnx(tmp_path)

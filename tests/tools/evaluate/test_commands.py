@@ -4,11 +4,10 @@ import json
 
 import cv2
 import pytest
-import toy_models
-import toy_onestage
 from typer.testing import CliRunner
 
 from engines.contracts.skeletons import load_skeleton
+from tests.support.models import toy_models, toy_onestage
 from tools.cli import app
 
 SPOTS = {"10.png": (36, 20, 255), "9.png": (68, 36, 200)}  # in natural order 9 comes first

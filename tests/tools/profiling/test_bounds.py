@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 import yaml
-from tiny_onnx import carrying
-from toy_models import contract, save
 
 from operators.graphs.graph_files import load_graph
 from pipeline.errors import SourceError
+from tests.support.models.tiny_onnx import carrying
+from tests.support.models.toy_models import contract, save
 from tools.profiling.bounds import Decoded, IsolatedBench, bound
 from tools.profiling.document import Engine
 from tools.profiling.session import StopRequest, measure

@@ -7,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from recording_toys import graph
-from toy_models import contract, save
 
 from engines.images.yuv import YuvImage
 from pipeline.errors import ConfigError
 from pipeline.make_run import make_run
 from pipeline.packet import Instances, Packet
+from tests.support.models.toy_models import contract, save
 from tools.profiling.recording import event_log
 from tools.profiling.recording.recorded import read_recorded
 from tools.profiling.recording.recorder import Recorder, payload_bytes

@@ -2,11 +2,11 @@ import json
 
 import pytest
 from recording_toys import graph
-from toy_models import contract, save
 from trace_checker import Trace, TraceError
 
 from pipeline.errors import ConfigError
 from pipeline.make_run import make_run
+from tests.support.models.toy_models import contract, save
 from tools.profiling.recording.event_log import EventLog, Kind
 from tools.profiling.recording.recorder import Recorder
 from tools.profiling.recording.trace import write_trace

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 import torch
-from toy_device import Clock, Memory, ToyDevice, ToyEvent, ToyStream
+
+from tests.support.devices.toy_device import Clock, Memory, ToyDevice, ToyEvent, ToyStream
 
 
 class World:

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from toy_device import Memory, Race, ToyStream
-from toy_world import World
 
-from tests.support.no_waits import waits
+from tests.support.devices.no_waits import waits
+from tests.support.devices.toy_device import Memory, Race, ToyStream
+from tests.support.devices.toy_world import World
 
 
 class WatchedWorld(World):

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import av
 
-from tests.support.rtsp_fixtures import FPS, numbered
+from tests.support.videos.rtsp_fixtures import FPS, numbered
 
 
 @contextmanager

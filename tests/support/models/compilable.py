@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import toy_models
-from tiny_onnx import carrying, peaks
-
 from engines.contracts.contract import Contract, Output
+from tests.support.models import toy_models
+from tests.support.models.tiny_onnx import carrying, peaks
 
 SIZE, STRIDE = 64, 4
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from operators.decode import Decode
 from pipeline.operator import RunInfo
 from pipeline.packet import Event, Packet
-from tests.support.rtsp_fixtures import FRAMES, number_of
+from tests.support.videos.rtsp_fixtures import FRAMES, number_of
 
 
 def live_decode(**options: object) -> Decode:

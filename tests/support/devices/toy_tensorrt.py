@@ -11,7 +11,14 @@ import math
 from collections.abc import Callable
 
 from engines.tensorrt.flavours import TensorRT
-from tests.support.fake_tensorrt import SEVERITY, FakeContext, FakeEngine, FakeTensor, array_at, fake_tensorrt
+from tests.support.devices.fake_tensorrt import (
+    SEVERITY,
+    FakeContext,
+    FakeEngine,
+    FakeTensor,
+    array_at,
+    fake_tensorrt,
+)
 
 ITEM = (2, 3)
 

@@ -24,7 +24,7 @@ import torch
 from engines.device.transfers import DownloadBuffer
 
 if TYPE_CHECKING:
-    from toy_world import World
+    from tests.support.devices.toy_world import World
 
 Clock = Counter  # time by stream or thread
 
