@@ -129,13 +129,12 @@ class Lane:
 
     def forget(self, streams: Collection[str]) -> None:
         """Keep only the sums of these streams, which have ended."""
-        for stream in streams:
-            queue = self.queues.get(stream)
-            if queue is not None and not queue.items:
-                del self.queues[stream]
-                self.forgotten.taken[""] += queue.received
-                self.forgotten.given[""] += queue.delivered
-        for stream, reason in [key for key in self.dropped if key[0] in streams]:
+        empty = {stream for stream in streams if stream in self.queues and not self.queues[stream].items}
+        for stream in empty:
+            queue = self.queues.pop(stream)
+            self.forgotten.taken[""] += queue.received
+            self.forgotten.given[""] += queue.delivered
+        for stream, reason in [key for key in self.dropped if key[0] in empty]:
             self.dropped["", reason] += self.dropped.pop((stream, reason))
 
     def ledger(self) -> Ledger:

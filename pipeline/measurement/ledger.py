@@ -98,10 +98,9 @@ class _Account:
     taken: int = 0
     given: int = 0
     newest: int = -1  # seq of the last packet given
-    before_ends: deque[int] = field(
-        default_factory=deque
-    )  # packets taken before each end still in the operator
-    before_end: int = 0  # packets taken before the last end that has left it
+    # Packets taken before each end that is still in the operator, and before the last end that has left it.
+    before_ends: deque[int] = field(default_factory=deque)
+    before_end: int = 0
 
 
 NOBODY = _Account()
@@ -110,11 +109,11 @@ NOBODY = _Account()
 class Book:
     """Keeps the ledger of the workers of one inbox, or of one source; any thread may take a snapshot.
 
-    A call is opened with the items that it takes, and settled when its results are on the edges; in between,
+    A call begins with the items that it takes, and is settled when its results are on the edges; in between,
     its packets are in flight. With `holds` the operator may keep packets for later calls: they are in flight
     until the end of their stream has left the operator.
 
-    Calls are settled one after the other, at least those of the same stream.
+    The calls that give packets of one stream are settled in the order of these packets.
     """
 
     def __init__(self, *, holds: bool = False):

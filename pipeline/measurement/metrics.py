@@ -28,7 +28,8 @@ class Histogram:
 
     def record(self, ns: int) -> None:
         """Add one duration."""
-        ns = max(ns, 0)
+        if ns < 0:
+            ns = 0
         self._counts[_bucket(ns)] += 1
         self.count += 1
         self.total_ns += ns
@@ -73,8 +74,8 @@ class Histogram:
 
 
 def _bucket(ns: int) -> int:
-    shift = max(ns.bit_length() - _SUB_BITS - 1, 0)
-    return (shift << _SUB_BITS) + (ns >> shift)
+    shift = ns.bit_length() - _SUB_BITS - 1
+    return (shift << _SUB_BITS) + (ns >> shift) if shift > 0 else ns
 
 
 def _counted(meaning: str) -> Any:

@@ -53,6 +53,7 @@ def test_sources_that_ended_long_ago_are_only_in_the_sums(run):
         assert stats.finished == len(toys.Collect.packets) == read - stats.dropped
         assert all(e.received == e.delivered + sum(e.dropped.values()) + e.in_flight for e in stats.edges)
         assert all(stream.read == stream.finished + stream.dropped for stream in stats.streams)
+        assert not stats.faults
     assert [stream.name for stream in stats.streams] == ["visitor3", "visitor4", "visitor5"]
     assert stats.dropped > 0
 

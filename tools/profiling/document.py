@@ -212,7 +212,7 @@ class Verdict(Part):
 class Profile(Part):
     """A measured run."""
 
-    document: Literal["posestream-profile/1"] = "posestream-profile/1"
+    document: Literal["posestream-profile/2"] = "posestream-profile/2"
     command: str
     at: str  # UTC, ISO 8601
     graph: str
