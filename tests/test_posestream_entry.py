@@ -12,6 +12,8 @@ import pytest
 
 from posestream_entry import PACKAGES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 STRANGER = "raise SystemExit('the code of a stranger has run')\n"
 USE = "import posestream\nprint(posestream.load_graph('human-lite').name)\n"

@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 
 from tools.cli import app, exit_code
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "tools.cli", "attach"]
 GRAPH = """name: toy

@@ -16,6 +16,8 @@ import pytest
 
 from tools.profiling.document import Profile, read_profile
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "tools.cli", "profile"]
 GRAPH = (
     "name: writes\ngraph:\n  decode: {{op: decode}}\n  write: {{op: jsonl_sink, dir: {out}, after: decode}}\n"

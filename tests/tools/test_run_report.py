@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from dataclasses import replace
 
 import pytest
@@ -22,8 +21,16 @@ YARD = StreamNow(
 BARN = replace(YARD, name="barn", fps=7.5, age_p99_ms=250.0, dropped_now=0)
 
 
+NOW_S = 1.7e9
+
+
+@pytest.fixture(autouse=True)
+def _the_time_stands_still(monkeypatch):
+    monkeypatch.setattr("tools.run_report.time.time", lambda: NOW_S)
+
+
 def lost(name: str) -> StreamNow:
-    since_ns = round((time.time() - 185) * 1e9)
+    since_ns = round((NOW_S - 185) * 1e9)
     return replace(
         YARD, name=name, state="lost", fps=0.0, dropped_now=0, lost_since_ns=since_ns, reason="no route"
     )

@@ -16,6 +16,8 @@ from engines.contracts.contract import load_contract  # noqa: E402
 from tests.support.models import toy_models  # noqa: E402
 from tests.support.models.tiny_onnx import carrying  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 BOXES = np.array([[20, 30, 90, 160, 0.02], [100, 40, 180, 150, 0.01], [200, 20, 260, 90, 0.005]], np.float32)
 
 

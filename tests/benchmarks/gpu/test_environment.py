@@ -8,6 +8,8 @@ import environment
 import pytest
 import split_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def wheels(tmp_path):

@@ -12,6 +12,8 @@ import operators.detect  # noqa: E402
 import operators.pose  # noqa: E402
 from engines.kernels import crop, nms  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_frame_has_its_persons(monkeypatch, tmp_path):
     for module, name in ((operators.detect, "load_engine"), (operators.pose, "load_engine"),

@@ -4,6 +4,8 @@ import isolation_toys
 import pytest
 from isolation import run_isolated
 
+pytestmark = pytest.mark.slow
+
 BOTH = [{"n": 1}, {"n": 2}]
 
 
@@ -16,7 +18,7 @@ def test_the_rows_until_it_ends_are_kept(then, reason):
 
 
 def test_a_process_that_hangs_is_killed():
-    assert run_isolated(isolation_toys.two_rows_then, "hang", within_s=20) == (BOTH, "not done in 20 s")
+    assert run_isolated(isolation_toys.two_rows_then, "hang", within_s=8) == (BOTH, "not done in 8 s")
 
 
 def test_without_time_nothing_is_started():

@@ -10,6 +10,8 @@ from reference_rows import first_names, rows  # noqa: E402
 from engines.architectures.heatmap_head import current_names  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROWS = rows("hrnet")
 
 

@@ -10,6 +10,8 @@ from reference_rows import rows  # noqa: E402
 from engines.contracts.contract import load_contract  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROWS = rows("rtmdet")
 
 

@@ -10,6 +10,8 @@ from reference_rows import TINY_VIT, first_names, rows  # noqa: E402
 from engines.architectures import sapiens  # noqa: E402
 from engines.architectures.vit import Size  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROWS = rows("sapiens")
 
 

@@ -12,6 +12,8 @@ from engines.architectures.checkpoint_fit import check_fit  # noqa: E402
 from engines.architectures.vit import Size  # noqa: E402
 from engines.errors import ContractError  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROWS = rows("vitpose")
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "model-families.md").read_text(encoding="utf-8")
 # "**`file`**" or "**`file`** in `LIST`", then a fenced block: the whole file, or a line of that list.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 
@@ -21,6 +22,8 @@ from engines.estimators.topdown import TopDown  # noqa: E402
 from engines.images.yuv import YuvImage, rgb_matrix  # noqa: E402
 from tests.support.devices.toy_device import Race  # noqa: E402
 from tests.support.devices.watched_device import WatchedWorld  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 FRAMES, BATCH = 6, 2
 BOXES = np.array([[10, 5, 60, 90], [30, 20, 120, 100], [-20, -10, 40, 50]], np.float32)
@@ -74,8 +77,14 @@ def run_stages(contract, device, count: int) -> list[list[np.ndarray]]:
         for seed in range(FRAMES):
             image = pool.from_host(frame(seed), thread_stream(device))
             for edge in edges:
-                edge.put(image, timeout=20)
+                put(edge, image)
             del image
+
+    def put(edge: queue.Queue, image: DeviceImage) -> None:
+        while not errors:  # a stage that has failed takes nothing any more
+            with contextlib.suppress(queue.Full):
+                edge.put(image, timeout=0.1)
+                return
 
     def stage(edge: queue.Queue, found: list[np.ndarray]) -> None:
         topdown = TopDown(contract, TorchEngine(contract, network=network, device="cpu"))

@@ -14,6 +14,8 @@ from engines.tensorrt.engine import check_arrays
 from engines.tensorrt.flavours import TensorRT, flavour
 from engines.tensorrt.network import Batch, Network
 
+pytestmark = pytest.mark.slow
+
 IMAGE = {"image": TensorSpec((-1, 3, 4, 5), np.dtype(np.float32))}
 
 

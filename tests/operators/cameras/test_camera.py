@@ -15,6 +15,8 @@ from tests.support.videos.camera_senders import UdpSender, http_server, send_pic
 from tests.support.videos.live_reader import LiveReader, camera_threads, live_decode, until, without_gaps
 from tests.support.videos.rtsp_fixtures import FPS, FRAMES, SIZES, number_of, numbered
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def udp_port():

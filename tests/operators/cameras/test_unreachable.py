@@ -13,6 +13,8 @@ from pipeline.errors import SourceError
 from tests.support.videos.camera_senders import http_server
 from tests.support.videos.live_reader import LiveReader, live_decode, until
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 
 @pytest.mark.parametrize("how", ["file", "environment", "none", "wrong"])
 def test_user_and_password(guarded_rtsp, monkeypatch, caplog, how):

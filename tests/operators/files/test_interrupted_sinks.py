@@ -11,6 +11,8 @@ from sink_frames import count_frames
 
 from operators.reading.read import read
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parents[2]
 
 

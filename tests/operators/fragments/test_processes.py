@@ -23,6 +23,8 @@ from kafka.errors import CoordinatorNotAvailableError
 from operators.records.messages import decode
 from pipeline.packet import End, Event, Packet
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 STREAMS, FRAMES = ("yard", "barn", "gate", "north", "south"), 80
 LIMIT_S = 90

@@ -15,6 +15,8 @@ from operators.records.messages import encode
 from operators.spool.spool import Spool
 from tests.support.kafka.kafka_messages import CLIENTS, items, read_topic, seqs, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_messages_survive_a_broker_that_is_killed_and_restarted(

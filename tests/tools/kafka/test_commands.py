@@ -16,6 +16,8 @@ from kafka import KafkaConsumer, KafkaProducer
 from operators.records.messages import encode
 from pipeline.packet import End, Event, Instances, Packet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def posestream(kafka):

@@ -18,6 +18,8 @@ from tools.profiling.document import Engine
 from tools.profiling.session import StopRequest, measure
 from tools.profiling.settings import Settings
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 
 def graph_of(folder, *, source="decode", **nodes):
     spec, last = {"source": {"op": source}}, "source"

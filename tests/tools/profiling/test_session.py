@@ -15,6 +15,8 @@ from tools.profiling.document import Profile
 from tools.profiling.session import NothingMeasuredError, StopRequest, measure, prepare, repeated
 from tools.profiling.settings import Settings
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 
 @pytest.fixture
 def toy(tmp_path):

@@ -14,6 +14,8 @@ from tools.profiling.session import StopRequest
 from tools.profiling.settings import Settings
 from tools.profiling.sweep import Failed, as_json, read_points, settings_at, sweep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def graph(tmp_path):

@@ -12,6 +12,8 @@ from tools.profiling.session import measure
 from tools.profiling.settings import Settings
 from tools.profiling.verdict import judge
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 SAME = {"op": "toys:Same"}
 
 

@@ -33,6 +33,8 @@ from tools.service.control import ControlServer, listen
 from tools.service.top_client import Client
 from tools.service.top_view import Picture, pace
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

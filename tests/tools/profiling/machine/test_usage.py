@@ -12,6 +12,8 @@ import pytest
 
 from tools.profiling.machine.usage import UseSampler
 
+pytestmark = pytest.mark.alone
+
 BURNS = "import time; held = bytearray(60_000_000); print(1, flush=True)\nwhile True: sum(range(1000))"
 
 

@@ -10,6 +10,8 @@ from tools.profiling.recording.recorder import Recorder
 from tools.profiling.recording.stack_sampler import collapsed
 from tools.profiling.recording.thread_state import ThreadState
 
+pytestmark = pytest.mark.alone
+
 
 def record(folder, checked, frames):
     run = make_run(checked, {"a": frames}, tracer=Recorder(folder, sample_hz=200))
