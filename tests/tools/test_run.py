@@ -86,6 +86,7 @@ def wait_for(path: Path, size: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [["clip"], ["clip", "second"]])
 def test_interrupt_drains_and_leaves_whole_files(tmp_path, clip, graph, streams):
     out = tmp_path / "out"
@@ -129,6 +130,7 @@ class FailLate(Operator):
 """
 
 
+@pytest.mark.slow
 def test_own_operators_work_and_fail_in_several_processes(tmp_path, clip):
     (tmp_path / "own.py").write_text(OWN_OPERATOR)
     (tmp_path / "own.yaml").write_text(

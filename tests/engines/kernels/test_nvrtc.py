@@ -86,6 +86,7 @@ def test_the_log_says_why_a_kernel_cannot_run(caplog):
     assert "cuda:1000 runs without the kernel nms" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the driver is built as a library of Linux")
 def test_launches_reach_the_driver(compiler, tmp_path):
     build_driver(tmp_path, "nms", nms.PARAMETERS)

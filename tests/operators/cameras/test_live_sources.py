@@ -3,6 +3,7 @@
 import time
 
 import cv2
+import pytest
 import toys
 
 from operators.decode import Decode
@@ -10,6 +11,8 @@ from pipeline.graph import check_graph
 from pipeline.run import Run
 from tests.support.videos.live_reader import LiveReader, live_decode, until
 from tests.support.videos.rtsp_fixtures import FPS, SIZES, make_clip, number_of, numbered
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_file_is_played_at_its_own_pace(tmp_path):

@@ -153,6 +153,7 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
         write_html(profile(), tmp_path / "none" / "report.html")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(BROWSERS)} is installed")
 def test_a_browser_shows_it_without_an_error(tmp_path):
     text = written(tmp_path, profile())
