@@ -78,13 +78,14 @@ def dropped(profile: Profile) -> int:
 
 def closed_sum(profile: Profile) -> str:
     """The flow as a sum, and whether it adds up."""
-    flow = profile.flow
-    parts = f"{flow.finished:,} finished + {dropped(profile):,} dropped + {flow.in_flight:,} in flight"
+    flow, lost = profile.flow, dropped(profile)
+    sign = "=" if flow.read == flow.finished + lost + flow.in_flight else "≠"
+    parts = f"{flow.finished:,} finished + {lost:,} dropped + {flow.in_flight:,} in flight"
     if flow.closed:
-        return f"{flow.read:,} read = {parts}"
+        return f"{flow.read:,} read {sign} {parts}"
     faults = [Fault(it.stage, it.stream, it.kind, it.packets).found for it in flow.unaccounted]
     found = "".join(f"; {fault}" for fault in faults)
-    return f"{flow.read:,} read ≠ {parts}: packets are unaccounted for{found}"
+    return f"{flow.read:,} read {sign} {parts}: packets are unaccounted for{found}"
 
 
 def measured(profile: Profile) -> str:

@@ -65,8 +65,15 @@ def test_drops_on_an_edge_are_shown_at_the_stage_behind_it():
             "packets are unaccounted for; pose took 40 packets of a that it neither gave on nor dropped",
         ),
         (
-            {"closed": False},
-            "4,212 read ≠ 4,003 finished + 203 dropped + 6 in flight: packets are unaccounted",
+            {
+                "unaccounted": [Unaccounted(stage="pose", stream="a", kind="reordered", packets=2)],
+                "closed": False,
+            },
+            "4,212 read = 4,003 finished + 203 dropped + 6 in flight: packets are unaccounted for; pose gave 2 ",
+        ),
+        (
+            {"read": 4213, "closed": False},
+            "4,213 read ≠ 4,003 finished + 203 dropped + 6 in flight: packets are unaccounted",
         ),
     ],
 )
