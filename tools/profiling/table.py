@@ -176,7 +176,7 @@ def _costs(profile: Profile) -> Table:
 
 
 def lost_at(profile: Profile, stage: str) -> dict[str, int]:
-    """Packets that a stage set aside and that were dropped on the edges to it, by reason."""
+    """Packets that a stage dropped or set aside, and those dropped on the edges to it, by reason."""
     lost: dict[str, int] = {}
     dropped = [s.dropped for s in profile.stages if s.name == stage]
     for reasons in dropped + [e.dropped for e in profile.edges if e.consumer == stage]:

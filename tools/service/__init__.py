@@ -1,4 +1,4 @@
 """A live run as a service: the control API, Prometheus metrics, and `posestream top`, which reads the API.
 
-Imports `pipeline`, `operators` and the files beside this folder.
+May import operators, pipeline, `tools.options`, `tools.views`, and `tools.graph`, which draws the graph.
 """

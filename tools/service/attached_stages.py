@@ -49,7 +49,7 @@ class StageNow:
     waiting: int  # packets in the queue
     capacity: int | None  # of the queue, where it is known
     in_flight: int  # packets that it has taken, and is working on or holds
-    dropped: dict[str, int]  # reason: packets lost in the queue or set aside, since the run began
+    dropped: dict[str, int]  # reason: packets, in the queue and in the stage, since the run began
     dropped_now: dict[str, int]  # … in the last seconds
     counters: dict[str, int]  # what the operator itself counted, since the run began
     unaccounted: list[Unaccounted]  # empty as long as it accounts for every packet

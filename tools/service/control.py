@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError, RunError, SourceError
 from pipeline.graph import Graph
 from pipeline.packet import Event
 from tools.graph.drawing import as_mermaid
+from tools.service.address import DEFAULT_ADDRESS, TOKEN_VARIABLE
 from tools.service.attached import Attached, NotOpenError, UnknownError
 from tools.service.prometheus import make_registry, scrape
 
@@ -159,7 +160,7 @@ def listen(address: str, token: str | None) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--control {address}: expected HOST:PORT, as in 127.0.0.1:8787")
+        raise ConfigError(f"--control {address}: expected HOST:PORT, as in {DEFAULT_ADDRESS}")
     try:
         family, _, _, _, found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -168,7 +169,7 @@ def listen(address: str, token: str | None) -> socket.socket:
         ) from None
     if not token and not is_local(str(found[0])):
         raise ConfigError(
-            f"--control {address}: anyone who can reach it could attach sources; set POSESTREAM_TOKEN to a "
+            f"--control {address}: anyone who can reach it could attach sources; set {TOKEN_VARIABLE} to a "
             "secret that callers must send, or listen at 127.0.0.1"
         )
     try:

@@ -99,7 +99,8 @@ def _stages(stages: Sequence[StageStats]) -> Iterator[Metric]:
     )
     yield _batches(stages)
     dropped, counted = by_key(lambda stage: stage.dropped), by_key(lambda stage: stage.counters)
-    yield _counter("stage_dropped_packets", "Packets that a stage set aside.", ("stage", "reason"), dropped)
+    lost = "Packets that a stage set aside, or that its operator dropped."
+    yield _counter("stage_dropped_packets", lost, ("stage", "reason"), dropped)
     yield _counter("operator_events", "What an operator itself counted.", ("stage", "event"), counted)
 
 

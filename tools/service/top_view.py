@@ -16,9 +16,9 @@ from tools.service.attached_stages import RunNow, StageNow
 from tools.service.top_client import Answer, printable
 from tools.views import duration
 
-BUSY = (
-    0.9  # share of the time at work above which a stage sets the pace; of the cores above which they are full
-)
+# A stage that is at work for more than this share of its time sets the pace. Cores are scarce if more than
+# this share of them is busy.
+BUSY = 0.9
 STILL_S = 5.0  # a stage that takes nothing for this long is stuck, not between two packets
 
 STAGE = ["", "stage", "per s", "its time", "busy", "blocked", "p95 ms", "queue", "drops/s"]
