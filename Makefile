@@ -35,7 +35,7 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/posestream demo --out $(OUT)
 
-# A worker a processor; four at most, since each may load PyTorch. Behind them the tests that measure time, by themselves.
+# One worker per processor, at most four, since each may load PyTorch. The tests that measure time run alone, afterwards.
 PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
 
 quick: $(TESTED)

@@ -36,15 +36,8 @@ RESULTS = Path(__file__).with_name("results") / "mediapipe_2_cores.json"
 STREAMS = 4  # of the rows that are used from there
 CODECS = ("jpeg", "png", "raw")
 CAMERAS = (10, 1_000, 100_000)
-SPREADS = (
-    (4, 3),
-    (10, 3),
-    (10, 10),
-    (100, 10),
-    (1_000, 10),
-    (1_000, 100),
-    (100_000, 1_000),
-)  # cameras, workers
+# Cameras, workers.
+SPREADS = ((4, 3), (10, 3), (10, 10), (100, 10), (1_000, 10), (1_000, 100), (100_000, 1_000))
 FRAMES = 12  # from each clip
 FULL = 0.6  # share of a card, a disk or a core that planning may use
 

@@ -21,7 +21,7 @@ from tools.graph import commands as graph
 from tools.kafka import commands as kafka
 from tools.service import top
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 app = typer.Typer(
     name="posestream",
@@ -78,9 +78,8 @@ def exit_code(error: Exception) -> int:
 
 def main() -> None:
     """Run the command. Our own errors are printed as one line, without a traceback."""
-    sys.path.append(
-        str(Path.cwd())
-    )  # so that op: module:Class finds the user's modules; at the end, so that they replace none of ours
+    # So that op: module:Class finds the user's modules; at the end, so that they replace none of ours.
+    sys.path.append(str(Path.cwd()))
     try:
         code = app(standalone_mode=True)
     except PosestreamError as error:

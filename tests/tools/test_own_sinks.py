@@ -60,13 +60,13 @@ def test_our_sinks_declare_themselves():
     }  # fmt: skip
 
 
-def test_further_sinks_stand_beside_one_of_ones_own(tmp_path):
+def test_added_sinks_stand_beside_a_sink_of_the_user(tmp_path):
     files = {"jsonl_sink": {"dir": str(tmp_path)}}
     assert with_sinks(load(tmp_path, "MySink"), files).node("jsonl_sink").after == ("work",)
     assert with_sinks(load(tmp_path, "NotASink"), files).node("jsonl_sink").after == ("my_sink",)
 
 
-def test_a_fragment_needs_a_sink_and_ones_own_is_one(tmp_path):
+def test_a_fragment_needs_a_sink_and_accepts_one_of_the_user(tmp_path):
     assert [
         node.name for node in select_fragment(load(tmp_path, "MySink", "all"), "all", {}, {}).graph.sinks
     ] == ["my_sink"]

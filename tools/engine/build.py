@@ -32,7 +32,9 @@ def build(
     ] = None,
     compute_capability: Annotated[
         str | None,
-        typer.Option(metavar="X.Y", help="Of a GPU in another machine, such as 8.9; only with tensorrt-rtx."),
+        typer.Option(
+            metavar="X.Y", help="Build for a GPU in another machine, such as 8.9; only with tensorrt-rtx."
+        ),
     ] = None,
 ) -> None:
     """Compile a model for the GPU of this machine, compare it with ONNX Runtime, and keep it.

@@ -30,7 +30,7 @@ Model = Annotated[str, typer.Argument(help="A model, or an .onnx file that poses
 Backend = Annotated[
     str, typer.Option("--backend", "-b", help="The library that runs it; auto picks the fastest.")
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the processor.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads that the model may use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 

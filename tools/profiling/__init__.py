@@ -1,4 +1,4 @@
 """Take, judge and show a profile of a run.
 
-Imports `pipeline`, `operators`, `engines`, and the command `run` beside it.
+May import operators, engines, pipeline and `tools.views`.
 """

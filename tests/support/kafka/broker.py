@@ -26,10 +26,8 @@ from tests.support.kafka.runtime import Process, runtime
 from tests.support.kafka.topics import Topics
 
 CLUSTER_ID = "cG9zZXN0cmVhbS10ZXN0cw"
-USERS = {
-    "admin": "admin-secret",
-    "worker": "worker-secret",
-}  # `worker` may do nothing until a test gives it rights
+# `worker` may do nothing until a test gives it rights.
+USERS = {"admin": "admin-secret", "worker": "worker-secret"}
 STORE_PASSWORD = "posestream"  # of the key store that the test makes
 READY_S = 100  # a start takes some seconds, more on a busy machine
 

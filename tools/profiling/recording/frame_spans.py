@@ -81,7 +81,6 @@ class FrameSpans:
         if len(steps) > 1:
             arrow = {"pid": self._pid, "cat": "flow", "name": f"{stream} {seq}", "id": number}
             for (at, tid), phase in zip(steps, "s" + "t" * (len(steps) - 2) + "f", strict=True):
-                binding = (
-                    {"bp": "e"} if phase == "f" else {}
-                )  # bind it to the span around it, not to the next one
+                # Bind the end to the span around it, not to the next one.
+                binding = {"bp": "e"} if phase == "f" else {}
                 yield {**arrow, "ph": phase, "tid": tid, "ts": at, **binding}

@@ -1,4 +1,4 @@
 """A profile as one HTML file: `page` fills the templates; the charts and the drawn graph are SVG.
 
-May import the document of a profile and how its figures are written, from `tools.profiling`.
+May import from `tools.profiling` the document, the comparison, and how figures are written.
 """

@@ -50,9 +50,8 @@ class Clips:
     def feed(self, source, ended):
         showing, pts, due_s = None, 0, time.monotonic()
         while not ended.wait(max(due_s - time.monotonic(), 0)):
-            due_s = (
-                max(due_s, time.monotonic() - 1) + self.period_ns / Gst.SECOND
-            )  # the process may have been frozen
+            # The process may have been frozen: do not catch up more than a second.
+            due_s = max(due_s, time.monotonic() - 1) + self.period_ns / Gst.SECOND
             if showing != self.now_showing:
                 showing, units = self.now_showing, itertools.cycle(self.frames[self.now_showing])
             buffer = Gst.Buffer.new_wrapped(next(units))
