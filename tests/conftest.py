@@ -18,7 +18,7 @@ pytest_plugins = [
 
 # What makes a test slow wherever it is used.
 KAFKA = {"kafka", "own_kafka", "kafka_cluster"}
-SLOW = KAFKA | {"rtsp", "guarded_rtsp", "browser", "small", "small_home"}
+SLOW = KAFKA | {"rtsp", "guarded_rtsp", "small", "small_home"}
 
 
 def pytest_collection_modifyitems(config, items):
