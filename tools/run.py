@@ -31,7 +31,9 @@ def run(
     graph: GraphChoice = "human-lite",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the results.", show_default="out; with --fragment none"),
+        typer.Option(
+            "--out", "-o", help="Folder for the results.", show_default="out; no files with --fragment"
+        ),
     ] = None,
     changes: Changes = None,
     video: Annotated[

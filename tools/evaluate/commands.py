@@ -53,7 +53,7 @@ def coco(
     graph: Annotated[str | None, typer.Option(help="A graph; it gets the images without boxes.")] = None,
     detections: Annotated[
         Path | None,
-        typer.Option(help="With --model: take boxes from this file instead, COCO results of a detector."),
+        typer.Option(help="With --model: take the boxes from this file, COCO results of a detector."),
     ] = None,
     skeleton: SkeletonName = None,
     any_category: AnyCategory = False,
