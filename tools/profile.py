@@ -17,12 +17,12 @@ from pipeline.errors import ConfigError
 from tools.options import profile as options
 from tools.options.cameras import MAX_AGE_S, name_cameras
 from tools.options.graph import Changes, parse_changes
+from tools.profiling.settings import SAMPLE_HZ, Settings
 from tools.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from tools.profiling.document import Profile
     from tools.profiling.output import Output
-    from tools.profiling.settings import Settings
 
 
 def profile(
@@ -36,7 +36,7 @@ def profile(
     live: options.Live = False,
     sweep: options.Sweep = None,
     no_bound: options.NoBound = False,
-    sample_hz: options.SampleHz = 20.0,
+    sample_hz: options.SampleHz = SAMPLE_HZ,
     out: options.JsonFile = None,
     html: options.HtmlFile = None,
     trace: options.TraceFile = None,
@@ -70,7 +70,6 @@ def profile(
     """  # fmt: skip
     from tools.profiling.document import read_profile
     from tools.profiling.output import Output
-    from tools.profiling.settings import Settings
     from tools.profiling.sweep import read_points
 
     points = read_points(sweep or [])
