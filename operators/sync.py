@@ -28,7 +28,7 @@ Cameras = Annotated[
     Field(description="cameras of a complete group: their names, or how many; else all that give frames"),
 ]
 Wait = Annotated[
-    float, Field(ge=0, description="live: how long a frame waits for those of other cameras at most")
+    float, Field(ge=0, description="live: how long a frame waits at most for frames of other cameras")
 ]
 Incomplete = Annotated[
     Literal["drop", "pass"], Field(description="what to do with frames for which no group is complete")

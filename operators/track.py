@@ -86,7 +86,7 @@ class Track(Operator):
                 for i, instances in zip(detected, tracked, strict=True):
                     results[i] = packets[i].replace(instances=instances)
             for i, state in states.items():
-                # Before the first detection instances stay None: not looked at, as opposed to nobody there.
+                # Before the first detection `instances` stay None: no detector has run, so nothing is known.
                 if packets[i].instances is None and state.updated_ns is not None:
                     results[i] = packets[i].replace(instances=state.predicted(packets[i]))
         return results

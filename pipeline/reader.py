@@ -162,7 +162,7 @@ class Reader:
         else:
             self._open.discard(item.stream)
         items = [item]
-        self.book.begin(0, [(0, item)])  # a source takes what it gives
+        self.book.begin(0, [(0, item)])  # in its ledger, a source takes what it gives
         for edge in self._edges:
             edge.put(items)
         self.book.settle(0, items)

@@ -230,7 +230,7 @@ class Sources:
                 edge.close()
 
     def _forget_oldest(self) -> None:
-        """Keep only sums of the sources that ended longest ago."""
+        """Keep only sums of the ended sources, except of those that were added last."""
         ended = [reader for reader in self._readers.values() if self._has_ended(reader)]
         for reader in ended[:-ENDED_KEPT]:
             del self._readers[reader.stream]

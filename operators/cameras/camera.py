@@ -166,7 +166,7 @@ class Camera:
             self._count("outages", 1)
             log.warning("%s: lost: %s; trying again until it is back", self._stream, reason)
             yield self._event("lost", reason=reason)
-        elif failure.refused and reason not in self._logged:  # somebody has to do something about it
+        elif failure.refused and reason not in self._logged:  # it lasts until somebody changes the settings
             self._logged.add(reason)
             log.warning("%s: still lost: %s", self._stream, reason)
 

@@ -1,4 +1,4 @@
-"""The frames of one camera that wait for those of others, in order, with the events between them."""
+"""The queue of one camera in `sync`: frames that wait for other cameras, and the events between them."""
 
 from __future__ import annotations
 

@@ -90,10 +90,8 @@ class Mp4:
             stream.codec_context.gop_size = KEYFRAME_EVERY
             if "crf" not in options:
                 stream.codec_context.bit_rate = 3 * width * height
-            stream.codec_context.colorspace, stream.codec_context.color_range = (
-                6,
-                1,
-            )  # BT.601, as cv2 converts
+            # BT.601, limited range: as cv2 converts.
+            stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1
             self._container.start_encoding()
         except OSError as error:
             path.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Cut a fragment out of a graph, and create the Kafka topics between fragments. Imports `kafka`."""
+"""Cut fragments out of a graph, and create the Kafka topics between them. Imports `graphs` and `kafka`."""

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from operators import REGISTRY
 from pipeline.definition.options import options_model
-from pipeline.errors import ConfigError
-from pipeline.graph import Graph, nearest, resolve
+from pipeline.errors import ConfigError, nearest
+from pipeline.graph import Graph, resolve
 
 Codec = Literal["jpeg", "png", "raw", "none"]
 RESERVED = {"topic", "group", "wait", "provides", "image"}  # options that `cut` sets itself
@@ -30,7 +30,7 @@ class Between(BaseModel):
         return self.model_extra or {}
 
     def options_of(self, op: str) -> dict[str, Any]:
-        """Those options that the operator `op` takes."""
+        """The options among them that the operator `op` takes."""
         names = _option_names(op)
         return {name: value for name, value in self.kafka_options.items() if name in names}
 

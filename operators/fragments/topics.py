@@ -69,7 +69,7 @@ def _downstream(graph: Graph, producer: Node) -> list[Node]:
 
 
 def create_topics(topics: Iterable[Topic], between: Between) -> None:
-    """Create those of the topics that do not exist.
+    """Create the topics that do not exist yet.
 
     Raises:
         BrokerError: no broker can be used, or it refuses to create a topic.

@@ -1,4 +1,4 @@
-"""Are the weights of a graph's models here? Asked before anything runs."""
+"""Check that the weights of a graph's models are on this machine, before anything runs."""
 
 from __future__ import annotations
 

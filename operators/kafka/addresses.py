@@ -23,7 +23,7 @@ def parse_kafka_uri(uri: str) -> KafkaUri:
     """The parts of a `kafka://` URI.
 
     Raises:
-        SourceError: not such a URI, or one that holds a user or a password.
+        SourceError: the URI has another form, or holds a user or a password.
     """
     form = "expected kafka://HOST:PORT/TOPIC?group=NAME"
     parts = urlsplit(uri)

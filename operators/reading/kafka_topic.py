@@ -44,7 +44,7 @@ class _Query:
         """The query in `kafka://HOST:PORT/TOPIC?stream=NAME&run=ID&until=TIME`.
 
         Raises:
-            SourceError: not such a URI.
+            SourceError: the URI has another form.
         """
         parts = urlsplit(uri)
         rest = parse_qs(parts.query, keep_blank_values=True)

@@ -1,4 +1,4 @@
-"""The folders below a spool's root: each process locks one; those of dead processes are free to take over."""
+"""The folders below a spool's root: each process locks one, and takes over those of dead processes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Pace:
         self._at_ns: dict[str, int | None] = {}  # by source: newest pts_ns, None before its first packet
 
     def join(self, source: str) -> Paced:
-        """Add a source that is going to be read; returns what it puts its items into before its edges."""
+        """Add a source that is going to be read. Returns its place, to be put before its edges."""
         self._at_ns[source] = None
         return Paced(self, source)
 

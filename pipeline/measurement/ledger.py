@@ -163,8 +163,15 @@ class Book:
         self._closed = True
 
     def forget(self, streams: Collection[str]) -> None:
-        """Keep only the sums of these streams, which have ended."""
+        """Keep only the sums of these streams, which have ended.
+
+        The end of a stream may have reached the last stage before the call that gave it is settled here. A
+        stream whose end has not left yet keeps its account.
+        """
         with self._lock:
+            in_calls = {_stream_of(item) for batch in list(self._calls.values()) for _, item in batch}
+            kept = in_calls | {stream for stream, account in self._accounts.items() if account.before_ends}
+            streams = set(streams) - kept
             for stream in streams:
                 if account := self._accounts.pop(stream, None):
                     self._forgotten.taken[""] += account.taken
@@ -193,7 +200,7 @@ class Book:
         for batch in list(self._calls.values()):  # in one step: workers open calls meanwhile
             for _, item in batch:
                 if not isinstance(item, Event | End):
-                    stream = item[0].stream if isinstance(item, tuple) else item.stream
+                    stream = _stream_of(item)
                     now.taken[stream] += 1
                     now.in_flight[stream] += 1
         if self._holds and not self._closed:
@@ -207,7 +214,7 @@ class Book:
         return account
 
     def _take_other(self, item: Event | End | tuple[Packet, ...]) -> None:
-        stream = item[0].stream if isinstance(item, tuple) else item.stream
+        stream = _stream_of(item)
         account = self._accounts.get(stream) or self._new_account(stream)
         if isinstance(item, tuple):  # joined parts, which become one packet
             account.taken += 1
@@ -225,6 +232,10 @@ class Book:
     def _note_disorder(self, packet: Packet, account: _Account) -> None:
         kind = self._repeated if packet.seq == account.newest else self._reordered
         kind[packet.stream] += 1
+
+
+def _stream_of(item: Item | tuple[Packet, ...]) -> str:
+    return item[0].stream if isinstance(item, tuple) else item.stream
 
 
 def _difference(now: Counter[T], earlier: Counter[T]) -> Counter[T]:

@@ -14,8 +14,6 @@ from pipeline.packet import End, Event, Item, Packet, Taken
 from pipeline.stages.set_aside import SetAsideLog, message_of
 
 Failed = Callable[[Exception, str], None]  # the error, and when it happened: "at a frame 3"
-
-
 Dropped = list[tuple[str, str]]  # (stream, reason) of each packet
 
 
@@ -108,7 +106,7 @@ class Worker:
         results: list[Item] = []
         for packet in packets:
             try:
-                results += self.operator.process([packet])
+                results += list(self.operator.process([packet]))  # all or nothing, if it is a generator
             except Exception as single:
                 self._after_error([packet], single)
             else:

@@ -99,6 +99,25 @@ def test_a_packet_that_is_dropped_by_a_call_that_fails_counts_once():
     assert not stats.faults
 
 
+class GivesAndFails(toys.Same):
+    """Gives each packet as it comes to it; raises after it has given frame 5."""
+
+    def process(self, packets):
+        for packet in packets:
+            yield packet
+            if packet.seq == 5:
+                raise ValueError("bad frame")
+
+
+def test_what_a_call_gave_before_it_failed_is_not_given_on(monkeypatch):
+    monkeypatch.setitem(toys.REGISTRY, "same", GivesAndFails)
+    node = {"op": "same", "on_error": "skip", "batch": {"max": 4, "wait_ms": 20}}
+    stats = run_graph(toys.graph(gives=node), {"a": "20", "b": "20"})
+    assert stage(stats, "gives").dropped == {"error": 2}
+    assert stats.finished == 38
+    assert not stats.faults
+
+
 @pytest.mark.parametrize("do", ["stop", "abort"])
 def test_the_sum_closes_at_all_times_and_however_the_run_ends(do):
     nodes = {

@@ -1,4 +1,4 @@
-"""What all sinks that write files share: names of files, reading back, rotation, full disks, kills."""
+"""What all sinks that write files share: names of files, reading back, rotation, folders that are refused."""
 
 from pathlib import Path
 

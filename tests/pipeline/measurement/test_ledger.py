@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from toys import packet
 
 from pipeline.measurement.ledger import Book
@@ -73,6 +74,20 @@ def test_numbers_may_begin_anew_after_an_end_or_a_reset():
     harmless = [packet("a", 7), Event("a", "back", 0), packet("a", 3)]
     run_call(book, harmless, harmless)
     assert book.snapshot().reordered == {"a": 1}
+
+
+@pytest.mark.parametrize("taken", [[packet("b", 0)], [End("a", 1)]], ids=["end held", "end in the call"])
+def test_a_stream_is_not_forgotten_before_its_end_has_left(taken):
+    """The call that gives the end is not settled yet, although the last stage may have the end already."""
+    book = Book(holds=True)
+    others = [item for item in taken if item.stream == "b"]
+    run_call(book, [packet("a", 0), *([End("a", 1)] if others else [])], [])
+    book.begin(1, [(0, item) for item in taken])
+    book.forget(["a"])
+    book.settle(1, [packet("a", 0), End("a", 1), *others])
+    assert not book.snapshot().balance()
+    book.forget(["a"])
+    assert (book.snapshot().taken[""], book.snapshot().given[""]) == (1, 1)
 
 
 def test_forgotten_streams_keep_their_sums():
