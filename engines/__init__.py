@@ -1,1 +1,1 @@
-"""Runs models: contracts, assets, codecs and backends. Knows nothing of streams or of Kafka."""
+"""Runs models: contracts, assets, backends. Imports only itself and `pipeline.errors`; knows no graph."""

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
@@ -172,6 +172,10 @@ class Decode(Source):
     def counters(self) -> Counter[str]:
         """What the source has counted so far."""
         return self._source.counters if self._source else super().counters
+
+    def take_dropped(self) -> Sequence[tuple[Packet, str]]:
+        """The packets that the source has dropped since the last call, with the reasons."""
+        return self._source.take_dropped() if self._source else super().take_dropped()
 
     def check(self, uri: str) -> None:
         """Decode the first frame of a source; of a topic, only check the address.

@@ -132,20 +132,20 @@ def measure(setting: Setting, deadline: Deadline, folder: str) -> tuple[list[Row
         return [{"kind": "streams", "why": why}], {}
     detector, pose = models
     random = {"detector": detector.weights, "pose": pose.weights,
-            "boxes": f"the {setting.persons} best of each frame, however low their scores"}  # fmt: skip
+              "boxes": f"the {setting.persons} best of each frame, however low their scores"}  # fmt: skip
     best = add_rows(rows, {"kind": "alone", "model": "detector", "backend": detector.backend}, alone,
-                     detector, setting.device, setting.batches, setting.seconds / 3,
-                     within_s=deadline.left(60))  # fmt: skip
+                    detector, setting.device, setting.batches, setting.seconds / 3,
+                    within_s=deadline.left(60))  # fmt: skip
     detector_rate = max((row["items_per_s"] for row in best), default=None)
     pose_rate = measure_pose(rows, pose, setting, deadline)
     add_rows(rows, {"kind": "decode"}, decoded, setting.clip, setting.device, setting.streams,
-              setting.seconds / 2, within_s=deadline.left(90))  # fmt: skip
+             setting.seconds / 2, within_s=deadline.left(90))  # fmt: skip
     load = Load(setting.clip, setting.device, detector, pose, setting.persons)
     add_rows(rows, {"kind": "streams"}, measured, [load], setting.streams, setting.seconds, False,
-              within_s=deadline.left(180))  # fmt: skip
+             within_s=deadline.left(180))  # fmt: skip
     for name, one in {"detect, track": replace(load, pose=None), "detect, track, pose": load}.items():
         add_rows(rows, {"kind": "paced", "graph": name}, measured, [one], [setting.paced], setting.seconds,
-                  True, within_s=deadline.left(60))  # fmt: skip
+                 True, within_s=deadline.left(60))  # fmt: skip
     add_bounds(rows, detector_rate, pose_rate, setting.persons)
     through_graph(rows, setting, deadline, detector, pose)
     measure_others(rows, setting, deadline, detector, pose, folder)
@@ -186,7 +186,7 @@ def _with_plans(
         for model in models:
             labels = {"kind": "plan", "backend": backend, "model": Path(model.path).name}
             done &= bool(add_rows(rows, labels, built, model.by(backend), setting.batches,
-                                   within_s=deadline.left(150)))  # fmt: skip
+                                  within_s=deadline.left(150)))  # fmt: skip
             if not done:
                 break
         if done:
@@ -200,7 +200,7 @@ def measure_pose(
     """Measure the pose model alone, by batch size; its best rate, crops/s."""
     labels = {"kind": "alone", "model": "pose", "backend": pose.backend}
     found = add_rows(rows, labels, function, pose, setting.device, setting.batches, setting.seconds / 3,
-                      within_s=deadline.left(60))  # fmt: skip
+                     within_s=deadline.left(60))  # fmt: skip
     return max((row["items_per_s"] for row in found), default=None)
 
 
@@ -214,7 +214,7 @@ def through_graph(
     ]
     labels = {"kind": "graph", "model": "pose", "backend": pose.backend}
     add_rows(rows, labels, measured, loads, [setting.graph_streams], setting.seconds, False,
-              within_s=deadline.left(20 + 15 * len(loads)))  # fmt: skip
+             within_s=deadline.left(20 + 15 * len(loads)))  # fmt: skip
 
 
 def measure_others(
@@ -239,7 +239,7 @@ def measure_others(
             through_graph(rows, setting, deadline, detector, rtx)
     largest_first = sorted(setting.batches, reverse=True)  # if the time runs out, the small ones are missing
     add_rows(rows, {"kind": "alone", "model": "pose", "backend": COMPILED}, compiled, pose,
-              setting.device, largest_first, setting.seconds / 3, within_s=deadline.left(150))  # fmt: skip
+             setting.device, largest_first, setting.seconds / 3, within_s=deadline.left(150))  # fmt: skip
 
 
 def add_rows(rows: list[Row], labels: Row, function: Any, *arguments: Any, within_s: float) -> list[Row]:

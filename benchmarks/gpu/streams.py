@@ -106,7 +106,7 @@ def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
 
 
 def figures(window: RunStats) -> Row:
-    """Of a window of a run."""
+    """The figures of a window of a run."""
     instances = sum(stream.instances for stream in window.streams)
     settled = max(window.finished + window.dropped, 1)
     return {
@@ -123,7 +123,7 @@ def figures(window: RunStats) -> Row:
 
 
 def gpu_use(sampler: GpuSampler | None, window: RunStats) -> Row:
-    """What NVML tells of the first GPU; its percentages are means over a sixth of a second or more."""
+    """The use of the first GPU by NVML; its percentages are means over a sixth of a second or more."""
     if sampler is None or not (used := sampler.use(window.finished)):
         return {}
     first = used[0]

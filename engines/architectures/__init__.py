@@ -5,8 +5,8 @@ To add a family, write its file here and add one line to `FAMILIES`. The file is
 variant, input size, and number of keypoints or classes. The network takes (B, 3, H, W) float32, normalised,
 and returns a dict of tensors by the roles that the contract's codec reads.
 
-Imports `codecs` and `contracts`; `checkpoints` also imports `loading`. All other files need the extra
-`torch`, so the rest of `engines` imports them only inside functions.
+Imports `codecs` and `contracts`. The networks need the extra `torch`; a network's file is imported only when
+it is built or its sizes are listed.
 """
 
 from __future__ import annotations

@@ -119,9 +119,8 @@ class SepBNHead(nn.Module):
         logits, boxes = [], []
         for level, (features, stride) in enumerate(zip(maps, STRIDES, strict=True)):
             logits.append(_by_cell(self.rtm_cls[level](self.cls_convs[level](features))))
-            distances = _by_cell(
-                self.rtm_reg[level](self.reg_convs[level](features))
-            )  # left, top, right, bottom
+            # Left, top, right, bottom.
+            distances = _by_cell(self.rtm_reg[level](self.reg_convs[level](features)))
             distances = (distances.exp() if self.log_distances else distances) * stride
             corners = _corners(features, stride)
             boxes.append(torch.cat([corners - distances[..., :2], corners + distances[..., 2:]], dim=2))

@@ -1,1 +1,1 @@
-"""Weights and clips on this machine: fetched, verified, found again. May import `contracts`."""
+"""Weights and clips on this machine: fetched, verified, found again. Imports `contracts`."""

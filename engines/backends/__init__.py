@@ -1,1 +1,4 @@
-"""The libraries that run a model, one file each, behind the interface `base.Engine`. May import `device`."""
+"""The libraries that run a model, one file each, behind the interface `base.Engine`.
+
+Imports `architectures`, `contracts` and `device`.
+"""

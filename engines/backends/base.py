@@ -111,10 +111,10 @@ class Engine(Protocol):
         to the caller.
 
         Device in, device out: PyTorch's tensors, and `Crops` of images on a device, give tensors on the
-        engine's device, and the host does not wait. They are written in the order of this thread's stage
-        stream (`engines.device.devices.thread_stream`): work queued on it next may read them, other streams
-        must wait for an event of it. The next run of this engine overwrites them. An engine without memory
-        on a device (LiteRT, ONNX Runtime) copies such items to the host and gives arrays.
+        engine's device, and the host does not wait. They are written in the order of this thread's stream
+        (`engines.device.devices.thread_stream`): work queued on it next may read them, other streams must
+        wait for an event of it. The next run of this engine overwrites them. An engine without memory on a
+        device (LiteRT, ONNX Runtime) copies the items to the host and gives arrays.
 
         A graph fixed to a batch of one is run B times.
         """

@@ -46,9 +46,7 @@ class InputMemory:
         elif isinstance(items, torch.Tensor):
             part = items[first:stop]
             self._device.copy(rows, part, stream)
-            if (
-                part.device == rows.device
-            ):  # PyTorch itself keeps a tensor of another device until it is copied
+            if part.device == rows.device:  # otherwise PyTorch itself keeps the tensor until it is copied
                 stream.keep_alive(part)
         else:
             items.write_on_device(rows, stream, first)

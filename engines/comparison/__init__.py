@@ -1,1 +1,4 @@
-"""Run two engines on the same inputs and compare the outputs. May import `estimators` and `backends`."""
+"""Run two engines on the same inputs and compare the outputs.
+
+Imports `assets`, `backends`, `codecs`, `contracts`, `estimators` and `images`.
+"""

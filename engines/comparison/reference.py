@@ -26,7 +26,7 @@ def compare_with_reference(
     the CPU, which runs the graph node by node as written.
 
     Raises:
-        EngineError: there is no reference for such a file.
+        EngineError: there is no reference for a file of this kind.
     """
     trained = not has_random_weights(path)
     reference, reference_name = _open_reference(contract, path, threads, trained=trained)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from engines.errors import ContractError, nearest
+from engines.errors import ContractError, nearest, one_line
 from engines.home import cache_home
 
 # The folder beside the package, both in a checkout and when installed.
@@ -90,4 +90,4 @@ def _read(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContractError(f"{path.name}: cannot be read: {' '.join(str(error).split())}") from None
+        raise ContractError(f"{path.name}: cannot be read: {one_line(error)}") from None

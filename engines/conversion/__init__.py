@@ -1,1 +1,4 @@
-"""Turn weights into files that run: import, export, INT8. May import `comparison` and `architectures`."""
+"""Turn weights into files that run: import, export, INT8.
+
+Imports `architectures`, `assets`, `backends`, `comparison`, `contracts` and `images`.
+"""

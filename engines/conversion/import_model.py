@@ -183,8 +183,8 @@ def _with_skeleton(contract: Contract, skeleton: str) -> Contract:
     changed = contract.model_copy(update={"skeleton": skeleton})
     outputs = dict(changed.outputs)
     for role, (shape, _) in changed.expected_outputs().items():
-        told = zip(shape, outputs[role].shape, strict=True)
-        shape = tuple(old if new == -1 else new for new, old in told)
+        pairs = zip(shape, outputs[role].shape, strict=True)
+        shape = tuple(old if new == -1 else new for new, old in pairs)
         outputs[role] = Output(name=outputs[role].name, shape=shape)
     return changed.model_copy(update={"outputs": outputs})
 

@@ -141,7 +141,7 @@ def _write(
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # a base that is known only here
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the base class is known only at run time
         def __init__(self) -> None:
             self.files = iter(calibrating)
 
@@ -156,9 +156,8 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8-") as folder:
         part = Path(folder) / path.name
-        add_pre_process_metadata(
-            model
-        )  # else quantize_static warns about a step that simplified graphs do not need
+        # Else quantize_static warns about a step that simplified graphs do not need.
+        add_pre_process_metadata(model)
         onnx.save(model, part)
         quantize_static(
             part,

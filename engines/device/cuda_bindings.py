@@ -6,7 +6,7 @@ import functools
 import importlib
 from typing import Any, Literal
 
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 
 Library = Literal["driver", "runtime", "nvrtc"]
 
@@ -36,7 +36,7 @@ def call(name: Library, function: str, *arguments: Any) -> Any:
     try:
         error, *results = getattr(bindings, function)(*arguments)
     except RuntimeError as missing:  # the bindings load the library at the first call
-        raise EngineError(f"{function}: {' '.join(str(missing).split())}") from None
+        raise EngineError(f"{function}: {one_line(missing)}") from None
     if error:
         reason = bindings.cudaGetErrorString(error)[1].decode() if name == "runtime" else error.name
         raise EngineError(f"{function}: {reason} (CUDA error {int(error)})")

@@ -59,8 +59,8 @@ class CudaGraphs:
     """Runs work of several kinds: the first run of a kind is queued directly, later runs replay its graph.
 
     The graph is recorded at the second run, because libraries load code and allocate memory in the first. If
-    one kind cannot be recorded, nothing more is recorded: a warning is logged, and such runs are queued
-    directly from then on.
+    one kind cannot be recorded, nothing more is recorded: a warning is logged, and runs without a graph are
+    queued directly from then on.
 
     Args:
         name: the name of the engine, for the log.

@@ -47,9 +47,10 @@ def _option(name: str) -> str:
     return name
 
 
+# The type of an operator's option.
 DeviceOption = Annotated[
     str, AfterValidator(_option), WithJsonSchema({"type": "string", "pattern": DEVICE_PATTERN})
-]  # the type of an operator's option
+]
 
 
 def same_kind(one: str, other: str) -> bool:

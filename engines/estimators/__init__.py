@@ -1,1 +1,4 @@
-"""Detectors and pose estimators: images in, boxes or keypoints out. Imports `backends` and below."""
+"""Detectors and pose estimators: images in, boxes or keypoints out.
+
+Imports `backends`, `codecs`, `contracts`, `device`, `images` and `kernels`.
+"""

@@ -128,9 +128,8 @@ def _match(
         fitting = np.where(free & (similarity[d] >= thresholds), similarity[d], -1.0)  # (T, G)
         # An ignored instance is matched only where no other instance fits.
         fitting[:, required:][(fitting[:, :required] >= 0).any(axis=1)] = -1.0
-        best = (
-            len(rows) - 1 - fitting[:, ::-1].argmax(axis=1)
-        )  # of equal similarities the last, as in pycocotools
+        # Of equal similarities the last, as in pycocotools.
+        best = len(rows) - 1 - fitting[:, ::-1].argmax(axis=1)
         right[:, d] = met = fitting[every, best] >= 0
         set_aside[:, d] = met & ignored[best]
         free[every, best] &= ~met | crowd[best]

@@ -1,4 +1,4 @@
 """CUDA kernels: their sources, the code that compiles and launches them, and PyTorch's version of the crops.
 
-Imports `device`, `images` and `contracts`.
+Imports `device` and `images`.
 """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.device.cuda_bindings import call, library
-from engines.errors import EngineError
+from engines.errors import EngineError, one_line
 from engines.home import cache_home, write_atomically
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _compile(name: str, source: bytes, options: tuple[str, ...]) -> bytes:
         if error:
             text = bytearray(call("nvrtc", "nvrtcGetProgramLogSize", program))
             call("nvrtc", "nvrtcGetProgramLog", program, text)
-            reason = " ".join(text.rstrip(b"\0").decode(errors="replace").split())
+            reason = one_line(text.rstrip(b"\0").decode(errors="replace"))
             raise EngineError(f"NVRTC cannot compile {name}.cu with {options}: {reason or error.name}")
         cubin = bytearray(call("nvrtc", "nvrtcGetCUBINSize", program))
         call("nvrtc", "nvrtcGetCUBIN", program, cubin)

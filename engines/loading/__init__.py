@@ -1,1 +1,4 @@
-"""Choose what runs a model, open it, check it against its contract. May import `tensorrt` and `backends`."""
+"""Choose what runs a model, open it, and check it against its contract.
+
+Imports `assets`, `backends`, `contracts`, `device` and `tensorrt`.
+"""

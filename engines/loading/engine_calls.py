@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """A model that was loaded while a watcher was there."""
+    """A model that was loaded while a watcher was registered."""
 
     model: str
     file: str
@@ -35,8 +35,8 @@ class EngineCall(NamedTuple):
     items: int  # in the batch
     bytes_in: int
     bytes_out: int
-    # Begin and end of work on the device, by the same clock, if the engine measures it. They may belong to
-    # earlier calls: these are the runs that ended since the last report, as nobody waits for the device.
+    # Begin and end on the device, by the same clock, of the runs that ended since the last report, if the
+    # engine measures them. They may belong to earlier calls, since the host does not wait for the device.
     device_ns: tuple[tuple[int, int], ...]
     copied: int | None  # bytes copied to and from the device; None without a device
 
@@ -153,7 +153,7 @@ class _MakingTime:
         self.ns = 0
 
     def timed(self, items: Items) -> Items:
-        """The same items, if they are made in place with their time added up here."""
+        """The same items; if they are made in place, the time that this takes is added up here."""
         return _TimedItems(items, self) if hasattr(items, "write") else items
 
 

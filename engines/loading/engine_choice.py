@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from engines.assets.model_files import runnable
 from engines.assets.store import locate
-from engines.contracts.config_files import nearest
 from engines.contracts.contract import Contract
 from engines.device.names import cuda_devices, existing_device, parse_device
-from engines.errors import EngineError
+from engines.errors import EngineError, nearest
 
 if TYPE_CHECKING:
     from engines.tensorrt.plan_files import Plan
@@ -68,8 +67,8 @@ def engine_choices(
     Args:
         contract: of the model.
         path: of the model's file; None for the file in the cache.
-        backend: what shall run it, or auto.
-        device: where it shall run; None for the backend's own default (`default_device`).
+        backend: the backend to run it with, or auto.
+        device: where to run it; None for the backend's own default (`default_device`).
 
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.

@@ -35,9 +35,9 @@ def load_engine(
         contract: of the model.
         threads: of the processor, for a backend that computes there.
         path: of the model's file; None for the file in the cache.
-        backend: what shall run it.
-        device: where it shall run, and nowhere else: cpu, cuda (the first GPU), cuda:1. None for the first
-            GPU if the backend can use one, else the CPU.
+        backend: the backend to run it with, or auto.
+        device: the only device to run it on: cpu, cuda (the first GPU), cuda:1. None for the first GPU if the
+            backend can use one, else the CPU.
 
     Raises:
         AssetError: the weights are not on this machine; the message names the command that fetches them.

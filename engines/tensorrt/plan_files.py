@@ -1,7 +1,7 @@
 """A plan on this machine: the compiled file, and beside it a record of what it was built from and for.
 
 Both lie in `HOME/plans`. The record's key holds everything that decides what is in the plan. A plan may run
-only if every part of its key equals the model and the machine of now.
+only if every part of its key matches the model and the machine as they are now.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Compare a model, as it runs on this machine, with its reference, and measure it. May import `loading`."""
+"""Compare a model, as it runs on this machine, with its reference, and measure it.
+
+Imports `backends`, `comparison`, `contracts` and `loading`.
+"""

@@ -38,9 +38,8 @@ class Tensors:
         from tests.support.devices.no_waits import NoWaits
 
         def reduce(*given):
-            with NoWaits(
-                lifts=True
-            ):  # test_reduce_on_device.py checks that only constants are copied to the device
+            # test_reduce_on_device.py checks that only constants are copied to the device.
+            with NoWaits(lifts=True):
                 reduced = contract.codec.reduce(*given)
             return self.device.download(reduced, self.stream)
 

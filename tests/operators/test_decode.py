@@ -9,10 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import toys
 
+from operators import decode
 from operators.decode import Decode
 from operators.decoding.media_files import first_frame_size, read_header
 from pipeline.errors import OptionError, SourceError
+from pipeline.graph import check_graph
+from pipeline.make_run import run_graph
+from pipeline.operator import Source
+from pipeline.packet import Packet
 from tests.support.videos.grey_videos import (
     FPS,
     FRAMES,
@@ -240,3 +246,31 @@ def test_frames_are_freed_without_the_garbage_collector(grey_videos):
         assert gc.collect() < frames  # a reference cycle per frame would keep its image alive
     finally:
         gc.enable()
+
+
+class Fussy(Source):
+    """A kind of source that drops every second packet."""
+
+    drop_reasons = ("even",)
+
+    def read(self, stream, uri):
+        for seq in range(4):
+            packet = Packet(stream, seq, seq, 0, (64, 48))
+            if seq % 2:
+                yield packet
+            else:
+                self.drop(packet, "even")
+
+    def check(self, uri):
+        pass
+
+
+def test_packets_that_a_kind_of_source_drops_are_counted(monkeypatch):
+    monkeypatch.setattr(decode, "KINDS", (decode.Kind(lambda uri, live: True, lambda *_: Fussy()),))
+    graph = check_graph(
+        {"name": "fussy", "graph": {"decode": {"op": "decode"}, "same": {"op": "same", "after": "decode"}}},
+        {"decode": Decode, "same": toys.Same},
+    )
+    stats = run_graph(graph, {"cam": "anything"})
+    assert stats.stages[0].dropped == {"even": 2}
+    assert (stats.finished, stats.faults) == (2, [])

@@ -6,11 +6,8 @@ import json
 from pathlib import Path
 
 REFERENCE = Path(__file__).with_name("reference")
-GAIN = {
-    "hrnet": 0.5,
-    "vitpose": 1.5,
-    "sapiens": 1.5,
-}  # scale of seeded weights; HRNet's many sums would explode with more
+# Scale of seeded weights; HRNet's many sums would explode with more.
+GAIN = {"hrnet": 0.5, "vitpose": 1.5, "sapiens": 1.5}
 TINY_VIT = {"embed_dims": 48, "num_layers": 2, "num_heads": 12, "feedforward_channels": 192}
 
 

@@ -244,9 +244,8 @@ def test_missing_and_unexpected_weights_are_listed(tmp_path, network):
 
 def test_saved_checkpoints_carry_their_contract(tmp_path):
     pytest.importorskip("safetensors")
-    contract = load_contract("rtmdet-nano-pth").model_copy(
-        update={"variant": "tiny"}
-    )  # its head shares weights
+    # The head of this variant shares weights.
+    contract = load_contract("rtmdet-nano-pth").model_copy(update={"variant": "tiny"})
     network = build(contract)
     path = tmp_path / "mine.safetensors"
     save_checkpoint(contract, network, path)

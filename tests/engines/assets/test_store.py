@@ -113,9 +113,8 @@ def test_two_processes_at_once_make_one_download(server):
     ]
     for process in fetchers:
         assert process.stdout.readline() == "ready\n"
-    threading.Timer(
-        0.4, both_wait.set
-    ).start()  # long enough for a second request, if the second process does not wait
+    # Long enough for a second request, if the second process does not wait.
+    threading.Timer(0.4, both_wait.set).start()
     for process in fetchers:
         out, err = process.communicate(timeout=20)
         assert (out.strip(), process.returncode) == (str(cached_path(it)), 0), err

@@ -90,9 +90,7 @@ def test_empty_and_flat_maps(case, arrays):
 @given(
     case=st.sampled_from(ORIGINAL),
     seed=st.integers(0, 10_000),
-    height=st.sampled_from(
-        [0.005, 1, 200]
-    ),  # within the limits of DARK's logarithm, and beyond each of the two
+    height=st.sampled_from([0.005, 1, 200]),  # between and beyond the limits of DARK's logarithm
     dtype=st.sampled_from([np.float32, np.float16]),
 )
 def test_tensors_and_arrays_agree(case, seed, height, dtype, tensors):

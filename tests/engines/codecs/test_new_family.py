@@ -49,9 +49,8 @@ def follow(page: str, folder: Path) -> list[str]:
             path.write_text(text, encoding="utf-8")
             continue
         before = path.read_text(encoding="utf-8")
-        first = re.search(
-            rf"^{listed_in} = [(\[]\n", before, re.MULTILINE
-        ).end()  # where the list's first line begins
+        # Where the list's first line begins.
+        first = re.search(rf"^{listed_in} = [(\[]\n", before, re.MULTILINE).end()
         path.write_text(before[:first] + text + before[first:], encoding="utf-8")
     return [file for file, *_ in STEP.findall(page)]
 

@@ -185,12 +185,8 @@ class Placed:
         ("cuda:1", None, None, 48 + 80),
         ("cuda:1", "cuda:1", "cuda:1", 0),
         ("cuda:1", "cuda:0", "cuda:1", 0),  # from GPU to GPU
-        (
-            "cuda:1",
-            "cuda:0",
-            None,
-            48 + 48 + 80,
-        ),  # ONNX Runtime: download and upload the input, download the output
+        # ONNX Runtime: download and upload the input, download the output.
+        ("cuda:1", "cuda:0", None, 48 + 48 + 80),
     ],
 )
 def test_what_is_copied_between_host_and_gpu(engine, items, outputs, copied):

@@ -98,9 +98,8 @@ def test_auto_tries_the_next_backend_if_a_plan_fails_and_says_why(tmp_path, capl
         ("WARNING", "toy: a faster backend failed: the plan is beyond the model's tolerance"),
         ("INFO", "toy: onnxruntime"),
     ]
-    with pytest.raises(
-        EngineError, match="beyond the model's tolerance"
-    ):  # a named backend is never replaced
+    # A named backend is never replaced.
+    with pytest.raises(EngineError, match="beyond the model's tolerance"):
         load_engine(POSE, path=path, backend="tensorrt")
 
 

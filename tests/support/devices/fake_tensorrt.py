@@ -1,7 +1,6 @@
 """A stand-in for the module `tensorrt` where there is no GPU: the part that `engines.tensorrt` runs plans with.
 
-Plans lie in the host's memory. A subclass of `FakeContext` defines
-`execute_async_v3`, which computes a run.
+Plans lie in the host's memory. A subclass of `FakeContext` defines `execute_async_v3`, which computes a run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A real RTMPose-t for crops of 64x96, whose head was fitted to three inputs: a checkpoint, and its export.
 
-Weights drawn at random give flat outputs, whose peaks any rounding moves. The last layers are linear, so
-least squares finds those that put a Gaussian where each keypoint shall be.
+Random weights give flat outputs, and any rounding moves their peaks. The last layers are linear, so least
+squares finds the weights that put a Gaussian at each keypoint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Small(NamedTuple):
 
 
 def make(home: Path) -> Small:
-    """All of it, in the folder `home`, which must be POSESTREAM_HOME."""
+    """Make the model, its checkpoint and its export in the folder `home`, which must be POSESTREAM_HOME."""
     import torch
 
     model = _contract()

@@ -19,7 +19,7 @@ OPSET = [helper.make_opsetid("", 17)]
 def shaped(
     path: Path, inputs: dict[str, list], outputs: dict[str, list], dtype: int = TensorProto.FLOAT
 ) -> Path:
-    """A graph whose outputs are the input's mean, as often as it takes; text in a shape is a varying size."""
+    """A graph whose outputs are filled with the input's mean; text in a shape is a size that varies."""
     name = next(iter(inputs))
     nodes, constants = [helper.make_node("ReduceMean", [name], ["mean"], keepdims=0)], []
     for output, sizes in outputs.items():

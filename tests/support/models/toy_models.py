@@ -1,7 +1,7 @@
 """Tiny ONNX pose models that see what is bright: a real graph, a contract that fits it, and pictures for them.
 
-Keypoint k of coco17 is where channel k % 3 is brightest, so what the model says of left and right does not
-change with the sides in a mirrored picture: a model that is wrong there, as flip tests and mirrors show.
+Keypoint k of coco17 is where channel k % 3 is brightest. In a mirrored picture, a trained model swaps left and
+right keypoints; this one does not, so with flip tests and mirrored crops its results show where sides are swapped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE = (48, 64)
 
 
 def model_input(**changes) -> Input:
-    """What a model may want: RGB crops of 64x48, not normalised, unless told otherwise."""
+    """The input of a model: RGB crops of 64x48, not normalised, with some values changed."""
     values = {
         "name": "x",
         "size": (64, 48),
@@ -58,7 +58,7 @@ def contract(kind: str, *, udp: bool = False, name: str = "toy", skeleton: str =
 
 
 def save(model: Contract, path: Path) -> Path:
-    """The model that the contract describes."""
+    """Write the model that the contract describes."""
     onnx = pytest.importorskip("onnx")
     node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
     width, height = model.input.size
@@ -104,7 +104,7 @@ def top_down(folder: Path, model: Contract, **options: bool) -> TopDown:
 
 
 def install(home: Path, name: str, kind: str, **options: str) -> None:
-    """Put the model and its contract where one's own models lie."""
+    """Put the model and its contract where the user's own models lie."""
     model = contract(kind, name=name, **options)  # type: ignore[arg-type]
     sha256 = hashlib.sha256(save(model, home / "toy.onnx").read_bytes()).hexdigest()
     kept = home / "assets" / sha256[:16] / model.asset.filename

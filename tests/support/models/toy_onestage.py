@@ -81,7 +81,7 @@ def graph(values: int = 3, *, transposed: bool = False):
 
 
 def install(home: Path, name: str, values: int = 3) -> None:
-    """Put the model and its contract where one's own models lie."""
+    """Put the model and its contract where the user's own models lie."""
     model = contract(name, values=values)
     data = graph(values).SerializeToString()
     sha256 = hashlib.sha256(data).hexdigest()
