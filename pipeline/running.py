@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 from pipeline.errors import PosestreamError, UnaccountedError
 from pipeline.graph import Graph
+from pipeline.measurement.faults import NAMED, name_some
 from pipeline.measurement.run_stats import RunStats
 from pipeline.operator import RunInfo
-
-FAULTS_NAMED = 3  # in the message of an error; the run's summary has all of them
 
 
 class Running(ABC):
@@ -80,7 +79,5 @@ def _unaccounted(stats: RunStats) -> UnaccountedError | None:
     faults = stats.faults
     if not faults:
         return None
-    found = ", ".join(fault.found for fault in faults[:FAULTS_NAMED])
-    more = f", and {len(faults) - FAULTS_NAMED} more faults" if len(faults) > FAULTS_NAMED else ""
-    remedies = "; ".join(dict.fromkeys(fault.remedy for fault in faults[:FAULTS_NAMED]))
-    return UnaccountedError(f"packets are unaccounted for: {found}{more}; {remedies}")
+    remedies = "; ".join(dict.fromkeys(fault.remedy for fault in faults[:NAMED]))
+    return UnaccountedError(f"packets are unaccounted for: {name_some(faults)}; {remedies}")

@@ -51,6 +51,9 @@ def profile(
     and the streams. Files are repeated until the time is over. Afterwards each model and the decoding are
     measured alone, and the run is given as a share of the best that they would allow.
 
+    Exit code 1: something is worse than in the profile given with --compare, or stages have lost packets of
+    files without accounting for them.
+
     The graph runs as it stands: its own sinks write, and no other results are kept. Measure on a machine
     that does nothing else. Ctrl-C ends the measurement early and shows what was measured until then.
 
@@ -95,15 +98,14 @@ def profile(
         trace=trace,
         command=shlex.join(["posestream", *map(redact, sys.argv[1:])]),
     )
-    worse = False
     with _Terminal(quiet=quiet) as terminal:
         if is_sweep:
-            _sweep(settings, points, terminal, output)
+            failed = _sweep(settings, points, terminal, output)
         else:
-            worse = _measure(settings, terminal, output, baseline, tolerance / 100)
+            failed = _measure(settings, terminal, output, baseline, tolerance / 100)
     if terminal.interrupted:
         raise typer.Exit(130)
-    if worse:
+    if failed:
         raise typer.Exit(1)
 
 
@@ -148,7 +150,7 @@ class _Terminal:
 def _measure(
     settings: Settings, terminal: _Terminal, output: Output, baseline: Profile | None, tolerance: float
 ) -> bool:
-    """Measure once and write the results; whether they are worse than the baseline."""
+    """Measure once and write the results; whether they are worse than the baseline or packets are lost."""
     from tools.profiling.session import NothingMeasuredError, measure
 
     try:
@@ -159,13 +161,19 @@ def _measure(
         raise
     terminal.hide()
     comparison = output.write(measured, baseline, tolerance)
-    return bool(comparison and comparison.worse)
+    return bool(comparison and comparison.worse) or _lost_packets(measured)
 
 
-def _sweep(settings: Settings, points: list[dict[str, str]], terminal: _Terminal, output: Output) -> None:
-    """Measure at all points and write the results."""
-    from tools.profiling.sweep import sweep
+def _sweep(settings: Settings, points: list[dict[str, str]], terminal: _Terminal, output: Output) -> bool:
+    """Measure at all points and write the results; whether packets are lost at any of them."""
+    from tools.profiling.sweep import Failed, sweep
 
     results = sweep(settings, points, stop=terminal.stop, on_progress=terminal.show)
     terminal.hide()
     output.write_sweep(results)
+    return any(_lost_packets(result) for result in results if not isinstance(result, Failed))
+
+
+def _lost_packets(measured: Profile) -> bool:
+    """Whether a run over files has not accounted for all packets; the results name the stages."""
+    return bool(measured.flow.unaccounted) and not measured.live

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pipeline.measurement.ledger import Ledger
+
+NAMED = 3  # faults in one line; the run table has all of them
 
 Kind = Literal["swallowed", "repeated", "invented", "reordered"]
 
@@ -45,6 +47,14 @@ class Fault(NamedTuple):
     def remedy(self) -> str:
         """What the operator must do instead."""
         return _REMEDY[self.kind]
+
+
+def name_some(faults: Sequence[Fault]) -> str:
+    """The first faults in one line, and how many more there are."""
+    named = [fault.found for fault in faults[:NAMED]]
+    if more := len(faults) - len(named):
+        named.append(f"and {more} more fault{'' if more == 1 else 's'}")
+    return ", ".join(named)
 
 
 def faults_of(places: Mapping[str, Ledger], producers: Mapping[str, Iterable[str]]) -> list[Fault]:

@@ -21,6 +21,8 @@ from tools.profiling.table import print_profile
 from tools.run_report import print_summary
 from tools.service.attached import Attached
 from tools.service.prometheus import make_registry, scrape
+from tools.service.top_client import Answer
+from tools.service.top_view import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SWALLOWED = "faulty took 1 packet of a that it neither gave on nor dropped"
@@ -77,3 +79,36 @@ def test_a_profile_names_it(graph):
     console = Console(file=io.StringIO(), width=300)
     print_profile(profile, console)
     assert f"packets are unaccounted for; {SWALLOWED}" in console.file.getvalue()
+
+
+def test_the_command_profile_ends_with_exit_code_1_after_its_table(graph):
+    command = [
+        sys.executable,
+        "-m",
+        "tools.cli",
+        "profile",
+        graph,
+        "a=100000@2",
+        "--seconds",
+        "0.5",
+        "--warmup",
+        "0",
+    ]
+    done = subprocess.run(
+        [*command, "--no-bound"],
+        env={**os.environ, "COLUMNS": "300", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert f"packets are unaccounted for; {SWALLOWED}" in done.stdout
+
+
+def test_top_names_it(graph):
+    run = Run(load_graph(graph), {"a": "20"}, live=True)
+    run.start()
+    run.finish()
+    attached = Attached(run)
+    answer = Answer(0.0, attached.stages(), attached.streams())
+    console = Console(file=io.StringIO(), width=200)
+    console.print(Picture(answer, "http://localhost:8787"))
+    assert f"packets are unaccounted for: {SWALLOWED}" in console.file.getvalue()

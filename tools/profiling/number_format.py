@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.measurement.faults import Fault
+from pipeline.measurement.faults import Fault, name_some
 from pipeline.measurement.stage_stats import Shares
 from tools.profiling.document import Profile, Stage
 
@@ -83,9 +83,8 @@ def closed_sum(profile: Profile) -> str:
     parts = f"{flow.finished:,} finished + {lost:,} dropped + {flow.in_flight:,} in flight"
     if flow.closed:
         return f"{flow.read:,} read {sign} {parts}"
-    faults = [Fault(it.stage, it.stream, it.kind, it.packets).found for it in flow.unaccounted]
-    found = "".join(f"; {fault}" for fault in faults)
-    return f"{flow.read:,} read {sign} {parts}: packets are unaccounted for{found}"
+    named = name_some([Fault(it.stage, it.stream, it.kind, it.packets) for it in flow.unaccounted])
+    return f"{flow.read:,} read {sign} {parts}: packets are unaccounted for{named and f'; {named}'}"
 
 
 def measured(profile: Profile) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import psutil
 
 from pipeline.graph import Graph
+from pipeline.measurement.faults import Fault, Kind
 from pipeline.measurement.run_stats import RunStats
 from pipeline.measurement.stage_stats import StageStats
 from pipeline.node import Node
@@ -20,10 +21,10 @@ DIGITS = 3  # of rates, shares and durations in JSON
 
 @dataclass(frozen=True)
 class Unaccounted:
-    """Packets of one stream that a stage swallowed, repeated, invented or reordered since the run began."""
+    """Packets of one stream that a stage or an edge swallowed, repeated, invented or reordered; so far."""
 
     stream: str
-    kind: str
+    kind: Kind
     packets: int
 
 
@@ -66,6 +67,7 @@ class EdgeNow:
     in_flight: int
     capacity: int | None
     dropped: dict[str, int]
+    unaccounted: list[Unaccounted]  # empty as long as it accounts for every packet
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def run_now(
         problems: why the run does not work, or not yet.
     """
     edges = [
-        fill(EdgeNow, edge, capacity=capacity) for edge, capacity in zip(now.edges, capacities, strict=True)
+        fill(EdgeNow, edge, capacity=capacity, unaccounted=_unaccounted(now.faults, edge.name))
+        for edge, capacity in zip(now.edges, capacities, strict=True)
     ]
     stages = []
     for node, whole, lately in zip(graph.nodes, now.stages, window.stages, strict=True):
@@ -147,12 +150,12 @@ def _stage(
         dropped=now.dropped_at(node.name),
         dropped_now=window.dropped_at(node.name),
         counters=whole.counters,
-        unaccounted=[
-            Unaccounted(fault.stream, fault.kind, fault.packets)
-            for fault in now.faults
-            if fault.stage == node.name
-        ],
+        unaccounted=_unaccounted(now.faults, node.name),
     )
+
+
+def _unaccounted(faults: Sequence[Fault], place: str) -> list[Unaccounted]:
+    return [Unaccounted(it.stream, it.kind, it.packets) for it in faults if it.stage == place]
 
 
 def _load() -> float | None:

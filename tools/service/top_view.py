@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.measurement.faults import Fault, name_some
 from pipeline.measurement.stage_stats import Shares
 from tools.service.attached import StreamNow
 from tools.service.attached_stages import RunNow, StageNow
@@ -120,9 +121,17 @@ class Picture:
         )  # fmt: skip
         for problem in run.problems:
             yield Text(printable(problem), "bold yellow")
+        if faults := _faults(run):
+            yield Text(printable(f"packets are unaccounted for: {name_some(faults)}"), "bold red")
         if self._trouble:
             ago = duration(time.monotonic() - self._answer.at_s)
             yield Text(f"as of {ago} ago, trying again; {self._trouble}", "bold red")
+
+
+def _faults(run: RunNow) -> list[Fault]:
+    places = [(stage.name, stage.unaccounted) for stage in run.stages]
+    places += [(f"{edge.producer} → {edge.consumer}", edge.unaccounted) for edge in run.edges]
+    return [Fault(place, it.stream, it.kind, it.packets) for place, found in places for it in found]
 
 
 def pace(run: RunNow) -> tuple[str | None, str]:
