@@ -81,13 +81,13 @@ def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
     """
     run = Run(load.graph(), live=live, keep_open=True)
     run.start()
-    for number in range(streams):
-        run.add_source(f"camera{number}", load.clip)
-        if live:
-            time.sleep(1 / FPS / streams)  # cameras are not synchronous
     sampler = _sampler()
     row: Row = {"streams": streams, "persons": load.persons, "paced": live}
     try:
+        for number in range(streams):  # a run that has failed takes none; `finish` says why it failed
+            run.add_source(f"camera{number}", load.clip)
+            if live:
+                time.sleep(1 / FPS / streams)  # cameras are not synchronous
         if not run.wait(WARM_S if load.device != "cpu" else seconds):
             before, start = run.stats(), time.monotonic()
             ended = False

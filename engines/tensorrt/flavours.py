@@ -111,7 +111,12 @@ class TensorRTForRTX(TensorRT):
             )
 
     def set_target(self, config: Any, compute_capability: str) -> None:
-        """Set the GPU to build for."""
+        """Set the GPU to build for.
+
+        Raises:
+            EngineError: TensorRT for RTX cannot build for it.
+        """
+        self.check_target(compute_capability, None)
         config.num_compute_capabilities = 1
         target = self.trt.ComputeCapability.__members__[_member(compute_capability)]
         config.set_compute_capability(target, 0)

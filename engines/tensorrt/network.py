@@ -92,7 +92,7 @@ class Network:
             progress: called from the thread that builds.
 
         Raises:
-            EngineError: the builder fails; with its own reasons.
+            EngineError: this flavour cannot build for the GPU, or the builder fails; with its own reasons.
         """
         self._flavour.logger.errors.clear()  # errors of earlier calls, which were raised then
         builder = self._builder

@@ -52,3 +52,5 @@ def test_files_with_the_mark_are_found():
     assert "tests/engines/tensorrt/test_plan_builder.py" in files
     assert "tests/engines/images/test_geometry.py" not in files
     assert {*run_tests.KERNELS} < {*files}
+    first = [name for name in run_tests.FIRST if any(file.endswith(f"/{name}.py") for file in files)]
+    assert [file.rpartition("/")[2].removesuffix(".py") for file in files[: len(first)]] == first

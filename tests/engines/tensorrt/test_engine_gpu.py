@@ -33,6 +33,11 @@ class Plan:
 
     def __init__(self, name, folder):
         self.flavour, self.folder = flavour(name), folder
+        gpu = this_gpu()
+        try:
+            self.flavour.check_target(gpu.compute_capability, gpu)
+        except EngineError as error:  # TensorRT for RTX knows only some GPUs
+            pytest.skip(str(error))
         onnx = compilable.landmarks_onnx(folder)
         network = Network(self.flavour, onnx, compilable.landmarks(), "fp32")
         self.plan = network.compile(

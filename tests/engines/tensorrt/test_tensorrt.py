@@ -88,6 +88,15 @@ def test_unsupported_gpus_are_refused(rtx):
         TensorRT.check_target(rtx, "8.9", gpu=Gpu("H100", "9.0", "580"))
 
 
+def test_a_build_for_an_unsupported_gpu_says_for_which_it_can(rtx, landmarks, tmp_path):
+    contract, onnx = landmarks
+    network = Network(rtx, onnx, contract, "fp32")
+    with pytest.raises(
+        EngineError, match=r"compute capability 1\.0; it can for 7\.5, .* take --backend tensorrt"
+    ):
+        network.compile(Batch(1, 1, 1), "1.0", tmp_path / "timings.cache", lambda phase, share: None)
+
+
 def test_ctrl_c_ends_a_build(rtx, landmarks, tmp_path):
     contract, onnx = landmarks
     reported = []
