@@ -17,11 +17,10 @@ from pipeline.errors import ConfigError, PosestreamError, SourceError
 from tools import attach, demo, models, profile, run
 from tools.engine import commands as engine
 from tools.evaluate import commands as evaluate
+from tools.exit_codes import BAD_INPUT, DONE, FAILED
 from tools.graph import commands as graph
 from tools.kafka import commands as kafka
 from tools.service import top
-
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 app = typer.Typer(
     name="posestream",

@@ -15,8 +15,9 @@ from pipeline.graph import Graph
 from pipeline.make_run import make_run
 from pipeline.measurement.run_stats import RunStats
 from pipeline.running import Running
+from tools.exit_codes import INTERRUPTED
 from tools.run_report import Progress, print_summary
-from tools.signals import INTERRUPTED, stop_on_signals
+from tools.signals import INTERRUPTION, stop_on_signals
 
 
 def process_files(
@@ -67,6 +68,6 @@ def show_run(running: Running, *, quiet: bool) -> RunStats:
     if error := running.error():
         raise error
     if signals:
-        console.print(INTERRUPTED, highlight=False)
-        raise typer.Exit(130)
+        console.print(INTERRUPTION, highlight=False)
+        raise typer.Exit(INTERRUPTED)
     return running.stats()

@@ -21,8 +21,8 @@ from engines.contracts.contract import Asset, Contract, Source, WheelSource, ava
 from engines.conversion.import_model import import_model, own_path, remove_model
 from engines.errors import AssetError, ContractError
 from operators.graphs.graph_files import models_of
+from tools.exit_codes import BAD_INPUT, FAILED
 
-FAILED, BAD_INPUT = 1, 2
 MB = 1e6
 
 app = typer.Typer(

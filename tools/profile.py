@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from operators.decoding.addresses import redact
 from operators.graphs.graph_run import name_sources
 from pipeline.errors import ConfigError
+from tools.exit_codes import FAILED, INTERRUPTED
 from tools.options import profile as options
 from tools.options.cameras import MAX_AGE_S, name_cameras
 from tools.options.graph import Changes, parse_changes
@@ -104,9 +105,9 @@ def profile(
         else:
             failed = _measure(settings, terminal, output, baseline, tolerance / 100)
     if terminal.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 class _Terminal:
@@ -157,7 +158,7 @@ def _measure(
         measured = measure(settings, stop=terminal.stop, on_progress=terminal.show)
     except NothingMeasuredError:
         if terminal.interrupted:
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         raise
     terminal.hide()
     comparison = output.write(measured, baseline, tolerance)

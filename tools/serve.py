@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import SourceError
+from tools.exit_codes import INTERRUPTED
 from tools.run_report import Progress, log_summary, print_summary
 from tools.service.address import TOKEN_VARIABLE
 from tools.service.attached import Attached
-from tools.signals import INTERRUPTED, stop_on_signals
+from tools.signals import INTERRUPTION, stop_on_signals
 
 log = logging.getLogger("posestream.attach")
 
@@ -50,8 +51,8 @@ def serve(attached: Attached, control: str | None, *, quiet: bool = False) -> No
     if run.failure:
         raise run.failure
     if signal.SIGINT in signals:
-        console.print(INTERRUPTED, highlight=False)
-        raise typer.Exit(130)
+        console.print(INTERRUPTION, highlight=False)
+        raise typer.Exit(INTERRUPTED)
     if not signals and not stats.finished:
         raise SourceError("all sources have ended and none gave a frame; the messages above say why")
 

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Protocol
 
-INTERRUPTED = "interrupted; what was read before that is finished and written"
+INTERRUPTION = "interrupted; what was read before that is finished and written"
 
 
 class Stoppable(Protocol):

@@ -38,12 +38,12 @@ from tables import PACED_P95_MS, TARGET, show
 
 from engines.device.names import cuda_devices
 from engines.home import cache_home
+from engines.tensorrt.flavours import FLAVOURS
 
 DETECTOR, POSE = "rtmdet-nano-pth", "rtmpose-m-body8"
 # Streams of 30 frames/s, about 1,500 detections/s, at which a p95 of 901 ms was measured on one H100.
 PACED = 50
 GRAPH_STREAMS, GRAPH_BATCHES, GRAPH_EVERY = 8, (1, 8, 64), 10
-PLANS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}  # backends with plans, and their modules
 
 
 @dataclass
@@ -178,9 +178,9 @@ def _with_plans(
     setting: Setting, deadline: Deadline, models: list[Model], rows: list[Row]
 ) -> tuple[str, str]:
     """The first backend that could build plans of both models, otherwise ONNX Runtime; and the reason."""
-    for backend, module in PLANS.items():
-        if not find_spec(module):
-            rows.append({"kind": "plan", "backend": backend, "why": f"{module} is not installed"})
+    for backend, kind in FLAVOURS.items():
+        if not find_spec(kind.module):
+            rows.append({"kind": "plan", "backend": backend, "why": f"{kind.module} is not installed"})
             continue
         done = True
         for model in models:
@@ -231,7 +231,7 @@ def measure_others(
             rows.append({"kind": "alone", "model": "pose", "backend": "onnxruntime-cuda", "why": why})
     built_for = {row["backend"] for row in rows if row["kind"] == "plan" and "why" not in row}
     rtx = pose.by("tensorrt-rtx")
-    if setting.device != "cpu" and pose.backend == "tensorrt" and find_spec(PLANS["tensorrt-rtx"]):
+    if setting.device != "cpu" and pose.backend == "tensorrt" and find_spec(FLAVOURS["tensorrt-rtx"].module):
         labels = {"kind": "plan", "backend": rtx.backend, "model": Path(rtx.path).name}
         if add_rows(rows, labels, built, rtx, setting.batches, within_s=deadline.left(60)):
             built_for.add(rtx.backend)

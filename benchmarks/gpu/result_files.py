@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import harness
+
+from tools.profiling.machine.hardware import installed_versions
 
 RESULTS = Path(harness.__file__).resolve().parent / "results" / "gpu"
 WITHOUT_GPU = RESULTS.parents[2] / "build"  # such a result is no measurement of a GPU, so it is not kept
@@ -29,7 +30,7 @@ def save_result(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Na
 
     Without a GPU it goes to build/.
     """
-    document = harness.result(rows, versions=_versions(), **more)
+    document = harness.result(rows, versions=installed_versions(PACKAGES), **more)
     machine = document["machine"]
     if given.commit:
         machine["commit"] = given.commit
@@ -39,13 +40,3 @@ def save_result(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Na
     harness.write(path, document)
     print(f"  {path}")
     return path
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

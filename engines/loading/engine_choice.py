@@ -16,6 +16,7 @@ from engines.assets.store import locate
 from engines.contracts.contract import Contract
 from engines.device.names import cuda_devices, existing_device, parse_device
 from engines.errors import EngineError, nearest
+from engines.tensorrt.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from engines.tensorrt.plan_files import Plan
@@ -32,10 +33,6 @@ Backend = Literal[
 ]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CHECKPOINTS = {".pth", ".pt", ".safetensors"}
-COMPILED: dict[Literal["tensorrt", "tensorrt-rtx"], str] = {  # backends that run plans, and their modules
-    "tensorrt": "tensorrt",
-    "tensorrt-rtx": "tensorrt_rtx",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +125,7 @@ def _named(contract: Contract, path: Path, backend: Backend, device: str | None)
         raise EngineError(f"{contract.name}: {backend} cannot run {path.name}; leave the backend to auto")
     device = device or default_device(backend)
     plan = None
-    if backend in COMPILED:
+    if backend in FLAVOURS:
         from engines.tensorrt.plan_search import ModelPlans
 
         plan = ModelPlans(contract, path).require(backend, device)
@@ -166,7 +163,7 @@ def _fastest_first(contract: Contract, path: Path, device: str | None) -> Iterat
 
 def _plans(contract: Contract, path: Path, device: str) -> Iterator[tuple[Backend, Plan]]:
     """The plans for the file and the GPU, at most one for each backend that is installed."""
-    installed = [backend for backend, module in COMPILED.items() if find_spec(module)]
+    installed = [backend for backend, kind in FLAVOURS.items() if find_spec(kind.module)]
     if not installed:
         return
     from engines.tensorrt.plan_search import ModelPlans

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.measurement.ledger import Ledger, Losses
+from pipeline.measurement.ledger import Ledger, Losses, forget_losses
 from pipeline.packet import Item, Packet
 
 Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
@@ -134,8 +134,7 @@ class Lane:
             queue = self.queues.pop(stream)
             self.forgotten.taken[""] += queue.received
             self.forgotten.given[""] += queue.delivered
-        for stream, reason in [key for key in self.dropped if key[0] in empty]:
-            self.dropped["", reason] += self.dropped.pop((stream, reason))
+        forget_losses(self.dropped, empty)
 
     def ledger(self) -> Ledger:
         """What came into this lane and what became of it, without packets that wait in a joiner."""

@@ -36,6 +36,12 @@ def by_stream(losses: Losses) -> Counter[str]:
     return streams
 
 
+def forget_losses(losses: Losses, streams: Collection[str]) -> None:
+    """Move the losses of these streams to the stream ""."""
+    for stream, reason in [key for key in losses if key[0] in streams]:
+        losses["", reason] += losses.pop((stream, reason))
+
+
 @dataclass(slots=True, eq=False)
 class Ledger:
     """The packets of each stream at one place, at one moment or between two (`since`)."""
@@ -70,8 +76,7 @@ class Ledger:
         for name in FIELDS:
             counter = getattr(self, name)
             if name == "dropped":
-                for stream, reason in [key for key in counter if key[0] in streams]:
-                    counter["", reason] += counter.pop((stream, reason))
+                forget_losses(counter, streams)
             else:
                 for stream in streams:
                     if packets := counter.pop(stream, 0):

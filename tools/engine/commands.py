@@ -16,8 +16,7 @@ from engines.assets.model_files import find_model
 from tools.engine import build as engine_build
 from tools.engine import cache as engine_cache
 from tools.engine import quantise as engine_quantise
-
-FAILED = 1
+from tools.exit_codes import DONE, FAILED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +78,7 @@ def verify(model: Model, backend: Backend = "auto", threads: Threads = 1, as_jso
     with spinner(f"verifying {contract.name}"):
         comparison = verify_model(contract, path=path, backend=backend, threads=threads)
     typer.echo(json.dumps(comparison.as_dict(), indent=2) if as_json else "\n".join(comparison.lines()))
-    raise typer.Exit(0 if comparison.passed else FAILED)
+    raise typer.Exit(DONE if comparison.passed else FAILED)
 
 
 @app.command()

@@ -24,9 +24,9 @@ from operators.decoding.file_source import FileSource
 from operators.decoding.media_files import first_frame_size, read_header
 from operators.decoding.options import DecodeOptions
 from operators.estimation.model_options import as_image
+from tools.exit_codes import DONE, FAILED
 
 MB = 1e6
-BEYOND = 1
 PERSON = "person"
 DETECTORS = {True: "rtmdet-nano", False: "yolox-nano"}  # for persons, for everything else
 
@@ -84,7 +84,7 @@ def quantise_model(
     if pays_here() is False:
         typer.echo("warning: this processor has no VNNI, so INT8 is slower than FP32 here", err=True)
     typer.echo(str(result.path))
-    raise typer.Exit(0 if result.comparison.passed else BEYOND)
+    raise typer.Exit(DONE if result.comparison.passed else FAILED)
 
 
 def _pictures(sources: Sequence[str], count: int) -> Iterator[Image]:

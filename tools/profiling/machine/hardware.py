@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def this_machine() -> Machine:
         python=platform.python_version(),
         gpus=gpus,
         driver=driver,
-        versions=_versions(),
+        versions=installed_versions(PACKAGES),
         commit=commit(),
     )
 
@@ -71,9 +72,10 @@ def _memory_bytes() -> int:
         return 0
 
 
-def _versions() -> dict[str, str]:
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
