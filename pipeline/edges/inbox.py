@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pipeline.edges.join import Joiner
 from pipeline.edges.lane import Lane
 from pipeline.measurement.ledger import Ledger
-from pipeline.packet import Item, Taken
+from pipeline.packet import Item, Packet, Taken
 
 
 class Inbox:
@@ -33,6 +33,7 @@ class Inbox:
         self._joined: deque[Taken] = deque()
         self._aborted = False
         self._tickets = 0
+        self._filling: list[Taken] = []  # the batch that a worker fills and has not taken yet
         self._missing = 0  # items that a worker still wants for its batch; 0 while no worker fills one
 
     def put(self, lane: Lane, items: Sequence[Item]) -> None:
@@ -86,6 +87,7 @@ class Inbox:
 
     def _fill(self, batch: list[Taken], most: int, wait_s: float) -> None:
         """Add items to a batch until it is full, the time is up, or no more can come."""
+        self._filling = batch
         deadline = time.monotonic() + wait_s
         while missing := most - len(batch):
             if more := self._pop(missing):
@@ -96,7 +98,7 @@ class Inbox:
                 break
             self._missing = missing
             self._batch_grows.wait(left)
-        self._missing = 0
+        self._missing, self._filling = 0, []
         self._not_empty.notify_all()
 
     def _pop(self, most: int) -> list[Taken]:
@@ -164,9 +166,13 @@ class Inbox:
     def ledger(self, lane: Lane) -> Ledger:
         """What came into this lane and what became of it, until a worker took it."""
         with self._lock:
-            ledger = lane.ledger()
+            ledger, index = lane.ledger(), self.lanes.index(lane)
+            for _, taken in self._filling:
+                item = taken[index] if isinstance(taken, tuple) else taken
+                if isinstance(item, Packet):
+                    ledger.given[item.stream] -= 1
+                    ledger.in_flight[item.stream] += 1
             if self._joiner:
-                index = self.lanes.index(lane)
                 ledger.in_flight.update(self._joiner.waiting(index))
                 ledger.in_flight.update(
                     parts[index].stream for _, parts in self._joined if isinstance(parts, tuple)

@@ -143,3 +143,27 @@ def test_a_stream_that_comes_back_finds_its_worker_unless_it_was_forgotten(forgo
     edge.put([packet("a", 1)])
     received = [lane.ledger().taken for lane in lanes]
     assert received == ([{"a": 1, "b": 1}, {"a": 1}] if forgotten else [{"a": 2, "b": 1}, {}])
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_packets_of_a_batch_that_is_being_filled_are_in_flight(inputs):
+    lanes = [Lane(8, "block") for _ in range(inputs)]
+    inbox, taken = Inbox(lanes), []
+    worker = threading.Thread(target=lambda: taken.append(inbox.take(4, wait_s=30)), daemon=True)
+    for lane in lanes:
+        inbox.put(lane, [packet("yard")])
+    worker.start()
+    deadline = time.monotonic() + 20
+    while any(lane.packets for lane in lanes) and time.monotonic() < deadline:  # until the worker has them
+        time.sleep(0.001)
+    for lane in lanes:
+        ledger = inbox.ledger(lane)
+        assert (ledger.taken["yard"], ledger.given["yard"], ledger.in_flight["yard"]) == (1, 0, 1)
+        assert not ledger.balance()
+    for lane in lanes:
+        inbox.close(lane)
+    worker.join(20)
+    assert len(taken[0][1]) == 1
+    for lane in lanes:
+        ledger = inbox.ledger(lane)
+        assert (ledger.taken["yard"], ledger.given["yard"], ledger.in_flight["yard"]) == (1, 1, 0)
