@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from clip import make_clip
-from isolation import Deadline, Row, run_isolated
-from networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, exported, in_half
-from result_files import parser, save_result
-from streams import Load, decoded, measured
-from tables import PACED_P95_MS, TARGET, show
+from measuring.clip import make_clip
+from measuring.isolation import Deadline, Row, run_isolated
+from measuring.networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, exported, in_half
+from measuring.result_files import parser, save_result
+from measuring.streams import Load, decoded, measured
+from measuring.tables import PACED_P95_MS, TARGET, show
 
 from engines.device.names import cuda_devices
 from engines.home import cache_home

@@ -17,7 +17,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import split_files
+from packing import split_files
 
 STAMP = "wheels.json"
 

@@ -26,8 +26,8 @@ from time import monotonic
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
-from isolation import LEAST_S, Deadline
-from result_files import parser, save_result
+from measuring.isolation import LEAST_S, Deadline
+from measuring.result_files import parser, save_result
 
 from engines.device.names import cuda_devices
 

@@ -6,7 +6,7 @@
 Run the first command on a machine that reaches the registries, with pip and mvn (Java 8 or newer). It
 downloads the packages that posestream and its tests need on Linux x86-64, builds posestream's own wheel, and
 gets TensorRT for the GPUs of one architecture: NVIDIA's bindings by pip, the libraries by Maven (see
-tensorrt_wheel.py), and TensorRT for RTX. Files larger than --part-mb are split; `make` on the GPU machine
+packing/tensorrt_wheel.py), and TensorRT for RTX. Files larger than --part-mb are split; `make` on the GPU machine
 joins them, and so does --join.
 
 --without names the packages that the GPU machine has already, by default PyTorch and its dependencies. If
@@ -23,11 +23,10 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import split_files
-import tensorrt_wheel
+from packing import split_files, tensorrt_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
-POM = Path(__file__).with_name("pom.xml")
+POM = Path(__file__).parent / "packing" / "pom.xml"
 MB = 10**6
 INSTALLED = (
     "torch", "triton", "numpy", "onnxruntime", "opencv-python-headless", "msgpack", "cuda-bindings",

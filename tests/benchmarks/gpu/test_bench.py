@@ -9,7 +9,7 @@ from pathlib import Path
 import bench
 import numpy as np
 import pytest
-import tables
+from measuring import tables
 
 onnx = pytest.importorskip("onnx")
 from engines.contracts.contract import load_contract  # noqa: E402

@@ -5,7 +5,7 @@ import itertools
 import av
 import pytest
 from av.video.frame import PictureType
-from clip import FPS, make_clip
+from measuring.clip import FPS, make_clip
 
 
 def test_it_has_the_size_the_length_and_no_b_frames(tmp_path):

@@ -1,6 +1,6 @@
 """Which events of a profiler's trace are counted."""
 
-from cuda_trace import CudaTrace
+from measuring.cuda_trace import CudaTrace
 
 SECOND = 1_000_000  # the trace's clock counts µs
 

@@ -6,7 +6,7 @@ import zipfile
 
 import environment
 import pytest
-import split_files
+from packing import split_files
 
 pytestmark = pytest.mark.slow
 

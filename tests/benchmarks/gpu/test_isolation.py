@@ -2,7 +2,7 @@
 
 import isolation_toys
 import pytest
-from isolation import run_isolated
+from measuring.isolation import run_isolated
 
 pytestmark = pytest.mark.slow
 

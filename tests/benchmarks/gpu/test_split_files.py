@@ -1,7 +1,7 @@
 """Large files are split and joined again, or the error says what is wrong."""
 
 import pytest
-import split_files
+from packing import split_files
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-import streams
+from measuring import streams
 import toys
 
 from pipeline.errors import RunError

@@ -5,8 +5,8 @@ import hashlib
 import zipfile
 
 import pytest
-import tensorrt_wheel
-from tensorrt_wheel import FOLDER, LIBRARIES, RESOURCE, TensorrtWheelError, make
+from packing import tensorrt_wheel
+from packing.tensorrt_wheel import FOLDER, LIBRARIES, RESOURCE, TensorrtWheelError, make
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from pipeline.graph import check_graph  # noqa: E402
 from pipeline.run import Run  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks" / "gpu"))
-from clip import make_clip  # noqa: E402
-from cuda_trace import cuda_trace  # noqa: E402
+from measuring.clip import make_clip  # noqa: E402
+from measuring.cuda_trace import cuda_trace  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
 

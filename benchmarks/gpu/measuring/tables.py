@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import harness
-from isolation import Row
+from measuring.isolation import Row
 
 TARGET = 0.85  # share of the lower bound
 PACED_P95_MS = 100.0

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
 import multiprocessing
+import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 LEAST_S = 5.0  # with less time left, nothing is started
 EXIT_S = 10.0  # for a process to exit after its last row
+STACKS_S = 1.0  # before the time is up, the stacks of all threads are logged
 
 Row = dict[str, Any]
 
@@ -26,9 +32,19 @@ class Deadline:
 
 
 def run_isolated(
-    function: Callable[..., Iterator[Row]], *arguments: Any, within_s: float
+    function: Callable[..., Iterator[Row]] | str,
+    *arguments: Any,
+    within_s: float,
+    log: Path | None = None,
 ) -> tuple[list[Row], str]:
     """Call a generator function of a module in a fresh process.
+
+    Args:
+        function: the function, or its name, `module:function`, if only the fresh process is to import it.
+        arguments: of the function.
+        within_s: the time limit, s.
+        log: a file to which all output of the process is appended, with the traceback of an error and, before
+            the time is up, the stacks of all threads.
 
     Returns:
         The rows that it has yielded, and why there are no more: "" if it returned, otherwise one line:
@@ -38,7 +54,7 @@ def run_isolated(
         return [], "left out: the time is up"
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, function, arguments))
+    process = context.Process(target=_work, args=(theirs, function, arguments, within_s, log))
     process.start()
     theirs.close()
     end, rows, reason = time.monotonic() + within_s, [], f"not done in {within_s:.0f} s"
@@ -60,11 +76,37 @@ def run_isolated(
     return rows, reason
 
 
-def _work(answers: Connection, function: Callable[..., Iterator[Row]], arguments: tuple[Any, ...]) -> None:
+def _work(
+    answers: Connection,
+    function: Callable[..., Iterator[Row]] | str,
+    arguments: tuple[Any, ...],
+    within_s: float,
+    log: Path | None,
+) -> None:
+    if log:
+        _write_to(log)
+        faulthandler.dump_traceback_later(max(within_s - STACKS_S, STACKS_S))
     try:
-        for row in function(*arguments):
+        for row in _found(function)(*arguments):
             answers.send((row, "", False))
         reason = ""
     except Exception as error:
+        traceback.print_exc()
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+    faulthandler.cancel_dump_traceback_later()
     answers.send((None, reason, True))
+
+
+def _found(function: Callable[..., Iterator[Row]] | str) -> Callable[..., Iterator[Row]]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _write_to(log: Path) -> None:
+    """Append what this process prints, libraries in C included, to a file."""
+    with log.open("ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    faulthandler.enable()  # a crash in C then leaves the stacks of all threads, too

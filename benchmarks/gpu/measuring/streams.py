@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import av
-from clip import FPS
-from isolation import Row
-from networks import Model
+from measuring.clip import FPS
+from measuring.isolation import Row
+from measuring.networks import Model
 
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
@@ -136,7 +136,7 @@ def gpu_use(sampler: GpuSampler | None, window: RunStats) -> Row:
 
 def copies(run: Run) -> Row:
     """Bytes copied for each finished frame, and waits for the whole device, while the run goes on."""
-    from cuda_trace import cuda_trace
+    from measuring.cuda_trace import cuda_trace
 
     with cuda_trace() as trace:
         before = run.stats()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isolation import Row
+from measuring.isolation import Row
 
 from engines.assets.model_files import find_model, is_checkpoint, runnable
 from engines.assets.store import MIRROR, fetch, is_cached
