@@ -9,6 +9,7 @@ the GPU. The table compares this with decoding alone on as many streams and with
 best batch; "of bound" is the share of the slower of these two. Then 50 streams are paced at 30 frames/s each.
 
 Pose: crops/s of RTMPose-m in FP16 by batch size, with each backend that is installed, alone and in the graph.
+The graph runs with TensorRT if it is installed, else with ONNX Runtime if that has CUDA, else with PyTorch.
 
 The result says what is random. Weights are, if neither the cache nor POSESTREAM_MIRROR has trained ones.
 Boxes always are: the detector's best, however low their scores, so that each frame has --persons crops.
@@ -31,10 +32,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measuring.clip import make_clip
 from measuring.isolation import Deadline, Row, run_isolated
-from measuring.networks import COMPILED, Model, alone, built, by_onnxruntime, compiled, exported, in_half
+from measuring.networks import (
+    Model,
+    alone,
+    built,
+    by_compiler,
+    by_onnxruntime,
+    exported,
+    in_half,
+    named,
+    no_cuda_provider,
+)
 from measuring.result_files import parser, save_result
 from measuring.streams import Load, decoded, measured
 from measuring.tables import PACED_P95_MS, TARGET, show
+from measuring.torch_networks import COMPILED, HALF, PLAIN
 
 from engines.device.names import cuda_devices
 from engines.home import cache_home
@@ -43,6 +55,8 @@ from engines.tensorrt.flavours import FLAVOURS
 DETECTOR, POSE = "rtmdet-nano-pth", "rtmpose-m-body8"
 # Streams of 30 frames/s, about 1,500 detections/s, at which a p95 of 901 ms was measured on one H100.
 PACED = 50
+# Long enough for some seconds at full speed, since decoders start it again at its end.
+CLIP_S = 300
 GRAPH_STREAMS, GRAPH_BATCHES, GRAPH_EVERY = 8, (1, 8, 64), 10
 
 
@@ -118,8 +132,8 @@ def setting_of(given: argparse.Namespace) -> Setting:
 
 
 def clip_of(setting: Setting, dry: bool) -> tuple[Path, tuple[int, int], float]:
-    """The clip's path, size and length in s; it is long, so that decoders seldom start it again in a run."""
-    seconds = 1 if dry else 60
+    """The clip's path, size and length in s."""
+    seconds = 1 if dry else CLIP_S
     width, height = setting.size
     return cache_home() / "benchmarks" / f"gpu-{width}x{height}-{seconds}s.mp4", setting.size, seconds
 
@@ -155,29 +169,54 @@ def measure(setting: Setting, deadline: Deadline, folder: str) -> tuple[list[Row
 def prepare(
     setting: Setting, deadline: Deadline, rows: list[Row], folder: str
 ) -> tuple[tuple[Model, Model] | None, str]:
-    """Both models with the fastest backend that runs both, and the reason; each plan becomes a row."""
+    """Both models with the fastest backend that runs both here, and the reason; each plan becomes a row.
+
+    TensorRT and ONNX Runtime run exports. PyTorch runs the networks themselves: if the models cannot be
+    exported, or if nothing here runs exports on the GPU.
+    """
     models = []
+    why = ""
     for name in (setting.detector, setting.pose):
-        found, why = run_isolated(exported, name, within_s=deadline.left(120))
+        found, why_not = run_isolated(exported, name, within_s=deadline.left(120))
         if not found:
-            return None, f"{name}: {why}"
+            why = f"{name} cannot be exported: {why_not}"
+            break
         models.append(Model(**found[0]))
-    backend, why = "onnxruntime", "no plans on the CPU"
-    if setting.device != "cpu":
-        backend, why = _with_plans(setting, deadline, models, rows)
-    if backend == "onnxruntime-cuda":
+    if why:
+        return _by_pytorch(setting, deadline, rows, why)
+    if setting.device == "cpu":
+        rows.append({"kind": "backend", "backend": "onnxruntime", "why": "no plans on the CPU"})
+        return (models[0], models[1]), ""
+    backend = _with_plans(setting, deadline, models, rows)
+    why = "its plans of both models were built and verified"
+    if not backend:
+        if why := no_cuda_provider():
+            return _by_pytorch(setting, deadline, rows, f"no plans, and {why}")
+        backend = "onnxruntime-cuda"
         half, why_not = run_isolated(in_half, models[1], folder, within_s=deadline.left(60))
         if half:
             models[1] = replace(models[1], path=half[0]["path"])
-        why += f"; the pose model in {'FP16' if half else f'FP32, as FP16 failed: {why_not}'}"
+        why = f"no plans; the pose model in {'FP16' if half else f'FP32, as FP16 failed: {why_not}'}"
     rows.append({"kind": "backend", "backend": backend, "why": why})
     return (models[0].by(backend), models[1].by(backend)), ""
 
 
-def _with_plans(
-    setting: Setting, deadline: Deadline, models: list[Model], rows: list[Row]
-) -> tuple[str, str]:
-    """The first backend that could build plans of both models, otherwise ONNX Runtime; and the reason."""
+def _by_pytorch(
+    setting: Setting, deadline: Deadline, rows: list[Row], why: str
+) -> tuple[tuple[Model, Model] | None, str]:
+    """Both models as networks of PyTorch, the pose model in FP16; `why` says why no backend is faster."""
+    models = []
+    for name, way in ((setting.detector, PLAIN), (setting.pose, HALF)):
+        found, why_not = run_isolated(named, name, way, within_s=deadline.left(60))
+        if not found:
+            return None, f"{why}; and not with PyTorch: {why_not}"
+        models.append(Model(**found[0]))
+    rows.append({"kind": "backend", "backend": PLAIN, "why": why})
+    return (models[0], models[1]), ""
+
+
+def _with_plans(setting: Setting, deadline: Deadline, models: list[Model], rows: list[Row]) -> str:
+    """The first backend that could build plans of both models; "" if none could."""
     for backend, kind in FLAVOURS.items():
         if not find_spec(kind.module):
             rows.append({"kind": "plan", "backend": backend, "why": f"{kind.module} is not installed"})
@@ -190,8 +229,8 @@ def _with_plans(
             if not done:
                 break
         if done:
-            return backend, "its plans of both models were built and verified"
-    return "onnxruntime-cuda", "no plans"
+            return backend
+    return ""
 
 
 def measure_pose(
@@ -221,7 +260,7 @@ def measure_others(
     rows: list[Row], setting: Setting, deadline: Deadline, detector: Model, pose: Model, folder: str
 ) -> None:
     """Measure the pose model with ONNX Runtime, TensorRT for RTX and torch.compile, if installed."""
-    if setting.device != "cpu" and pose.backend != "onnxruntime-cuda":
+    if setting.device != "cpu" and not pose.torch_way and pose.backend != "onnxruntime-cuda":
         half, why = run_isolated(in_half, pose, folder, within_s=deadline.left(60))
         if half:
             ort = replace(pose, path=half[0]["path"], backend="onnxruntime-cuda")
@@ -238,7 +277,7 @@ def measure_others(
             measure_pose(rows, rtx, setting, deadline)
             through_graph(rows, setting, deadline, detector, rtx)
     largest_first = sorted(setting.batches, reverse=True)  # if the time runs out, the small ones are missing
-    add_rows(rows, {"kind": "alone", "model": "pose", "backend": COMPILED}, compiled, pose,
+    add_rows(rows, {"kind": "alone", "model": "pose", "backend": COMPILED}, by_compiler, pose,
              setting.device, largest_first, setting.seconds / 3, within_s=deadline.left(150))  # fmt: skip
 
 

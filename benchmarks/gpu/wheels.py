@@ -6,8 +6,8 @@
 Run the first command on a machine that reaches the registries, with pip and mvn (Java 8 or newer). It
 downloads the packages that posestream and its tests need on Linux x86-64, builds posestream's own wheel, and
 gets TensorRT for the GPUs of one architecture: NVIDIA's bindings by pip, the libraries by Maven (see
-packing/tensorrt_wheel.py), and TensorRT for RTX. Files larger than --part-mb are split; `make` on the GPU machine
-joins them, and so does --join.
+packing/tensorrt_wheel.py), and TensorRT for RTX. Files larger than --part-mb are split; `make` on the GPU
+machine joins them, and so does --join.
 
 --without names the packages that the GPU machine has already, by default PyTorch and its dependencies. If
 something cannot be downloaded, the command says so and goes on without it.

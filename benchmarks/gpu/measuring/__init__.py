@@ -1,1 +1,1 @@
-"""What the commands in the folder above share: the clip, the models, graphs at work, processes, tables, results."""
+"""What the commands in the folder above share: clip, models, graphs at work, processes, tables, results."""

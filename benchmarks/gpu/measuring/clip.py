@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -28,31 +29,44 @@ def make_clip(path: Path, size: tuple[int, int], seconds: float) -> Path:
     if "libx264" not in av.codecs_available:
         raise RuntimeError("this PyAV has no libx264, so no clip can be generated; give one: --clip FILE")
     path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        loop = Path(folder, path.name)
+        _encode(loop, size, round(FPS * min(seconds, LOOP_S)))
+        return repeated(loop, path, round(max(seconds / LOOP_S, 1)))
+
+
+def repeated(clip: Path, path: Path, times: int) -> Path:
+    """Write a clip's packets this many times, one after another, to a new file; nothing is encoded."""
     part = path.with_name(f"part-{path.name}")
-    frames = round(FPS * min(seconds, LOOP_S))
-    with av.open(str(part), "w") as target:
-        stream = target.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.bit_rate = round(BIT_RATE * size[0] * size[1] / (1920 * 1080))
-        stream.gop_size, stream.max_b_frames = FPS, 0
-        stream.options = {"preset": "veryfast", "tune": "zerolatency"}
-        stream.time_base = Fraction(1, FPS)
-        packets = []
-        for number, picture in enumerate(pictures(size, frames)):
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            packets += stream.encode(frame)
-        packets += stream.encode()
+    with av.open(str(clip)) as source, av.open(str(part), "w") as target:
+        given = source.streams.video[0]
+        stream = target.add_stream_from_template(given)
+        packets = [packet for packet in source.demux(given) if packet.size]
+        base, rate = given.time_base, given.average_rate
+        ticks = round(len(packets) / (rate or FPS) / base)
         loop = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
-        ticks = round(frames / FPS / packets[0].time_base)
-        base = packets[0].time_base
-        for again, (content, pts, dts, key) in itertools.product(range(round(seconds * FPS / frames)), loop):
+        for again, (content, pts, dts, key) in itertools.product(range(times), loop):
             packet = av.Packet(content)
             packet.stream, packet.time_base, packet.is_keyframe = stream, base, key
             packet.pts, packet.dts = pts + again * ticks, dts + again * ticks
             target.mux(packet)
     part.replace(path)
     return path
+
+
+def _encode(path: Path, size: tuple[int, int], frames: int) -> None:
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.bit_rate = round(BIT_RATE * size[0] * size[1] / (1920 * 1080))
+        stream.gop_size, stream.max_b_frames = FPS, 0
+        stream.options = {"preset": "veryfast", "tune": "zerolatency"}
+        stream.time_base = Fraction(1, FPS)
+        for number, picture in enumerate(pictures(size, frames)):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode())
 
 
 def pictures(size: tuple[int, int], frames: int) -> Iterator[np.ndarray]:

@@ -5,29 +5,38 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from measuring.isolation import Row
 
 from engines.assets.model_files import find_model, is_checkpoint, runnable
 from engines.assets.store import MIRROR, fetch, is_cached
 from engines.contracts.contract import Contract, load_contract
 from engines.errors import AssetError
+from measuring.isolation import Row
+from measuring.torch_networks import SEED, WAYS, compiled, network_of, torch_engine
 
-SEED = 0
+if TYPE_CHECKING:
+    from engines.backends.base import Engine
+
 MIN_RUNS = 3
 WARM = 4  # runs of each batch size before it is measured; the second one records a CUDA graph
 AHEAD = 8  # runs that the host queues before it waits for the device
-COMPILED = "torch.compile"
+
+
+TRAINED = "trained"
+RANDOM = f"random, seed {SEED}"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model's file, where its weights are from, and the backend that runs it."""
+    """A model, where its weights are from, and what runs it: a backend, or one of `torch_networks.WAYS`.
+
+    `path` is that of an ONNX file; with one of `WAYS`, it is the model's name.
+    """
 
     path: str
     weights: str
@@ -35,7 +44,26 @@ class Model:
 
     def by(self, backend: str) -> Model:
         """The same model with another backend."""
-        return Model(self.path, self.weights, backend)
+        return replace(self, backend=backend)
+
+    @property
+    def torch_way(self) -> dict[str, tuple[str, bool]]:
+        """For `torch_networks.in_operators`; empty if a backend runs the model's file."""
+        return {self.path: (self.backend, self.weights == TRAINED)} if self.backend in WAYS else {}
+
+    def open(self, device: str) -> Engine:
+        """The engine that runs it on a device.
+
+        Raises:
+            AssetError, EngineError, ContractError: as `load_engine` and `torch_engine`.
+        """
+        from engines.loading.load import load_engine
+
+        contract, path = find_model(self.path)
+        if self.backend in WAYS:
+            return torch_engine(contract, self.backend, device, trained=self.weights == TRAINED)
+        more: dict[str, Any] = {} if device == "cpu" else {"device": device}
+        return load_engine(contract, path=path, backend=self.backend, **more)  # type: ignore[arg-type]
 
 
 def exported(name: str) -> Iterator[Row]:
@@ -47,12 +75,22 @@ def exported(name: str) -> Iterator[Row]:
     contract = load_contract(name)
     trained = _is_here(contract)
     if trained and not is_checkpoint(contract):
-        yield {"path": str(runnable(contract)), "weights": "trained"}
+        yield {"path": str(runnable(contract)), "weights": TRAINED}
         return
     from engines.conversion.export import export_model
 
     done = export_model(contract, seed=None if trained else SEED)
-    yield {"path": str(done.path), "weights": "trained" if trained else f"random, seed {SEED}"}
+    yield {"path": str(done.path), "weights": TRAINED if trained else RANDOM}
+
+
+def named(name: str, way: str) -> Iterator[Row]:
+    """A model by its name, for one of `WAYS`; trained weights if its checkpoint can be had here."""
+    if name.endswith(".onnx"):
+        raise ValueError(f"PyTorch runs models by their names, not files such as {Path(name).name}")
+    contract = load_contract(name)
+    trained = is_checkpoint(contract) and _is_here(contract)
+    network_of(contract, trained=trained)
+    yield {"path": name, "weights": TRAINED if trained else RANDOM, "backend": way}
 
 
 def _is_here(contract: Contract) -> bool:
@@ -87,11 +125,7 @@ def in_half(model: Model, folder: str) -> Iterator[Row]:
 
 def alone(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
     """Items/s by batch size; inputs and outputs stay on the device."""
-    from engines.loading.load import load_engine
-
-    contract, path = find_model(model.path)
-    more: dict[str, Any] = {} if device == "cpu" else {"device": device}
-    engine = load_engine(contract, path=path, backend=model.backend, **more)  # type: ignore[arg-type]
+    engine = model.open(device)
     name, spec = next(iter(engine.inputs.items()))
     try:
         for batch in batches:
@@ -109,8 +143,8 @@ def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: f
     """
     import onnxruntime
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise RuntimeError("this onnxruntime has no CUDA provider; onnxruntime-gpu has")
+    if reason := no_cuda_provider():
+        raise RuntimeError(reason)
     onnxruntime.preload_dlls()
     options = {"device_id": int(device.partition(":")[2]), "cudnn_conv_algo_search": "HEURISTIC"}
     session = onnxruntime.InferenceSession(model.path, providers=[("CUDAExecutionProvider", options)])
@@ -129,17 +163,25 @@ def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: f
         yield _measured(batch, seconds, partial(session.run_with_iobinding, binding), lambda: None)
 
 
-def compiled(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
+def no_cuda_provider() -> str:
+    """Why ONNX Runtime cannot use a GPU here; "" if it can."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return ""
+    return f"this onnxruntime ({onnxruntime.__version__}) has no CUDA provider; onnxruntime-gpu has"
+
+
+def by_compiler(model: Model, device: str, batches: Sequence[int], seconds: float) -> Iterator[Row]:
     """Items/s of torch.compile by batch size, in FP16 (CPU: FP32); each batch size is compiled by itself."""
     import torch
 
-    from engines.conversion.export import random_network
-
     contract, _ = find_model(model.path)
-    half = torch.float32 if device == "cpu" else torch.float16
+    on_cpu = device == "cpu"
+    half = torch.float32 if on_cpu else torch.float16
     # The time does not depend on the weights, and random ones need no checkpoint.
-    network = random_network(contract, SEED).to(device, half, memory_format=torch.channels_last)
-    quick = torch.compile(network, mode="default" if device == "cpu" else "reduce-overhead", dynamic=False)
+    network = network_of(contract, trained=False).to(device, half, memory_format=torch.channels_last)
+    quick = compiled(network, on_cpu=on_cpu, graphs=True)
     width, height = contract.input.size
     with torch.inference_mode():
         for batch in batches:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import av
+
 from measuring.clip import FPS
 from measuring.isolation import Row
 from measuring.networks import Model
-
+from measuring.torch_networks import PLAIN, in_operators
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
 from pipeline.measurement.run_stats import RunStats
@@ -42,6 +43,11 @@ class Load:
     every: int = 1  # the detector runs on each n-th frame
     frames_a_call: int | None = None  # of the pose model; by default as many as fill a batch
 
+    @property
+    def torch_ways(self) -> dict[str, tuple[str, bool]]:
+        """For `torch_networks.in_operators`."""
+        return self.detector.torch_way | (self.pose.torch_way if self.pose else {})
+
     def graph(self) -> Graph:
         """decode, detect, track, and pose if there is a pose model."""
         on: dict[str, Any] = {} if self.device == "cpu" else {"device": self.device}
@@ -49,7 +55,7 @@ class Load:
         nodes: dict[str, dict[str, Any]] = {
             "decode": {"op": "decode", "loop": 0, **on},
             "detect": {
-                "op": "detect", "model": self.detector.path, "backend": self.detector.backend,
+                "op": "detect", "model": self.detector.path, "backend": _backend(self.detector),
                 "min_score": 1e-6, "max_detections": self.persons, "every": self.every, "batch": batch,
                 "after": "decode", **on,
             },
@@ -59,11 +65,15 @@ class Load:
         if self.pose:
             frames = self.frames_a_call or max(1, MAX_BATCH // self.persons)
             nodes["pose"] = {
-                "op": "pose", "model": self.pose.path, "backend": self.pose.backend,
+                "op": "pose", "model": self.pose.path, "backend": _backend(self.pose),
                 "max_instances": self.persons, "batch": {"max": frames, "wait_ms": WAIT_MS},
                 "after": "track", **on,
             }  # fmt: skip
         return check_graph({"name": "gpu-bench", "graph": nodes}, REGISTRY)
+
+
+def _backend(model: Model) -> str:
+    return PLAIN if model.torch_way else model.backend
 
 
 def measured(loads: Sequence[Load], counts: Sequence[int], seconds: float, live: bool) -> Iterator[Row]:
@@ -79,7 +89,11 @@ def measure(load: Load, streams: int, seconds: float, live: bool) -> Row:
     Raises:
         PipelineError: the graph fails.
     """
-    run = Run(load.graph(), live=live, keep_open=True)
+    with in_operators(load.torch_ways):
+        return _measure(Run(load.graph(), live=live, keep_open=True), load, streams, seconds, live)
+
+
+def _measure(run: Run, load: Load, streams: int, seconds: float, live: bool) -> Row:
     run.start()
     sampler = _sampler()
     row: Row = {"streams": streams, "persons": load.persons, "paced": live}
@@ -117,6 +131,7 @@ def figures(window: RunStats) -> Row:
         "age_p99_ms": round(window.age_p99_ms, 1),
         "dropped": round(window.dropped / settled, 4),
         "cores": round(window.cores_busy, 2),
+        "uploaded": window.stages[0].counters.get("uploaded_frames", 0),
         "frames_a_call": {stage.name: round(stage.mean_batch, 1) for stage in window.stages[1:]},
         "busy": {stage.name: round(stage.busy / max(stage.workers, 1), 2) for stage in window.stages},
     }

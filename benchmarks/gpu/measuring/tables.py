@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import harness
+
 from measuring.isolation import Row
 
 TARGET = 0.85  # share of the lower bound

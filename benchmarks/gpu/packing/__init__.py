@@ -1,1 +1,1 @@
-"""What travels to a GPU machine that has no network: wheels, libraries, the clip; split, packed and installed."""
+"""What travels to a GPU machine without a network (wheels, libraries, a clip), and how it is packed."""

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import bench
 import numpy as np
@@ -83,6 +85,39 @@ def test_all_of_it_runs_on_the_cpu(tmp_path):
     assert [row["batch"] for row in by_kind["alone"]] == [1, 2, 1, 2]
     (other,) = [row for row in rows if row.get("backend") == bench.COMPILED]
     assert other["why"]  # torch.compile needs one of our networks, and the toy is none
+
+
+@pytest.mark.parametrize(
+    ("device", "export_fails", "reason"),
+    [
+        ("cuda:0", "", "no plans, and this onnxruntime .* has no CUDA provider"),
+        ("cpu", "EngineError: onnxslim is missing", "rtmdet-nano-pth cannot be exported: .*onnxslim"),
+    ],
+)
+def test_pytorch_runs_the_models_where_nothing_runs_exports(monkeypatch, device, export_fails, reason):
+    pytest.importorskip("torch")
+
+    def run_here(function, *arguments, within_s):
+        if function is bench.exported:
+            done = [] if export_fails else [{"path": f"{arguments[0]}.onnx", "weights": "trained"}]
+            return done, export_fails
+        return list(function(*arguments)), ""
+
+    monkeypatch.setattr(bench, "run_isolated", run_here)
+    monkeypatch.setattr(bench, "FLAVOURS", {})  # TensorRT is not installed
+    monkeypatch.delenv("POSESTREAM_MIRROR", raising=False)
+    setting = bench.setting_of(SimpleNamespace(dry_run=False, streams=None, batch=None, persons=1, seconds=1,
+                                               detector=bench.DETECTOR, pose=bench.POSE))  # fmt: skip
+    setting.device = device
+    rows = []
+    models, why = bench.prepare(setting, bench.Deadline(5), rows, "")
+    assert [(model.path, model.backend) for model in models] == [
+        (bench.DETECTOR, "torch"),
+        (bench.POSE, "torch, FP16"),
+    ]
+    assert not why
+    assert rows[-1]["backend"] == "torch"
+    assert re.search(reason, rows[-1]["why"])
 
 
 def test_it_needs_a_gpu_unless_it_is_a_dry_run(monkeypatch):
