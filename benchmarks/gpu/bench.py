@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/bench.py [--minutes 7] [--streams 1,2,4,8,16,32,64] [--batch 1,2,4,8,16,32,64]
                                    [--persons 1] [--seconds 3] [--clip FILE] [--detector MODEL] [--pose MODEL]
-                                   [--dry-run] [--commit HASH] [--json FILE]
+                                   [--dry-run] [--commit HASH] [--json FILE] [--out FOLDER]
 
 Streams: files of 1080p H.264 go through decode, detect, track and pose as fast as they can; frames stay on
 the GPU. The table compares this with decoding alone on as many streams and with the two models alone at their
@@ -43,7 +43,7 @@ from measuring.networks import (
     named,
     no_cuda_provider,
 )
-from measuring.result_files import parser, save_result
+from measuring.result_files import parser, result_path, save_result
 from measuring.streams import Load, decoded, measured
 from measuring.tables import PACED_P95_MS, TARGET, show
 from measuring.torch_networks import COMPILED, HALF, PLAIN
@@ -99,7 +99,7 @@ def main() -> int:
         rows, random = measure(setting, deadline, folder)
     show(rows, setting.size)
     more = {"setting": vars(setting) | {"clip": Path(setting.clip).name}, "random": random}
-    save_result("bench", rows, given, target=TARGET, paced_p95_ms=PACED_P95_MS, **more)
+    save_result(result_path("bench", given), rows, given, target=TARGET, paced_p95_ms=PACED_P95_MS, **more)
     return 0 if any("fps" in row for row in rows) else 1
 
 

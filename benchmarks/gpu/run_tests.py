@@ -1,12 +1,16 @@
-"""Run all tests that need a GPU, and memcheck on the kernels; the result is one table and one JSON.
+"""Run all tests that need a GPU, and compute-sanitizer on the kernels; the result is one table and one JSON.
 
-    python benchmarks/gpu/run_tests.py [--minutes 7] [--commit HASH] [--json FILE]
+    python benchmarks/gpu/run_tests.py [--minutes 7] [--commit HASH] [--json FILE] [--out FOLDER]
 
 Each test file runs in a process of its own, since after an illegal access a process cannot use the GPU any
-more, and for 90 s at most. compute-sanitizer's memcheck runs the tests of our own kernels. PyTorch's memory
-pool is switched off for it, since inside the pool memcheck would not see an access out of bounds. Tests for
-which no time is left have a row that says so. Without --json the result goes to benchmarks/results/gpu/,
-named after the GPU; without a GPU it goes to build/. Exit code 1 if a test failed, or none ran.
+more, and for 90 s at most. compute-sanitizer runs the tests of our own kernels: memcheck finds accesses out
+of bounds, racecheck finds races in shared memory. PyTorch's memory pool is switched off for it, since inside
+the pool memcheck would not see an access out of bounds. Where compute-sanitizer does not support the device,
+the table says so, and this does not count as failed. Tests for which no time is left have a row that says so.
+
+Without --json or --out the result goes to benchmarks/results/gpu/, named after the GPU; without a GPU it goes
+to build/. A log beside it has all that the tests printed, tracebacks included. Exit code 1 if a test failed,
+or none ran.
 """
 
 from __future__ import annotations
@@ -19,15 +23,15 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
 from measuring.isolation import LEAST_S, Deadline
-from measuring.result_files import parser, save_result
+from measuring.result_files import log_path, parser, result_path, save_result
 
 from engines.device.names import cuda_devices
 
@@ -36,14 +40,16 @@ FILE_S = 90.0  # most seconds of one file, so that a hang costs no more
 # These files first: without what they test, the others need not be looked at.
 FIRST = ("test_streams", "test_crop", "test_nms", "test_device_frames_gpu", "test_pool", "test_image")
 KERNELS = ("tests/engines/kernels/test_crop.py", "tests/engines/kernels/test_nms.py")
-MEMCHECK = "memcheck"
+TOOLS = ("memcheck", "racecheck")
+REFUSED = "Device not supported"  # what compute-sanitizer prints under some hypervisors
+STACKS_S = 45  # a test that takes longer has the stacks of all threads logged
 ERRORS_FOUND = 86  # the exit code that the sanitizer is to use if it finds errors
 COLUMNS = ("tests", "passed", "failed", "skipped", "s", "")
 
 
 @dataclass
 class Outcome:
-    """The outcome of one test file, or of memcheck."""
+    """The outcome of one test file, or of one of compute-sanitizer's tools."""
 
     name: str
     passed: int = 0
@@ -56,19 +62,21 @@ class Outcome:
 
 def main() -> int:
     given = parser(__doc__ or "").parse_args()
-    deadline, outcomes = Deadline(given.minutes), []
-    files = gpu_tests(ROOT)
-    for file in files:
-        outcomes.append(run_file(file, deadline.left(at_most=FILE_S)))
+    result = result_path("test", given)
+    log, deadline, outcomes = log_path(result), Deadline(given.minutes), []
+    for file in gpu_tests(ROOT):
+        outcomes.append(run_file(file, deadline.left(at_most=FILE_S), log))
         print(line(outcomes[-1]), file=sys.stderr, flush=True)
-    outcomes.append(memcheck(files, deadline.left()))
+    for tool in TOOLS:
+        outcomes.append(sanitize(tool, deadline.left(at_most=FILE_S), log))
+        print(line(outcomes[-1]), file=sys.stderr, flush=True)
     harness.show("tests on the GPU", COLUMNS, [cells(outcome) for outcome in outcomes])
     for outcome in outcomes:
         for failure in outcome.failures:
             print(f"  FAILED {outcome.name}: {failure}")
     if not cuda_devices():
         print("  nothing was tested: no CUDA device here")
-    save_result("test", [asdict(outcome) for outcome in outcomes], given)
+    save_result(result, [asdict(outcome) for outcome in outcomes], given)
     broken = any(outcome.failed for outcome in outcomes)
     return 1 if broken or not any(outcome.passed for outcome in outcomes) else 0
 
@@ -81,17 +89,17 @@ def gpu_tests(root: Path) -> list[str]:
     return [file.relative_to(root).as_posix() for file in marked]
 
 
-def run_file(file: str, within_s: float) -> Outcome:
+def run_file(file: str, within_s: float, log: Path) -> Outcome:
     """Run the marked tests of one file."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [*pytest(), f"--junitxml={report}", "-o", "junit_family=xunit1", file]
-        done, seconds = run(command, within_s)
+        done = run(command, within_s, log)
         if report.is_file():
             outcome = read_report(file, report)
-            outcome.seconds = seconds
+            outcome.seconds = done.seconds
             return outcome
-    return Outcome(file, failed=1, seconds=seconds, note=done if isinstance(done, str) else _last(done))
+    return Outcome(file, failed=1, seconds=done.seconds, note=done.why or _last(done))
 
 
 def read_report(name: str, report: Path) -> Outcome:
@@ -113,43 +121,35 @@ def read_report(name: str, report: Path) -> Outcome:
     return outcome
 
 
-def memcheck(files: Sequence[str], within_s: float) -> Outcome:
-    """Run the tests of the kernels under compute-sanitizer."""
-    outcome = Outcome(MEMCHECK)
+def sanitize(tool: str, within_s: float, log: Path) -> Outcome:
+    """Run the tests of the kernels under one of compute-sanitizer's tools."""
+    outcome = Outcome(tool)
     program = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin"
     )
-    kernels = [file for file in files if file in KERNELS]
-    if program is None or not cuda_devices() or not kernels:
-        why = "no compute-sanitizer found" if program is None else "no CUDA device"
-        outcome.note = f"not run: {why if kernels else 'none of ' + ' '.join(KERNELS)}"
+    if program is None or not cuda_devices():
+        outcome.note = f"not run: {'no compute-sanitizer found' if program is None else 'no CUDA device'}"
         return outcome
-    # Errors of CUDA calls are the tests' business; here only the kernels' memory accesses count.
-    command = [
-        program,
-        "--tool",
-        "memcheck",
-        "--error-exitcode",
-        str(ERRORS_FOUND),
-        "--report-api-errors",
-        "no",
-    ]
+    command = [program, "--tool", tool, "--error-exitcode", str(ERRORS_FOUND)]
+    if tool == "memcheck":  # errors of CUDA calls are the tests' business; here only memory accesses count
+        command += ["--report-api-errors", "no"]
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    done, outcome.seconds = run([*command, *pytest(), "--timeout=0", *kernels], within_s, environment)
-    if isinstance(done, str):
-        outcome.failed, outcome.note = 1, done
+    done = run([*command, *pytest(), "--timeout=0", *KERNELS], within_s, log, environment)
+    outcome.seconds = done.seconds
+    if done.why:
+        outcome.failed, outcome.note = 1, done.why
         return outcome
-    outcome.passed, outcome.failed, outcome.skipped, outcome.note = read_memcheck(
-        done.stdout, done.returncode
-    )
+    outcome.passed, outcome.failed, outcome.skipped, outcome.note = read_sanitizer(done.output, done.code)
     return outcome
 
 
-def read_memcheck(output: str, code: int) -> tuple[int, int, int, str]:
-    """Passed, failed and skipped tests, and memcheck's findings, from its output and exit code."""
+def read_sanitizer(output: str, code: int) -> tuple[int, int, int, str]:
+    """Passed, failed and skipped tests, and the tool's findings, from its output and exit code."""
+    if REFUSED in output:  # the tests then fail, too, but only because there is no device for them
+        return 0, 0, 0, f"not run: compute-sanitizer says: {REFUSED}"
     closing = " ".join(re.findall(r"^.* in \d[\d.]* ?s\b", output, re.MULTILINE))
     counted = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", closing)}
-    summary = re.search(r"ERROR SUMMARY: (\d+) error", output)
+    summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:error|hazard)", output)
     passed, failed = counted.get("passed", 0), counted.get("failed", 0) + counted.get("error", 0)
     skipped = counted.get("skipped", 0)
     if summary is None:
@@ -166,29 +166,42 @@ def read_memcheck(output: str, code: int) -> tuple[int, int, int, str]:
 def pytest() -> list[str]:
     """The pytest command, with this Python."""
     # A time limit by signal would wait until a call into CUDA returns; one by a thread ends the process.
-    return [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--timeout-method=thread"]
+    options = ["-m", "gpu", "-p", "no:cacheprovider", "--timeout-method=thread", "-rfEs"]
+    return [sys.executable, "-m", "pytest", *options, "-o", f"faulthandler_timeout={STACKS_S}"]
 
 
-def run(
-    command: list[str], within_s: float, environment: dict[str, str] | None = None
-) -> tuple[subprocess.CompletedProcess[str] | str, float]:
-    """Run a command in the checkout; its result, or the reason why there is none, and the seconds it took."""
+class Done(NamedTuple):
+    """A command that was run: what it printed, or why it did not end."""
+
+    output: str
+    code: int
+    seconds: float
+    why: str = ""
+
+
+def run(command: list[str], within_s: float, log: Path, environment: dict[str, str] | None = None) -> Done:
+    """Run a command in the checkout; what it prints is appended to the log."""
     if within_s < LEAST_S:
-        return "left out: the time is up", 0.0
-    start = monotonic()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=within_s, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"not done in {within_s:.0f} s", monotonic() - start
-    return done, monotonic() - start
+        return Done("", 0, 0.0, "left out: the time is up")
+    start, why, code = monotonic(), "", 0
+    with log.open("ab+") as file:
+        file.write(f"\n===== {' '.join(command)}\n".encode())
+        file.flush()
+        begin = file.tell()
+        try:
+            code = subprocess.run(
+                command, cwd=ROOT, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, timeout=within_s, check=False,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            why = f"not done in {within_s:.0f} s"
+        file.seek(begin)
+        return Done(file.read().decode(errors="replace"), code, monotonic() - start, why)
 
 
-def _last(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
-    return f"exit code {done.returncode}: {lines[-1].strip()[:200]}"
+def _last(done: Done) -> str:
+    lines = [line for line in done.output.splitlines() if line.strip()] or ["no output"]
+    return f"exit code {done.code}: {lines[-1].strip()[:200]}"
 
 
 def line(outcome: Outcome) -> str:

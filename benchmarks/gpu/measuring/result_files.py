@@ -10,33 +10,48 @@ from typing import Any
 
 import harness
 
-from tools.profiling.machine.hardware import installed_versions
+from tools.profiling.machine.hardware import installed_versions, this_machine
 
 RESULTS = Path(harness.__file__).resolve().parent / "results" / "gpu"
 WITHOUT_GPU = RESULTS.parents[2] / "build"  # such a result is no measurement of a GPU, so it is not kept
 PACKAGES = ("tensorrt-cu13-bindings", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "triton")
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def parser(doc: str, minutes: float = 7.0) -> argparse.ArgumentParser:
     """The command line of a command with a time limit."""
     made = harness.parser(doc)
-    made.add_argument("--minutes", type=float, default=7.0, help="time limit for all of it; default 7")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the result and the log")
+    made.add_argument(
+        "--minutes", type=float, default=minutes, help=f"time limit for all of it; default {minutes:g}"
+    )
     made.add_argument("--commit", help="commit of the checkout, if it has no .git")
     return made
 
 
-def save_result(kind: str, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any) -> Path:
-    """Write the result to --json, or to results/gpu/GPU-KIND.json, and print the path.
+def result_path(kind: str, given: argparse.Namespace) -> Path:
+    """Where the result goes: --json, or the file GPU-KIND.json in a folder.
 
-    Without a GPU it goes to build/.
+    The folder is --out, else results/gpu/, or build/ without a GPU.
     """
-    document = harness.result(rows, versions=installed_versions(PACKAGES), **more)
-    machine = document["machine"]
-    if given.commit:
-        machine["commit"] = given.commit
-    gpu = next(iter(machine.get("gpus", [])), "")
+    gpu = next(iter(this_machine().gpus), "")
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "no-gpu"
-    path = given.json or (RESULTS if gpu else WITHOUT_GPU) / f"{name}-{kind}.json"
+    return given.json or (given.out or (RESULTS if gpu else WITHOUT_GPU)) / f"{name}-{kind}.json"
+
+
+def log_path(result: Path) -> Path:
+    """The new, empty log beside a result."""
+    path = result.with_suffix(".log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def save_result(
+    path: Path, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any
+) -> None:
+    """Write the result and print its path."""
+    document = harness.result(rows, versions=installed_versions(PACKAGES), **more)
+    if given.commit:
+        document["machine"]["commit"] = given.commit
     harness.write(path, document)
     print(f"  {path}")
-    return path

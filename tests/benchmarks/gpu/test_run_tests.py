@@ -40,11 +40,21 @@ def test_the_report_of_pytest_is_read(tmp_path):
             86,
             (8, 1, 0, "3 errors; first: Invalid __global__ write of size 4 bytes"),
         ),
-        ("Device not supported", 1, (0, 1, 0, "no summary (exit code 1): Device not supported")),
+        (
+            "9 passed in 9 s\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
+            0,
+            (9, 0, 0, "no errors"),
+        ),
+        (
+            "5 failed in 9 s\n========= Error: Device not supported\n========= ERROR SUMMARY: 5 errors",
+            1,
+            (0, 0, 0, "not run: compute-sanitizer says: Device not supported"),
+        ),
+        ("Killed", 1, (0, 1, 0, "no summary (exit code 1): Killed")),
     ],
 )
-def test_the_output_of_memcheck_is_read(output, code, found):
-    assert run_tests.read_memcheck(output, code) == found
+def test_the_output_of_compute_sanitizer_is_read(output, code, found):
+    assert run_tests.read_sanitizer(output, code) == found
 
 
 def test_files_with_the_mark_are_found():
@@ -54,3 +64,16 @@ def test_files_with_the_mark_are_found():
     assert {*run_tests.KERNELS} < {*files}
     first = [name for name in run_tests.FIRST if any(file.endswith(f"/{name}.py") for file in files)]
     assert [file.rpartition("/")[2].removesuffix(".py") for file in files[: len(first)]] == first
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"), [(30, ""), (5, "not done in 5 s"), (1, "left out: the time is up")]
+)
+def test_what_a_command_prints_is_logged_also_if_it_does_not_end(tmp_path, seconds, why):
+    log = tmp_path / "log"
+    script = f"import time; print('to the log', flush=True); time.sleep({1000 if seconds == 5 else 0})"
+    done = run_tests.run([sys.executable, "-c", script], seconds, log)
+    assert done.why == why
+    assert done.output == ("to the log\n" if seconds > 1 else "")
+    assert log.is_file() == (seconds > 1)
+    assert done.output in (log.read_text() if seconds > 1 else "")
