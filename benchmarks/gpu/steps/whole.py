@@ -1,0 +1,55 @@
+"""Whole graphs on PyTorch: RTMDet-nano, a tracker and RTMPose-m in FP16, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from measuring.isolation import Row
+from measuring.networks import RANDOM, Model
+from measuring.parts import NOT_RUN
+from measuring.streams import Load, measure
+from measuring.torch_networks import HALF, PLAIN
+
+from steps import Place
+from steps.decoding import decoded_by, refusals
+
+DETECTOR, POSE = "rtmdet-nano-pth", "rtmpose-m-body8"
+STREAMS, SECONDS = (1, 8, 32), 3.0
+TRACED_STREAMS, TRACED_S = 4, 1.0
+
+
+def load(place: Place, *, detector: str = PLAIN, pose: str = HALF) -> Load:
+    """The graph, with each model run in one of `torch_networks.WAYS`."""
+    models = (Model(DETECTOR, RANDOM, detector), Model(POSE, RANDOM, pose))
+    return Load(place.long_clip, place.device, *models, persons=1)
+
+
+def no_device_wide_waits(place: Place) -> Iterator[Row]:
+    """While the whole graph runs, the host never waits for the whole device.
+
+    Raises:
+        RuntimeError: it does, or no frame was finished.
+    """
+    row = measure(load(place), 1 if place.dry else TRACED_STREAMS, TRACED_S, live=False)
+    yield row
+    if not row.get("fps"):
+        raise RuntimeError("no frame was finished")
+    if place.dry:
+        yield {NOT_RUN: "waits are traced on a GPU only"}
+    elif row.get("device_wide_waits") != 0:
+        raise RuntimeError(f"waits for the whole device: {row.get('device_wide_waits', 'not traced')}")
+
+
+def streams(place: Place) -> Iterator[Row]:
+    """The graph on 1, 8 and 32 streams, 3 s each.
+
+    Raises:
+        RuntimeError: no frame was finished.
+    """
+    for count in STREAMS[:1] if place.dry else STREAMS:
+        with refusals() as reasons:
+            row = measure(load(place), count, SECONDS, live=False)
+        row |= decoded_by(place, reasons, row["uploaded"])
+        yield row
+        if not row["fps"]:
+            raise RuntimeError(f"{count} streams: no frame was finished")
