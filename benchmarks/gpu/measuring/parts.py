@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import harness
 
@@ -21,20 +21,11 @@ OK, FAILED, NOT_RUN = "ok", "failed", "not run"
 SHOWN = 110  # characters of a part's line
 
 
-class Part(NamedTuple):
-    """A part of a command.
-
-    Its function is a generator of rows. A row `{NOT_RUN: reason}` says that the part cannot run here, which
-    is no failure.
-    """
-
-    name: str
-    function: str  # module:function
-    within_s: float
-
-
 class Report:
     """Runs parts and writes down what they find.
+
+    A part is a generator of rows. A row `{NOT_RUN: reason}` says that the part cannot run here, which is no
+    failure.
 
     Args:
         kind: of the result, for the file's name.
@@ -64,14 +55,17 @@ class Report:
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\n===== {name}\n")
         start = time.monotonic()
-        within_s = self._deadline.left(within_s)
+        within_s = self.left(within_s)
         found, why = run_isolated(function, *arguments, within_s=within_s, log=self.log)
         reasons = [row[NOT_RUN] for row in found if NOT_RUN in row]
         state = FAILED if why else NOT_RUN if reasons else OK
         rows = [row for row in found if NOT_RUN not in row]
-        self.add(name, state, "".join([why, *reasons[:1]][:1] if why else reasons[:1]), rows,
-                 time.monotonic() - start)  # fmt: skip
+        self.add(name, state, why or "".join(reasons[:1]), rows, time.monotonic() - start)
         return rows
+
+    def left(self, at_most: float) -> float:
+        """Seconds until the command's time limit."""
+        return self._deadline.left(at_most)
 
     def add(self, name: str, state: str, why: str, rows: list[Row], seconds: float) -> None:
         """Write down a part that has run, and print its line."""

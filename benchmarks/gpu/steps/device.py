@@ -126,7 +126,7 @@ def kernel_nms(place: Place) -> Iterator[Row]:
             found = device.download({"": kept}, stream)[""]
             us = _microseconds(
                 lambda: nms.suppress(*given, max_iou, stream), stream, 1 if place.dry else REPEATS
-            )  # noqa: B023
+            )
         for n in range(IMAGES):
             expected = np.sort(nms_on_host(boxes[n], scores[n], labels[n], max_iou))
             if not np.array_equal(np.flatnonzero(found[n]), expected):
