@@ -1,6 +1,7 @@
-"""The first figures of a GPU without TensorRT: whole graphs on PyTorch by number of streams, crops/s by batch.
+"""The first figures of a GPU, without TensorRT: whole graphs on PyTorch by number of streams, crops by batch.
 
-    python benchmarks/gpu/figures.py [--carried FOLDER] [--out FOLDER] [--minutes 4] [--commit HASH] [--dry-run]
+    python benchmarks/gpu/figures.py [--carried FOLDER] [--out FOLDER] [--minutes 4] [--commit HASH]
+                                     [--dry-run]
 
 Streams: files of 1080p H.264 go through decode, detect (RTMDet-nano), track and pose (RTMPose-m in FP16) as
 fast as they can, with plain PyTorch and with torch.compile. The table compares this with decoding alone on as
@@ -48,15 +49,16 @@ def main() -> int:
 def measure(report: Any, place: Any) -> list[dict[str, Any]]:
     """All figures as rows for the tables of bench.py, the most important first."""
     from bench import add_bounds
-    from measuring.networks import RANDOM, Model, alone, by_compiler
+    from measuring.networks import alone, by_compiler
     from measuring.streams import decoded, measured
     from measuring.torch_networks import COMPILED as BY_COMPILER
     from measuring.torch_networks import HALF, PLAIN
-    from steps.whole import DETECTOR, POSE, load
+    from steps.whole import load
 
     dry, device = place.dry, place.device
-    batches, counts = (BATCHES[:2], PLAIN_STREAMS[:1]) if dry else (BATCHES, PLAIN_STREAMS)
-    pose, detector = Model(POSE, RANDOM, HALF), Model(DETECTOR, RANDOM, PLAIN)
+    batches, counts = (BATCHES[:1], PLAIN_STREAMS[:1]) if dry else (BATCHES, PLAIN_STREAMS)
+    plain = load(place)
+    pose, detector = plain.pose, plain.detector
     rows: list[dict[str, Any]] = []
 
     def add(name: str, labels: dict[str, Any], function: Any, *arguments: Any, within_s: float) -> float:
@@ -73,9 +75,9 @@ def measure(report: Any, place: Any) -> list[dict[str, Any]]:
                 alone, detector, device, batches[-2:], ALONE_S, within_s=20)  # fmt: skip
     add(DECODING_ALONE, {"kind": "decode"}, decoded, place.long_clip, device, counts, DECODED_S, within_s=25)
     add(STREAMS, {"kind": "streams", "backend": HALF},
-        measured, [load(place)], counts, STREAMS_S, False, within_s=70)  # fmt: skip
+        measured, [plain], counts, STREAMS_S, False, within_s=70)  # fmt: skip
     add_bounds(rows, found, posed, persons=1)
-    sizes = [2] if dry else COMPILED_BATCHES
+    sizes = [1] if dry else COMPILED_BATCHES
     posed = add(COMPILED_ALONE, {"kind": "alone", "model": "pose", "backend": BY_COMPILER},
                 by_compiler, pose, device, sizes, ALONE_S, within_s=50)  # fmt: skip
     compiled = load(place, detector=BY_COMPILER, pose=BY_COMPILER)

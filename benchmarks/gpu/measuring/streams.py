@@ -41,6 +41,7 @@ class Load:
     pose: Model | None
     persons: int
     every: int = 1  # the detector runs on each n-th frame
+    batch: int = 32  # most frames of one call of the detector
     frames_a_call: int | None = None  # of the pose model; by default as many as fill a batch
 
     @property
@@ -51,7 +52,7 @@ class Load:
     def graph(self) -> Graph:
         """decode, detect, track, and pose if there is a pose model."""
         on: dict[str, Any] = {} if self.device == "cpu" else {"device": self.device}
-        batch = {"max": 32, "wait_ms": WAIT_MS}
+        batch = {"max": self.batch, "wait_ms": WAIT_MS}
         nodes: dict[str, dict[str, Any]] = {
             "decode": {"op": "decode", "loop": 0, **on},
             "detect": {

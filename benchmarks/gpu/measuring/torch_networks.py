@@ -52,7 +52,9 @@ def torch_engine(contract: Contract, way: str, device: str, *, trained: bool) ->
 
     network = network_of(contract, trained=trained)
     if way != PLAIN:
-        network = in_half(network, half=device != "cpu", rows=BUCKETS[-1] if way == COMPILED else 0)
+        on_cpu = device == "cpu"
+        rows = 0 if way != COMPILED else 1 if on_cpu else BUCKETS[-1]
+        network = in_half(network, half=not on_cpu, rows=rows)
     return TorchEngine(contract, network=network, device=device)
 
 
