@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from packing import carried
 
@@ -46,15 +48,26 @@ def main() -> int:
     return report.close()
 
 
-def started(doc: str, minutes: float) -> argparse.Namespace:
+def started(
+    doc: str,
+    minutes: float,
+    words: Sequence[str] | None = None,
+    options: Mapping[str, dict[str, Any]] | None = None,
+) -> argparse.Namespace:
     """Read the options, install what is carried, and check that there is a GPU or that none is asked for.
 
     posestream can be imported only after this.
+
+    Args:
+        doc: what --help shows.
+        minutes: the time limit unless --minutes is given.
+        words: of the command line; None for all.
+        options: further options, with the arguments of `add_argument`.
     """
     early = argparse.ArgumentParser(add_help=False)
     early.add_argument("--carried", type=Path)
     try:
-        carried.use(early.parse_known_args()[0].carried)
+        carried.use(early.parse_known_args(words)[0].carried)
     except carried.CarriedError as error:
         raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
     from measuring.result_files import parser
@@ -64,13 +77,15 @@ def started(doc: str, minutes: float) -> argparse.Namespace:
     made = parser(doc, minutes)
     made.add_argument("--carried", type=Path, metavar="FOLDER", help="the folder that carry.py has filled")
     made.add_argument("--dry-run", action="store_true", help="run on the CPU what can run there")
-    given = made.parse_args()
+    for name, arguments in (options or {}).items():
+        made.add_argument(name, **arguments)
+    given = made.parse_args(words)
     if not given.dry_run and not cuda_devices():
         raise SystemExit(f"{Path(sys.argv[0]).name}: no CUDA device here; --dry-run rehearses on the CPU")
     return given
 
 
-def place_of(given: argparse.Namespace, folder: Path):  # type: ignore[no-untyped-def]  # imported late
+def place_of(given: argparse.Namespace, folder: Path) -> Any:
     """The device, and the clips; those that are not carried are made in `folder`."""
     from measuring.clip import LOOP_S, make_clip, repeated
     from steps import Place

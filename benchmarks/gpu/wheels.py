@@ -108,7 +108,7 @@ def own_wheel(out: Path) -> None:
     run([*pip("wheel"), "--no-deps", "--wheel-dir", str(out), str(ROOT)])
 
 
-def download(out: Path, names: list[str], python: str) -> None:
+def download(out: Path, names: list[str], python: str, *, dependencies: bool = True) -> None:
     """Download packages and their dependencies for the GPU machine; a pure one without a wheel is built."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
@@ -116,6 +116,7 @@ def download(out: Path, names: list[str], python: str) -> None:
     target = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
     target += [f"--abi={abi}" for abi in (f"cp{digits}", "abi3", "none")]
     target += [f"--platform={platform}" for platform in platforms]
+    target += [] if dependencies else ["--no-deps"]
     try:
         run([*pip("download"), "--dest", str(out), *target, *names])
     except UnavailableError:
