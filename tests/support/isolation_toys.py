@@ -13,3 +13,7 @@ def two_rows_then(then):
         os._exit(7)
     if then == "hang":
         time.sleep(1000)
+
+
+def cannot_run():
+    yield {"not run": "no GPU here"}
