@@ -56,7 +56,7 @@ Library = Annotated[Literal["pycuda", "cupy"], Field(description="what launches 
 
 
 class BlurHeads(Operator):
-    """Blur the head of every instance, as a mosaic of 8 x 8 squares; other operators' frames stay as they are.
+    """Blur the head of every instance, as a mosaic of 8 x 8 squares.
 
     needs     image      uint8   (H, W, 3) RGB
               boxes      float32 (N, 4)     x0, y0, x1, y1 in px of the frame
@@ -97,7 +97,7 @@ class BlurHeads(Operator):
 
 def heads_of(people: Instances, min_score: float) -> np.ndarray:
     """A circle and a mosaic for each head that can be found: (at most N,) of `HEAD`."""
-    names = load_skeleton(people.skeleton).keypoints if people.skeleton else NAMES
+    names = load_skeleton(people.skeleton).keypoints if people.skeleton else ()
     columns = {name: names.index(name) for name in NAMES if name in names}
     good = np.isfinite(people.keypoints).all(axis=2)  # (N, K)
     if "keypoint_scores" in people:
@@ -199,7 +199,7 @@ def parameters(planes: list[dict], copies: list[dict], heads: np.ndarray) -> np.
 
 
 def _channels(planes: list[dict]) -> list[tuple[int, int, int, tuple[int, int], int]]:
-    """Address, pitch, step, (width, height) and shift of three channels: RGB has one plane, NV12 two, I420 three."""
+    """Address, pitch, step, (width, height) and shift of each of the three channels."""
     found = []
     for n, plane in enumerate(planes):
         height, width, *interleaved = plane["shape"]

@@ -1,4 +1,4 @@
-"""A CUDA kernel of your own, compiled and launched by pycuda or by CuPy, on a stream that posestream uses, too.
+"""A CUDA kernel of your own, compiled and launched by pycuda or by CuPy.
 
 Both classes have the same methods. The libraries are imported when a kernel is made, so the file can be
 imported without them.
@@ -45,7 +45,7 @@ class PycudaKernel:
             from pycuda.compiler import SourceModule
         except ImportError as error:
             raise EngineError(
-                f"pycuda cannot be used ({error}); docs/gpu-operators.md says how to install it, or set library: cupy"
+                f"pycuda cannot be used ({error}); see docs/gpu-operators.md, or set library: cupy"
             ) from None
         import torch
 
@@ -91,7 +91,7 @@ class CupyKernel:
             import cupy
         except ImportError as error:
             raise EngineError(
-                f"CuPy cannot be used ({error}); install it (pip install cupy-cuda13x), or set library: pycuda"
+                f"CuPy cannot be used ({error}); pip install cupy-cuda13x, or set library: pycuda"
             ) from None
         self._cupy = cupy
         self._device = cupy.cuda.Device(device.torch_device.index)
