@@ -8,6 +8,7 @@ blurred there, by the kernel in `blur_heads.cu`, through pycuda or CuPy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -88,10 +89,7 @@ class BlurHeads(Operator):
                 kind = PycudaKernel if self.library == "pycuda" else CupyKernel
                 self._kernels[name] = kind("blur_heads", PARAMETERS.itemsize, picture.device)
             return packet.replace(picture=blur_on_device(picture, heads, self._kernels[name]))
-        image = packet.image
-        blurred = image.copy()  # others may hold the frame
-        for channel in range(3):
-            mosaic(image[..., channel], blurred[..., channel], heads)
+        (blurred,) = blur_on_host([packet.image], heads)
         return packet.replace(picture=blurred)
 
 
@@ -165,6 +163,18 @@ def mosaic(source: np.ndarray, to: np.ndarray, heads: np.ndarray, shift: int = 0
                 down, right = np.ogrid[rows, columns]
                 inside = ((right << shift) - x) ** 2 + ((down << shift) - y) ** 2 <= radius**2
                 to[rows, columns][inside] = mean
+
+
+def blur_on_host(planes: Sequence[np.ndarray], heads: np.ndarray) -> list[np.ndarray]:
+    """Copies of planes, RGB (H, W, 3) alone or those of NV12 or I420, with blurred heads."""
+    copies = [plane.copy() for plane in planes]  # others may hold the frame
+    for n, (source, to) in enumerate(zip(planes, copies, strict=True)):
+        if source.ndim == 2:
+            mosaic(source, to, heads, shift=int(n > 0))
+        else:
+            for i in range(source.shape[2]):
+                mosaic(source[..., i], to[..., i], heads, shift=int(n > 0))
+    return copies
 
 
 def blur_on_device(image: DeviceImage, heads: np.ndarray, kernel: PycudaKernel | CupyKernel) -> DeviceImage:

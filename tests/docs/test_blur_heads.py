@@ -12,8 +12,8 @@ from engines.kernels import nvrtc
 from operators import REGISTRY
 from pipeline.graph import check_graph
 from pipeline.packet import Instances, Packet
-from tests.support.example_operator import EXAMPLE, blur_heads
 from tests.support.devices.cuda_emulator import emulated
+from tests.support.example_operator import EXAMPLE, blur_heads
 
 NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
 WIDE, HIGH = 160, 120
@@ -57,7 +57,7 @@ TABLE = {
     "heads that overlap": ([person(60, 50), person(75, 55)], [(60, 49, 12), (75, 54, 12)]),
     "at the upper left border": ([person(2, 1)], [(2, 0, 12)]),
     "at the lower right border": ([person(159, 118)], [(159, 117, 12)]),
-    "a profile": ([person(80, 50, seen=(0, 1, 3))], [(83, 48, 10)]),
+    "a profile": ([person(80, 50, seen=(0, 1, 3))], [(84, 49, 9)]),
     "scores too low: the top of the box": ([person(80, 50, score=0.1)], [(80, 48, 10)]),
     "only a nose: the top of the box": ([person(80, 50, seen=[0])], [(80, 48, 10)]),
     "no keypoint: the top of the box": ([person(80, 50, seen=[])], [(80, 48, 10)]),
@@ -130,20 +130,13 @@ def test_a_graph_takes_it(monkeypatch):
     )
 
 
-def noisy_planes(layout, size, seed):
+def noisy_planes(layout, size):
     """The planes of a frame of noise with padded rows, as a decoder's."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     return [
         rng.integers(0, 256, (shape[0], 256, *shape[2:]), np.uint8)[:, : shape[1]]
         for shape in plane_shapes(layout, size)
     ]
-
-
-def channels(planes):
-    """The channels of planes, and the shift of each."""
-    for n, plane in enumerate(planes):
-        for channel in np.moveaxis(plane, -1, 0) if plane.ndim == 3 else [plane]:
-            yield channel, int(n > 0)
 
 
 @pytest.mark.slow
@@ -159,16 +152,14 @@ def test_the_kernel_gives_the_bits_of_its_twin(layout, backwards):
         person(-300, 5),
     ]
     heads = blur_heads.heads_of(people(*persons), 0.3)
-    planes = noisy_planes(layout, (159, 119), 1)
-    expected, copies = [plane.copy() for plane in planes], noisy_planes(layout, (159, 119), 1)
-    for (source, shift), (to, _) in zip(channels(planes), channels(expected), strict=True):
-        blur_heads.mosaic(source, to, heads, shift)
+    planes = noisy_planes(layout, (159, 119))
+    copies = [plane.copy() for plane in planes]
     work = blur_heads.parameters(
         *([p.__array_interface__ for p in given] for given in (planes, copies)), heads
     )
     kernel = emulated("blur_heads", blur_heads.PARAMETERS, EXAMPLE)
     kernel.launch((64, len(heads), 3), (32, 8, 1), work, 0, backwards=backwards)
-    for found, wanted, before in zip(copies, expected, planes, strict=True):
+    for found, wanted, before in zip(copies, blur_heads.blur_on_host(planes, heads), planes, strict=True):
         np.testing.assert_array_equal(found, wanted)
         assert (found != before).any()
 
