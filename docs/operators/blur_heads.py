@@ -105,7 +105,7 @@ def heads_of(people: Instances, min_score: float) -> np.ndarray:
         points = {name: keypoints[i] for name, i in columns.items() if seen[i]}
         circle = _circle_of_keypoints(points, box) or _circle_in_box(box)
         if circle is not None:
-            heads.append(_head(*circle))
+            heads.append(head_at(*circle))
     return np.array(heads, HEAD)
 
 
@@ -133,7 +133,7 @@ def _circle_in_box(box: np.ndarray) -> tuple[float, float, float] | None:
     return (x0 + x1) / 2, y0 + radius, radius
 
 
-def _head(x: float, y: float, radius: float) -> tuple[int, ...]:
+def head_at(x: float, y: float, radius: float) -> tuple[int, ...]:
     """A `HEAD`: a circle in whole px, and the mosaic that covers it."""
     centre_x, centre_y = (round(min(max(value, -1e6), 1e6)) for value in (x, y))
     whole = max(1, round(min(radius, 1e4)))

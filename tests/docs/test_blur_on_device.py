@@ -14,13 +14,12 @@ from engines.device.image import DeviceImage  # noqa: E402
 from engines.device.pool import SurfacePool  # noqa: E402
 from engines.errors import EngineError  # noqa: E402
 from pipeline.packet import Instances, Packet  # noqa: E402
-from tests.support.devices.cuda_emulator import emulated  # noqa: E402
 from tests.support.devices.device_frames import samples  # noqa: E402
 from tests.support.devices.toy_world import World  # noqa: E402
-from tests.support.example_operator import EXAMPLE, blur_heads  # noqa: E402
+from tests.support.example_operator import EmulatedBlur, blur_heads  # noqa: E402
 
 # 40 heads, so two launches; the last ones overlap.
-HEADS = np.array([blur_heads._head(20 + 4 * i, 20 + 2 * i, 9) for i in range(40)], blur_heads.HEAD)
+HEADS = np.array([blur_heads.head_at(20 + 4 * i, 20 + 2 * i, 9) for i in range(40)], blur_heads.HEAD)
 NOISE = np.random.default_rng(0).integers(0, 256, (110, 190, 3), np.uint8)
 
 
@@ -35,20 +34,6 @@ def nv12(device):
     return DeviceImage(planes, np.eye(3, 4, dtype=np.float32), stream.record(), device)
 
 
-class Emulated:
-    """The kernel on PyTorch's CPU device."""
-
-    def __init__(self, device):
-        self.stream = thread_stream(device)
-        self._kernel = emulated("blur_heads", blur_heads.PARAMETERS, EXAMPLE)
-
-    def views(self, planes):
-        return [np.from_dlpack(plane).__array_interface__ for plane in planes]
-
-    def launch(self, grid, block, work):
-        self._kernel.launch(grid, block, work, self.stream.handle)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["nv12", "rgb"])
 def test_the_frame_is_blurred_in_memory_of_its_own(layout):
@@ -57,7 +42,7 @@ def test_the_frame_is_blurred_in_memory_of_its_own(layout):
         nv12(device) if layout == "nv12" else SurfacePool(device, 1).from_host(NOISE, thread_stream(device))
     )
     before = samples(image)
-    found = blur_heads.blur_on_device(image, HEADS, Emulated(device))
+    found = blur_heads.blur_on_device(image, HEADS, EmulatedBlur(device))
     for plane, wanted in zip(samples(found), blur_heads.blur_on_host(before, HEADS), strict=True):
         np.testing.assert_array_equal(plane, wanted)
     for plane, wanted in zip(samples(image), before, strict=True):

@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from engines.device.devices import thread_stream
+from tests.support.devices.cuda_emulator import emulated
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "operators"
 
 sys.path.insert(0, str(EXAMPLE))
@@ -13,4 +18,16 @@ try:
 finally:
     sys.path.remove(str(EXAMPLE))
 
-__all__ = ["EXAMPLE", "blur_heads"]
+
+class EmulatedBlur:
+    """The counterpart of the example's `PycudaKernel` on PyTorch's CPU device."""
+
+    def __init__(self, device):
+        self.stream = thread_stream(device)
+        self._kernel = emulated("blur_heads", blur_heads.PARAMETERS, EXAMPLE)
+
+    def views(self, planes):
+        return [np.from_dlpack(plane).__array_interface__ for plane in planes]
+
+    def launch(self, grid, block, work):
+        self._kernel.launch(grid, block, work, self.stream.handle)
