@@ -1,4 +1,4 @@
-"""A user's own kernel beside posestream's work: the example operator in docs/operators, by CuPy and by pycuda."""
+"""A user's own kernel beside posestream's work: the example in docs/operators, by CuPy and by pycuda."""
 
 from __future__ import annotations
 
