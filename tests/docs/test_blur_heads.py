@@ -12,8 +12,7 @@ from engines.kernels import nvrtc
 from operators import REGISTRY
 from pipeline.graph import check_graph
 from pipeline.packet import Instances, Packet
-from tests.support.devices.cuda_emulator import emulated
-from tests.support.example_operator import EXAMPLE, blur_heads
+from tests.support.example_operator import EXAMPLE, blur_heads, emulated_kernel
 
 NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
 WIDE, HIGH = 160, 120
@@ -157,7 +156,7 @@ def test_the_kernel_gives_the_bits_of_its_twin(layout, backwards):
     work = blur_heads.parameters(
         *([p.__array_interface__ for p in given] for given in (planes, copies)), heads
     )
-    kernel = emulated("blur_heads", blur_heads.PARAMETERS, EXAMPLE)
+    kernel = emulated_kernel()
     kernel.launch((64, len(heads), 3), (32, 8, 1), work, 0, backwards=backwards)
     for found, wanted, before in zip(copies, blur_heads.blur_on_host(planes, heads), planes, strict=True):
         np.testing.assert_array_equal(found, wanted)

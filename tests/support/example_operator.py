@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from engines.device.devices import thread_stream
-from tests.support.devices.cuda_emulator import emulated
+from tests.support.devices import cuda_emulator
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "operators"
 
@@ -19,12 +20,18 @@ finally:
     sys.path.remove(str(EXAMPLE))
 
 
+def emulated_kernel():
+    """The example's kernel on the CPU."""
+    with mock.patch.object(cuda_emulator, "SOURCES", EXAMPLE):
+        return cuda_emulator.emulated("blur_heads", blur_heads.PARAMETERS)
+
+
 class EmulatedBlur:
     """The counterpart of the example's `PycudaKernel` on PyTorch's CPU device."""
 
     def __init__(self, device):
         self.stream = thread_stream(device)
-        self._kernel = emulated("blur_heads", blur_heads.PARAMETERS, EXAMPLE)
+        self._kernel = emulated_kernel()
 
     def views(self, planes):
         return [np.from_dlpack(plane).__array_interface__ for plane in planes]

@@ -36,13 +36,13 @@ class EmulatedKernel:
         self._launch(ctypes.c_void_p(work.ctypes.data), *sizes, ctypes.c_int(backwards))
 
 
-def build(source: str, name: str, parameters: np.dtype, to: Path, folder: Path = SOURCES) -> None:
-    """Compile C++ that includes NAME.cu of a folder to a shared library; without g++, the test is skipped."""
+def build(source: str, name: str, parameters: np.dtype, to: Path) -> None:
+    """Compile C++ that includes `kernels/NAME.cu` to a shared library; without g++, the test is skipped."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     options = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-DPARAMETER_BYTES={parameters.itemsize}"]
     options.append("-ffp-contract=off")  # as with NVRTC: a*b + c is rounded twice
-    path = folder / f"{name}.cu"
+    path = SOURCES / f"{name}.cu"
     defined = f'#define KERNEL {name}\n#define KERNEL_NAME "{name}"\n#define KERNEL_SOURCE "{path}"\n'
     subprocess.run(
         ["g++", *options, f"-I{HERE}", "-o", str(to), "-x", "c++", "-"],
@@ -53,11 +53,11 @@ def build(source: str, name: str, parameters: np.dtype, to: Path, folder: Path =
 
 
 @functools.cache
-def emulated(name: str, parameters: np.dtype, folder: Path = SOURCES) -> EmulatedKernel:
-    """The kernel NAME.cu of a folder on the CPU."""
-    with tempfile.TemporaryDirectory() as built:
-        library = Path(built) / f"{name}.so"
-        build(LAUNCH, name, parameters, library, folder)
+def emulated(name: str, parameters: np.dtype) -> EmulatedKernel:
+    """The kernel `kernels/NAME.cu` on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / f"{name}.so"
+        build(LAUNCH, name, parameters, library)
         return EmulatedKernel(ctypes.CDLL(str(library)).launch, parameters)
 
 
