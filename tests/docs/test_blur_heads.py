@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import yaml
 
 from engines.device.cuda_bindings import call
 from engines.device.plane_layout import plane_shapes
@@ -112,21 +115,11 @@ def test_keypoints_are_found_by_name():
     assert blazepose == coco
 
 
-def test_a_graph_takes_it(monkeypatch):
+def test_the_graph_of_the_page_is_valid(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLE)
-    check_graph(
-        {
-            "name": "private",
-            "graph": {
-                "decode": {"op": "decode"},
-                "detect": {"op": "detect", "model": "rtmdet-nano", "after": "decode"},
-                "pose": {"op": "pose", "model": "rtmpose-m-body8", "after": "detect"},
-                "blur": {"op": "blur_heads:BlurHeads", "min_score": 0.2, "after": "pose"},
-                "video": {"op": "video_sink", "dir": "out", "after": "blur"},
-            },
-        },
-        REGISTRY,
-    )
+    page = (EXAMPLE.parent / "gpu-operators.md").read_text(encoding="utf-8")
+    (graph,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    check_graph(yaml.safe_load(graph), REGISTRY)
 
 
 def noisy_planes(layout, size):
