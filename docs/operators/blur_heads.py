@@ -23,16 +23,16 @@ from pipeline.packet import Instances, Packet
 CELLS = 8  # squares of a mosaic, across and down
 HEADS = 32  # in one launch
 
-# The radius of a head in multiples of the distance between two of its keypoints. A circle of 0.15 m around
-# the eyes covers a head; ears are about 0.15 m apart, eyes 0.06 m, and nose and ear 0.12 m.
+# The radius of a head in multiples of the distance between two of its keypoints. A circle of 0.2 m around
+# the eyes covers a head with hair or a cap; ears are 0.15 m apart, eyes 0.06 m, and nose and ear 0.12 m.
 RADIUS = {
-    ("left_ear", "right_ear"): 1.0,
-    ("nose", "left_ear"): 1.25,
-    ("nose", "right_ear"): 1.25,
-    ("left_eye", "right_eye"): 2.4,
+    ("left_ear", "right_ear"): 1.3,
+    ("nose", "left_ear"): 1.6,
+    ("nose", "right_ear"): 1.6,
+    ("left_eye", "right_eye"): 3.2,
 }
 NAMES = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-OF_BOX = 0.08  # at least this part of the box's longer side: a person is about 12 radii tall
+OF_BOX = 0.1  # at least this part of the box's longer side: a person is about 9 radii tall
 TOP_OF_BOX = 0.3  # without keypoints, the radius is this part of the box's shorter side
 
 # The structures of blur_heads.cu, where the fields are explained.
