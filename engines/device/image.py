@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.device.devices import thread_stream
+from engines.device.exported_plane import ExportedPlane
 from engines.device.plane_layout import LAYOUTS, Layout, frame_bytes, planes_in, planes_to_rgb
 from engines.images.yuv import YuvImage
 
@@ -81,6 +82,26 @@ class DeviceImage:
         """The planes, for work queued on `stream` inside; they are not overwritten until it has run."""
         with reading([self], stream) as planes:
             yield planes[0]
+
+    @contextlib.contextmanager
+    def export(self, stream: Stream) -> Iterator[tuple[ExportedPlane, ...]]:
+        """The planes as other CUDA libraries take them, for work that they queue on `stream` inside.
+
+        Work that is queued inside runs after the frame is complete, and the frame is not overwritten before
+        it has run. A plane, or a view of one, that is kept longer keeps the frame as it is.
+        """
+        with self.reading(stream) as planes:
+            yield tuple(ExportedPlane(self, plane, stream) for plane in planes)
+
+    def copied_planes(self, stream: Stream) -> list[torch.Tensor]:
+        """Copies of the planes, made on `stream`, for the caller to change there; see `DeviceImage`."""
+        size = (self.shape[1], self.shape[0])
+        memory = self.device.empty(frame_bytes(self.layout, size), stream)
+        copies = planes_in(memory, self.layout, size)
+        with self.reading(stream) as planes:
+            for to, plane in zip(copies, planes, strict=True):
+                self.device.copy(to, plane, stream)
+        return copies
 
     def on(self, device: Device, stream: Stream) -> DeviceImage:
         """This image on `device`, for `stream` of that device; copied once, and kept with this image."""

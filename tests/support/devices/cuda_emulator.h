@@ -78,6 +78,12 @@ inline void run_block(bool backwards) {
 
 inline void __syncthreads() { swapcontext(&emulator::running->context, &emulator::home); }
 
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    const unsigned before = *at;
+    *at += value;
+    return before;
+}
+
 inline unsigned atomicAnd(unsigned* at, unsigned value) {
     const unsigned before = *at;
     *at &= value;
