@@ -163,12 +163,12 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         EngineError: CUDA reports an error, or this FFmpeg has no NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
-    from engines.device.cuda_bindings import call
+    from engines.device.cuda_bindings import primary_context
 
-    # FFmpeg must use PyTorch's CUDA context, else neither sees the other's memory. PyAV asks FFmpeg for the
-    # device's primary context, but FFmpeg refuses it if it is active with other flags than FFmpeg's own, as
-    # after PyTorch (libavutil/hwcontext_cuda.c). So let FFmpeg use the current context, which this call sets.
-    call("runtime", "cudaSetDevice", index)
+    # FFmpeg must use PyTorch's CUDA context, the device's primary one, else neither sees the other's memory.
+    # With `primary_ctx`, PyAV's default, FFmpeg refuses it if it is active with other flags than FFmpeg's own,
+    # as after PyTorch; with neither option FFmpeg makes a second one (libavutil/hwcontext_cuda.c). So make it
+    # current, and let FFmpeg use the current context.
     accel = HWAccel(
         "cuda",
         device=str(index),
@@ -176,7 +176,11 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         allow_software_fallback=False,  # `context` is the fallback; it has threads and decodes AV1
         options={"primary_ctx": "0", "current_ctx": "1"},
     )
-    hardware = decoder_like(context, accel)
+    with primary_context(index):
+        hardware = decoder_like(context, accel)
+    # PyAV sets `cuda`. FFmpeg's AV1 decoder then takes the format for agreed and never opens NVDEC
+    # (libavcodec/av1dec.c); with a format of the processor it asks which one to use, as the others do.
+    hardware.pix_fmt = "yuv420p"
     if not hardware.is_hwaccel:
         raise EngineError(f"this FFmpeg has no NVDEC for {context.codec.canonical_name}")
     return hardware
