@@ -47,7 +47,7 @@ def call(name: Library, function: str, *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def primary_context(index: int) -> Iterator[None]:
-    """Inside, the primary context of GPU `index` is current on this thread; after it, the one that was before.
+    """Inside, the primary context of GPU `index` is this thread's current one; then the one before is again.
 
     A thread that has not used CUDA before has no current context.
 

@@ -69,7 +69,9 @@ class TensorrtEngine:
         self.inputs, self.outputs = specs(flavour.trt, self._engine)
         self._buckets: dict[int, _Bucket] = {}
         on_gpu = self.device != "cpu"
-        self._graphs = CudaGraphs(name or flavour.name, enabled=on_gpu and not flavour.records_itself)
+        self._graphs = CudaGraphs(
+            name or flavour.name, self._device, enabled=on_gpu and not flavour.records_itself
+        )
         self._batches = Batches(name or flavour.name, self._shrink, *self._range())
         self._clock: DeviceClock | None = None
 
@@ -138,7 +140,7 @@ class TensorrtEngine:
         bucket = self._bucket(rows, stream)
         for name, items in inputs.items():
             bucket.inputs[name].fill(items, start, stop, stream)
-        self._graphs.run(rows, partial(bucket.enqueue, stream), stream, fixed=bucket.fixed)
+        self._graphs.run(rows, bucket.enqueue, stream, fixed=bucket.fixed)
         found = bucket.results(stop - start)
         if not on_device:
             return self._device.download(found, stream)
