@@ -68,10 +68,8 @@ class TensorrtEngine:
             self._config = flavour.configure(self._engine, kernels)
         self.inputs, self.outputs = specs(flavour.trt, self._engine)
         self._buckets: dict[int, _Bucket] = {}
-        on_gpu = self.device != "cpu"
-        self._graphs = CudaGraphs(
-            name or flavour.name, self._device, enabled=on_gpu and not flavour.records_itself
-        )
+        records = self.device != "cpu" and not flavour.records_itself
+        self._graphs = CudaGraphs(name or flavour.name, self._device, enabled=records)
         self._batches = Batches(name or flavour.name, self._shrink, *self._range())
         self._clock: DeviceClock | None = None
 

@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 
 from engines.errors import EngineError
 from operators.decoding.frame_images import DisplayMatrix, colour_matrix
+from operators.decoding.nvcuvid import load_nvcuvid
 
 CODECS = ("h264", "hevc", "vp9", "av1")
 FORMATS = ("yuv420p", "yuvj420p")  # of the processor's frames that NV12 surfaces can hold
@@ -160,15 +161,16 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
     """A decoder on GPU `index` for the same video as `context`, which has decoded at least one frame.
 
     Raises:
-        EngineError: CUDA reports an error, or this FFmpeg has no NVDEC for the codec.
+        EngineError: CUDA reports an error, the driver's video decoder is not installed, or this FFmpeg has no
+            NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
     from engines.device.cuda_bindings import primary_context
 
     # FFmpeg must use PyTorch's CUDA context, the device's primary one, else neither sees the other's memory.
-    # With `primary_ctx`, PyAV's default, FFmpeg refuses it if it is active with other flags than FFmpeg's own,
-    # as after PyTorch; with neither option FFmpeg makes a second one (libavutil/hwcontext_cuda.c). So make it
-    # current, and let FFmpeg use the current context.
+    # PyAV's default is the option `primary_ctx`, but FFmpeg refuses that context if it is active with other
+    # flags than FFmpeg's own, as after PyTorch; without options FFmpeg makes a second context
+    # (libavutil/hwcontext_cuda.c). So make the primary one current, and let FFmpeg use the current one.
     accel = HWAccel(
         "cuda",
         device=str(index),
@@ -177,6 +179,7 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         options={"primary_ctx": "0", "current_ctx": "1"},
     )
     with primary_context(index):
+        load_nvcuvid()
         hardware = decoder_like(context, accel)
     # PyAV sets `cuda`. FFmpeg's AV1 decoder then takes the format for agreed and never opens NVDEC
     # (libavcodec/av1dec.c); with a format of the processor it asks which one to use, as the others do.
