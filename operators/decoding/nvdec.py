@@ -193,11 +193,16 @@ def decoder_like(context: VideoCodecContext, accel: HWAccel | None) -> VideoCode
     """Another decoder, with one thread, for the same video as `context`, which has decoded some packets."""
     decoder = cast(VideoCodecContext, CodecContext.create(context.codec.canonical_name, "r", accel))
     decoder.thread_count = 1
-    # Facts that may come from the container only, and how many frames are held back for reordering.
     decoder.extradata = context.extradata
+    take_over(decoder, context)
+    return decoder
+
+
+def take_over(decoder: VideoCodecContext, context: VideoCodecContext) -> None:
+    """Tell a decoder what `context` has learnt of the video."""
+    # Facts that may come from the container only, and how many frames are held back for reordering.
     decoder.reorder_depth = context.reorder_depth
     decoder.colorspace, decoder.color_range = context.colorspace, context.color_range
-    return decoder
 
 
 def _differs(frame: VideoFrame, expected: VideoFrame) -> str | None:

@@ -117,6 +117,11 @@ int cuDeviceGetAttribute(int* value, int which, int) {
     *value = which == 14 ? 512 : which == 75 ? 9 : 0;
     return 0;
 }
+// NVRTC reads a table of functions that NVIDIA does not document; it does without if the table is as short as this.
+int cuGetExportTable(const void** to, const void*) {
+    static const size_t bytes = sizeof bytes;
+    return *to = &bytes, 0;
+}
 int cuGetErrorName(int, const char** name) { return *name = "an error of the stand-in driver", 0; }
 int cuGetErrorString(int, const char** text) { return *text = "an error of the stand-in driver", 0; }
 
@@ -215,6 +220,8 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
     NEEDS_CONTEXT;
     if (shared || stream || !parameters || extra) return INVALID_VALUE;
     if (!function->loaded) stand_in_fault("a kernel is loaded only when it is launched", 0);
+    static std::mutex emulator;  // it runs one kernel at a time
+    const std::lock_guard<std::mutex> lock(emulator);
     function->run(parameters[0], {gx, gy, gz}, {bx, by, bz});
     return 0;
 }
