@@ -134,6 +134,7 @@ def in_driver():
 
 
 def test_launches_reach_the_driver(compiler, in_driver):
+    assert in_driver(suppressed, 1) == [[[True, False, True]]]
     assert in_driver(suppressed, 3) == [[[True, False, True]]] * 3
     # More pictures than one launch takes.
     by_kernel, by_torch = in_driver(cropped, [(40 + i, 60 - i) for i in range(20)])
