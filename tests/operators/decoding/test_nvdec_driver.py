@@ -102,8 +102,9 @@ def read(path, **options):
     """The packets of `Decode(device="cuda")`, all of them decoded on NVDEC."""
     use_host_memory()
     decode = Decode(device="cuda", surfaces=100, **options)
-    yield from decode.read("cam", str(path))
-    assert not decode.counters
+    for packet in decode.read("cam", str(path)):
+        assert not decode.counters, f"decoded on the processor: {decode.counters}"
+        yield packet
 
 
 def pictures(path) -> list[tuple[int, int]]:
