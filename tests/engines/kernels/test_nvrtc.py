@@ -17,6 +17,7 @@ from engines.errors import EngineError
 from engines.images.model_input import Input
 from engines.kernels import crop, nms, nvrtc
 from engines.kernels.nvrtc import kernel, load_cubin
+from engines.kernels.preload import load_kernels
 from tests.support.devices.stand_in_driver import Driver, process_with_driver
 
 PARAMETERS = {"crop": crop.PARAMETERS, "nms": nms.PARAMETERS}
@@ -67,6 +68,17 @@ def refused():
     logging.getLogger("posestream.device").addHandler(records)
     assert kernel("nms", 1, nms.PARAMETERS) is None
     return [records.queue.get_nowait().getMessage() for _ in range(records.queue.qsize())]
+
+
+def launched_after(device):
+    """Calls that load kernels, before and while one is launched, after all kernels of a device are loaded."""
+    nvrtc.kernel.cache_clear()
+    driver = Driver()
+    start = driver.calls("cuFuncLoad")
+    load_kernels(device)
+    before = driver.calls("cuFuncLoad") - start
+    suppressed(1)
+    return before, driver.calls("cuFuncLoad") - start - before
 
 
 def noted():
@@ -140,6 +152,11 @@ def test_launches_reach_the_driver(compiler, in_driver):
     by_kernel, by_torch = in_driver(cropped, [(40 + i, 60 - i) for i in range(20)])
     np.testing.assert_array_equal(by_kernel, by_torch)
     assert in_driver(noted) == ([], 0, 1)
+
+
+def test_kernels_are_loaded_before_they_are_launched(compiler, in_driver):
+    assert in_driver(launched_after, "cuda:0") == (len(PARAMETERS), 0)
+    assert in_driver(launched_after, "cpu") == (0, 1)
 
 
 def test_a_driver_without_a_second_device(compiler, in_driver):
