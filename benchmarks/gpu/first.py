@@ -31,6 +31,7 @@ PARTS = (
     ("NVDEC reopened", "steps.decoding:reopening", 30),
     ("CUDA graph capture", "steps.device:graph_capture", 20),
     ("no device-wide waits", "steps.whole:no_device_wide_waits", 40),
+    ("kernel of a user", "steps.own_kernel:blur_heads", 25),
     ("1, 8 and 32 streams", "steps.whole:streams", 60),
 )
 LONG = 100  # times the carried clip of 3 s; at 1,000 frames/s it lasts 9 s

@@ -8,6 +8,8 @@ GPU, compile a plan (`posestream engine build`).
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -137,8 +139,8 @@ def _session(
             f"onnxruntime-{name} needs a build of ONNX Runtime with {provider}, the installed one has "
             f"{onnxruntime.get_available_providers()}; pip uninstall onnxruntime, pip install onnxruntime-gpu"
         )
-    if name != "cpu" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them: the loader does not look there
+    if name != "cpu":
+        load_cuda()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=_providers(name, gpu))
     except Exception as error:  # the runtime's errors have no common base class
@@ -153,6 +155,19 @@ def _session(
             "--backend auto"
         )
     return session
+
+
+def load_cuda() -> None:
+    """Load CUDA and cuDNN from where pip installs them, for the providers that use a GPU.
+
+    The loader does not look there.
+    PyTorch goes first: it loads the libraries that it brings or depends on, wherever they are, and the
+    runtime then finds them by name.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("torch")
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
 
 
 def _providers(name: str, gpu: int) -> list[Any]:

@@ -60,6 +60,10 @@ class CudaStream:
     def make_current(self) -> None:
         """From now on, PyTorch's operations of this thread go to this stream, on its device."""
         torch.cuda.set_stream(self.stream)
+        # By default, a thread must not query events or allocate while another one records a graph in CUDA's
+        # "global" mode, as PyTorch does by default: the call fails, and so does the recording.
+        modes = library("driver").CUstreamCaptureMode
+        call("driver", "cuThreadExchangeStreamCaptureMode", modes.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
 
     def keep_alive(self, tensor: torch.Tensor) -> None:
         """Record that work queued on this stream uses the tensor's memory."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from engines.errors import EngineError, one_line
@@ -41,3 +43,26 @@ def call(name: Library, function: str, *arguments: Any) -> Any:
         reason = bindings.cudaGetErrorString(error)[1].decode() if name == "runtime" else error.name
         raise EngineError(f"{function}: {reason} (CUDA error {int(error)})")
     return results[0] if len(results) == 1 else results or None
+
+
+@contextlib.contextmanager
+def primary_context(index: int) -> Iterator[None]:
+    """Inside, the primary context of GPU `index` is this thread's current one; then the one before is again.
+
+    A thread that has not used CUDA before has no current context.
+
+    Raises:
+        EngineError: as `call`, or there is no such GPU.
+    """
+    call("driver", "cuCtxPushCurrent", _primary_context(index))
+    try:
+        yield
+    finally:
+        call("driver", "cuCtxPopCurrent")
+
+
+@functools.cache
+def _primary_context(index: int) -> Any:
+    """The handle of a GPU's primary context. It is never released: kernels and decoders live in it."""
+    call("driver", "cuInit", 0)
+    return call("driver", "cuDevicePrimaryCtxRetain", call("driver", "cuDeviceGet", index))

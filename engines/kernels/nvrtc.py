@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.device.cuda_bindings import call, library
+from engines.device.cuda_bindings import call, library, primary_context
 from engines.errors import EngineError, one_line
 from engines.home import cache_home, write_atomically
 
@@ -44,26 +44,23 @@ class Kernel:
         Raises:
             EngineError: the kernel cannot be compiled or loaded here.
         """
-        self.parameters = parameters
+        self.parameters, self._device = parameters, device
         attributes = library("driver").CUdevice_attribute
-        call("driver", "cuInit", 0)
-        handle = call("driver", "cuDeviceGet", device)
-        # Never released: the kernel lives as long as the process.
-        self._context = call("driver", "cuDevicePrimaryCtxRetain", handle)
-        major, minor = (
-            call("driver", "cuDeviceGetAttribute", which, handle)
-            for which in (
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        with primary_context(device):
+            handle = call("driver", "cuDeviceGet", device)
+            major, minor = (
+                call("driver", "cuDeviceGetAttribute", which, handle)
+                for which in (
+                    attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                    attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+                )
             )
-        )
-        cubin = load_cubin(name, f"sm_{major}{minor}", parameters.itemsize)
-        call("driver", "cuCtxPushCurrent", self._context)
-        try:
+            cubin = load_cubin(name, f"sm_{major}{minor}", parameters.itemsize)
             self._module = call("driver", "cuModuleLoadData", cubin)
             self._function = call("driver", "cuModuleGetFunction", self._module, name.encode())
-        finally:
-            call("driver", "cuCtxPopCurrent")
+            # CUDA loads a kernel when it is first used, and may then wait until the device has finished all
+            # other work (CUDA C++ Programming Guide, "Lazy Loading"). So load it now.
+            call("driver", "cuFuncLoad", self._function)
 
     def launch(
         self, grid: tuple[int, int, int], block: tuple[int, int, int], work: np.ndarray, stream: int
@@ -81,13 +78,9 @@ class Kernel:
         """
         assert work.dtype == self.parameters
         pointers = np.array([work.ctypes.data], np.uintp)  # one for each argument of the kernel
-        # A thread that has not used CUDA before has no current context.
-        call("driver", "cuCtxPushCurrent", self._context)
-        try:
-            sizes, arguments = (*grid, *block, 0), pointers.ctypes.data  # 0: no dynamic shared memory
+        sizes, arguments = (*grid, *block, 0), pointers.ctypes.data  # 0: no dynamic shared memory
+        with primary_context(self._device):
             call("driver", "cuLaunchKernel", self._function, *sizes, stream, arguments, 0)
-        finally:
-            call("driver", "cuCtxPopCurrent")
 
 
 def kernel_for(tensor: torch.Tensor, name: str, parameters: np.dtype) -> Kernel | None:

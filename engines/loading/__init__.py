@@ -1,4 +1,4 @@
 """Choose what runs a model, open it, and check it against its contract.
 
-Imports `assets`, `backends`, `contracts`, `device` and `tensorrt`.
+Imports `assets`, `backends`, `contracts`, `device`, `kernels` and `tensorrt`.
 """

@@ -10,6 +10,7 @@ from engines.contracts.carried_contract import check_carried
 from engines.contracts.contract import Contract
 from engines.device.names import parse_device
 from engines.errors import ContractError, EngineError
+from engines.kernels.preload import load_kernels
 from engines.loading.contract_check import check_graph
 from engines.loading.engine_calls import Loaded, watched
 from engines.loading.engine_choice import Backend, EngineChoice, engine_choices
@@ -74,6 +75,7 @@ def open_engine(choice: EngineChoice, threads: int = 1) -> Engine:
     except ContractError:
         engine.close()
         raise
+    load_kernels(engine.device)
     return watched(engine, Loaded(choice.contract.name, choice.path.name, choice.backend, threads))
 
 

@@ -68,8 +68,8 @@ class TensorrtEngine:
             self._config = flavour.configure(self._engine, kernels)
         self.inputs, self.outputs = specs(flavour.trt, self._engine)
         self._buckets: dict[int, _Bucket] = {}
-        on_gpu = self.device != "cpu"
-        self._graphs = CudaGraphs(name or flavour.name, enabled=on_gpu and not flavour.records_itself)
+        records = self.device != "cpu" and not flavour.records_itself
+        self._graphs = CudaGraphs(name or flavour.name, self._device, enabled=records)
         self._batches = Batches(name or flavour.name, self._shrink, *self._range())
         self._clock: DeviceClock | None = None
 
@@ -138,7 +138,7 @@ class TensorrtEngine:
         bucket = self._bucket(rows, stream)
         for name, items in inputs.items():
             bucket.inputs[name].fill(items, start, stop, stream)
-        self._graphs.run(rows, partial(bucket.enqueue, stream), stream, fixed=bucket.fixed)
+        self._graphs.run(rows, bucket.enqueue, stream, fixed=bucket.fixed)
         found = bucket.results(stop - start)
         if not on_device:
             return self._device.download(found, stream)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
@@ -18,7 +17,7 @@ from engines.device.transfers import KeepAlive
 from engines.errors import EngineError
 from engines.images.yuv import YuvImage
 from operators.decoding.frame_images import Decoder, FrameTarget, HostFrames, colour_matrix, picture_of
-from operators.decoding.nvdec import Nvdec, open_nvdec
+from operators.decoding.nvdec import Nvdec, open_nvdec, take_over
 from pipeline.errors import SourceError
 
 log = logging.getLogger("posestream.decode")
@@ -41,12 +40,29 @@ class DeviceFrames:
         self._stream, self._device, self._count = stream, device, count
         self._pool = SurfacePool(device, surfaces)
         self._kept = KeepAlive()
+        self._nvdec: tuple[object, VideoCodecContext] | None = None  # what it decodes, and the decoder
         self._logged: set[str] = set()  # reasons
 
     def decoder(self, context: VideoCodecContext) -> Decoder:
         """NVDEC, which falls back to `context` for videos that it cannot decode."""
-        index = self._device.torch_device.index or 0
-        return Nvdec(context, partial(open_nvdec, index=index), self._refused)
+        return Nvdec(context, self._open_nvdec, self._refused)
+
+    def _open_nvdec(self, context: VideoCodecContext) -> VideoCodecContext:
+        """The decoder on the GPU that this source used last, if it suits; else a new one, see `open_nvdec`.
+
+        A file that is repeated, and a camera that is connected again, need no new one. Opening one takes
+        long, and other streams may wait meanwhile.
+        """
+        suits = (context.codec.canonical_name, context.extradata)
+        if self._nvdec and self._nvdec[0] == suits:
+            hardware = self._nvdec[1]
+            hardware.flush_buffers()
+            take_over(hardware, context)
+            return hardware
+        self._nvdec = None  # frees its memory before a new one is opened
+        hardware = open_nvdec(context, index=self._device.torch_device.index or 0)
+        self._nvdec = suits, hardware
+        return hardware
 
     def picture(self, frame: VideoFrame, matrix: np.ndarray | None) -> DeviceImage:
         """The frame in a surface: copied on the device if NVDEC decoded it, else uploaded, see `picture_of`.
@@ -93,6 +109,7 @@ class DeviceFrames:
             raise SourceError(f"{self._stream}: {error}") from None
 
     def _refused(self, reason: str) -> None:
+        self._nvdec = None
         if reason not in self._logged:  # once, not for every repetition of a file or connection of a camera
             self._logged.add(reason)
             log.warning("%s: decoded on the processor, and copied to the GPU: %s", self._stream, reason)

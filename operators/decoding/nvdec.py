@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 
 from engines.errors import EngineError
 from operators.decoding.frame_images import DisplayMatrix, colour_matrix
+from operators.decoding.nvcuvid import load_nvcuvid
 
 CODECS = ("h264", "hevc", "vp9", "av1")
 FORMATS = ("yuv420p", "yuvj420p")  # of the processor's frames that NV12 surfaces can hold
@@ -160,15 +161,16 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
     """A decoder on GPU `index` for the same video as `context`, which has decoded at least one frame.
 
     Raises:
-        EngineError: CUDA reports an error, or this FFmpeg has no NVDEC for the codec.
+        EngineError: CUDA reports an error, the driver's video decoder is not installed, or this FFmpeg has no
+            NVDEC for the codec.
         av.error.FFmpegError: FFmpeg cannot use the GPU.
     """
-    from engines.device.cuda_bindings import call
+    from engines.device.cuda_bindings import primary_context
 
-    # FFmpeg must use PyTorch's CUDA context, else neither sees the other's memory. PyAV asks FFmpeg for the
-    # device's primary context, but FFmpeg refuses it if it is active with other flags than FFmpeg's own, as
-    # after PyTorch (libavutil/hwcontext_cuda.c). So let FFmpeg use the current context, which this call sets.
-    call("runtime", "cudaSetDevice", index)
+    # FFmpeg must use PyTorch's CUDA context, the device's primary one, else neither sees the other's memory.
+    # PyAV's default is the option `primary_ctx`, but FFmpeg refuses that context if it is active with other
+    # flags than FFmpeg's own, as after PyTorch; without options FFmpeg makes a second context
+    # (libavutil/hwcontext_cuda.c). So make the primary one current, and let FFmpeg use the current one.
     accel = HWAccel(
         "cuda",
         device=str(index),
@@ -176,7 +178,12 @@ def open_nvdec(context: VideoCodecContext, index: int) -> VideoCodecContext:
         allow_software_fallback=False,  # `context` is the fallback; it has threads and decodes AV1
         options={"primary_ctx": "0", "current_ctx": "1"},
     )
-    hardware = decoder_like(context, accel)
+    with primary_context(index):
+        load_nvcuvid()
+        hardware = decoder_like(context, accel)
+    # PyAV sets `cuda`. FFmpeg's AV1 decoder then takes the format for agreed and never opens NVDEC
+    # (libavcodec/av1dec.c); with a format of the processor it asks which one to use, as the others do.
+    hardware.pix_fmt = "yuv420p"
     if not hardware.is_hwaccel:
         raise EngineError(f"this FFmpeg has no NVDEC for {context.codec.canonical_name}")
     return hardware
@@ -186,11 +193,16 @@ def decoder_like(context: VideoCodecContext, accel: HWAccel | None) -> VideoCode
     """Another decoder, with one thread, for the same video as `context`, which has decoded some packets."""
     decoder = cast(VideoCodecContext, CodecContext.create(context.codec.canonical_name, "r", accel))
     decoder.thread_count = 1
-    # Facts that may come from the container only, and how many frames are held back for reordering.
     decoder.extradata = context.extradata
+    take_over(decoder, context)
+    return decoder
+
+
+def take_over(decoder: VideoCodecContext, context: VideoCodecContext) -> None:
+    """Tell a decoder what `context` has learnt of the video."""
+    # Facts that may come from the container only, and how many frames are held back for reordering.
     decoder.reorder_depth = context.reorder_depth
     decoder.colorspace, decoder.color_range = context.colorspace, context.color_range
-    return decoder
 
 
 def _differs(frame: VideoFrame, expected: VideoFrame) -> str | None:

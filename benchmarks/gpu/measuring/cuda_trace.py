@@ -54,6 +54,32 @@ class CudaTrace:
                 self.waits[name, int(arguments.get("stream", -1))] += 1
 
 
+def trace_nvdec(clip: str, index: int = 0) -> tuple[CudaTrace, int]:
+    """A trace of FFmpeg alone while it decodes a clip on NVDEC, and the number of its frames.
+
+    The waits in it are those of NVIDIA's decoder library. CUPTI does not say which library waits, so what a
+    whole graph waits for has to be compared with this.
+
+    Raises:
+        EngineError, av.error.FFmpegError: as `open_nvdec`.
+    """
+    import av
+
+    from operators.decoding.nvdec import open_nvdec
+
+    with av.open(clip) as container:
+        stream = container.streams.video[0]
+        packets = list(container.demux(stream))
+        next(filter(None, map(stream.codec_context.decode, packets)))
+        decoder = open_nvdec(stream.codec_context, index)
+        half = len(packets) // 2
+        for packet in packets[:half]:  # the decoder is created with the first ones
+            decoder.decode(packet)
+        with cuda_trace() as trace:
+            frames = sum(len(decoder.decode(packet)) for packet in packets[half:] if packet.size)
+    return trace, frames
+
+
 @contextmanager
 def cuda_trace() -> Iterator[CudaTrace]:
     """Record all threads inside the `with` block; the counts are there after it."""

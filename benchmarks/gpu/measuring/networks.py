@@ -143,9 +143,11 @@ def by_onnxruntime(model: Model, device: str, batches: Sequence[int], seconds: f
     """
     import onnxruntime
 
+    from engines.backends.onnxruntime import load_cuda
+
     if reason := no_cuda_provider():
         raise RuntimeError(reason)
-    onnxruntime.preload_dlls()
+    load_cuda()
     options = {"device_id": int(device.partition(":")[2]), "cudnn_conv_algo_search": "HEURISTIC"}
     session = onnxruntime.InferenceSession(model.path, providers=[("CUDAExecutionProvider", options)])
     if session.get_providers()[0] != "CUDAExecutionProvider":

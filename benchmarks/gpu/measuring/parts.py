@@ -25,7 +25,7 @@ class Report:
     """Runs parts and writes down what they find.
 
     A part is a generator of rows. A row `{NOT_RUN: reason}` says that the part cannot run here, which is no
-    failure.
+    failure. So do rows of other things if all of them have NOT_RUN.
 
     Args:
         kind: of the result, for the file's name.
@@ -57,9 +57,11 @@ class Report:
         start = time.monotonic()
         within_s = self.left(within_s)
         found, why = run_isolated(function, *arguments, within_s=within_s, log=self.log)
-        reasons = [row[NOT_RUN] for row in found if NOT_RUN in row]
+        whole = [row for row in found if row.keys() == {NOT_RUN}]
+        none_ran = found and all(NOT_RUN in row for row in found)
+        reasons = [row[NOT_RUN] for row in (found if none_ran else whole)]
         state = FAILED if why else NOT_RUN if reasons else OK
-        rows = [row for row in found if NOT_RUN not in row]
+        rows = [row for row in found if row not in whole]
         self.add(name, state, why or "".join(reasons[:1]), rows, time.monotonic() - start)
         return rows
 

@@ -162,6 +162,7 @@ def copies(run: Run) -> Row:
         "to_device_bytes": round(trace.bytes["HtoD"] / frames),
         "to_host_bytes": round(trace.bytes["DtoH"] / frames),
         "on_device_bytes": round(trace.bytes["DtoD"] / frames),
+        "traced_frames": frames,
         "device_wide_waits": trace.device_wide,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import time
 from collections.abc import Iterator
@@ -13,37 +12,31 @@ from measuring.parts import NOT_RUN
 from steps import Place
 
 MODULES = ("numpy", "cv2", "torch", "av", "onnxruntime", "cuda.bindings.runtime", "operators", "pipeline.run")
-LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
 
 
 def driver_and_libraries(place: Place) -> Iterator[Row]:
-    """Versions of packages, the GPU and the driver, and whether the loader finds the driver's libraries.
+    """Versions of packages, the GPU and the driver; the driver's video decoder can be loaded.
 
     Raises:
         RuntimeError: CUDA's runtime finds no GPU.
+        EngineError: the driver's video decoder cannot be loaded.
     """
     from engines.device.gpus import this_gpu
     from tools.profiling.machine.hardware import PACKAGES, installed_versions
 
     yield {"packages": installed_versions((*PACKAGES, "cuda-bindings", "cupy-cuda13x", "triton"))}
-    yield {name: _loaded(name) for name in LIBRARIES}
     gpu = None if place.dry else this_gpu()
     if gpu:
         import torch
 
+        from operators.decoding.nvcuvid import load_nvcuvid
+
+        load_nvcuvid()
         yield {**gpu._asdict(), "torch_cuda": torch.version.cuda, "torch_sees": torch.cuda.device_count()}
     elif place.dry:
         yield {NOT_RUN: "no GPU here"}
     else:
         raise RuntimeError("CUDA's runtime finds no GPU")
-
-
-def _loaded(name: str) -> str:
-    try:
-        ctypes.CDLL(name)
-    except OSError as error:
-        return str(error)
-    return "found"
 
 
 def imports(place: Place) -> Iterator[Row]:

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from onnxruntime.datasets import get_example
 
 from engines.backends.base import TensorSpec
-from engines.backends.onnxruntime import OnnxEngine, _providers
+from engines.backends.onnxruntime import OnnxEngine, _providers, load_cuda
 from engines.contracts.contract import load_contract
 from engines.errors import EngineError
 from engines.loading.load import load_engine
@@ -85,3 +86,26 @@ def test_on_the_gpu_the_outputs_agree(small_home, device):
     )
     for name, array in found.items():
         np.testing.assert_allclose(array, expected[name], atol=5e-3)  # TF32
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """What `load_cuda` loads, in order."""
+    found = []
+    monkeypatch.setattr(onnxruntime, "loads", found, raising=False)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: found.append("CUDA"), raising=False)
+    return found
+
+
+def test_pytorch_loads_its_cuda_before_the_runtime_looks_for_it(loads, monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text('import onnxruntime\nonnxruntime.loads.append("PyTorch")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    load_cuda()
+    assert loads == ["PyTorch", "CUDA"]
+
+
+def test_without_pytorch_the_runtime_looks_for_cuda_itself(loads, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    load_cuda()
+    assert loads == ["CUDA"]

@@ -4,8 +4,14 @@ import logging
 
 import pytest
 
-from engines.device.cuda_graphs import CudaGraphs
+pytest.importorskip("torch")
+
+from engines.device.cuda_graphs import ATTEMPTS, CudaGraphs
+from engines.device.devices import open_device
 from engines.errors import EngineError
+
+CPU = open_device("cpu")
+STREAM = CPU.new_stream()
 
 
 class FakeGraph:
@@ -16,7 +22,7 @@ class FakeGraph:
 
     def __call__(self, enqueue, stream):
         before = len(self.log)
-        enqueue()
+        enqueue(stream)
         self.work = self.log[before:]
         del self.log[before:]
         self.log.append("recorded")
@@ -29,13 +35,13 @@ class FakeGraph:
 def run(graphs, log, kinds, **options):
     log.clear()
     for kind in kinds:
-        graphs.run(kind, lambda kind=kind: log.append(kind), None, **options)
+        graphs.run(kind, lambda _, kind=kind: log.append(kind), STREAM, **options)
     return log
 
 
 def test_the_second_run_is_recorded_and_all_later_ones_replayed():
     log = []
-    graphs = CudaGraphs("toy", enabled=True, record=lambda *given: FakeGraph(log)(*given))
+    graphs = CudaGraphs("toy", CPU, enabled=True, record=lambda *given: FakeGraph(log)(*given))
     assert run(graphs, log, [4, 8, 4, 4, 8]) == [
         4, 8, "recorded", "replayed [4]", "replayed [4]", "recorded", "replayed [8]",
     ]  # fmt: skip
@@ -47,19 +53,54 @@ def test_the_second_run_is_recorded_and_all_later_ones_replayed():
 @pytest.mark.parametrize(("enabled", "fixed"), [(False, True), (True, False)])
 def test_work_that_must_not_be_recorded_is_queued_directly_each_time(enabled, fixed):
     log = []
-    graphs = CudaGraphs("toy", enabled=enabled, record=FakeGraph(log))
+    graphs = CudaGraphs("toy", CPU, enabled=enabled, record=FakeGraph(log))
     assert run(graphs, log, [1, 1, 1], fixed=fixed) == [1, 1, 1]
 
 
-def test_a_failed_recording_is_logged_once_and_the_work_still_runs(caplog):
-    def record(enqueue, stream):
-        raise EngineError("cudaStreamEndCapture: operation failed (CUDA error 901)")
+def test_graphs_are_recorded_on_one_stream_that_runs_nothing():
+    recorded_on, ran_on = [], []
 
+    class Graph:
+        def __init__(self, enqueue, stream):
+            recorded_on.append(stream)
+
+        def launch(self, stream):
+            ran_on.append(stream)
+
+    graphs = CudaGraphs("toy", CPU, enabled=True, record=Graph)
+    for kind in (1, 1, 2, 2):
+        graphs.run(kind, ran_on.append, STREAM)
+    assert ran_on == [STREAM] * 4
+    assert len(recorded_on) == 2
+    assert recorded_on[0] is recorded_on[1] is not STREAM
+
+
+def failing(log, failures):
+    """Makes graphs of which the first `failures` cannot be recorded."""
+    made = []
+
+    def record(enqueue, stream):
+        made.append(stream)
+        if len(made) <= failures:
+            raise EngineError("cudaStreamEndCapture: operation failed (CUDA error 901)")
+        return FakeGraph(log)(enqueue, stream)
+
+    return record
+
+
+def test_after_three_failures_the_log_says_so_and_the_work_still_runs(caplog):
     log = []
-    graphs = CudaGraphs("toy", enabled=True, record=record)
+    graphs = CudaGraphs("toy", CPU, enabled=True, record=failing(log, ATTEMPTS))
     with caplog.at_level(logging.WARNING, "posestream.device"):
-        assert run(graphs, log, [1, 1, 1, 2, 2]) == [1, 1, 1, 2, 2]
+        assert run(graphs, log, [1, 1, 1, 2, 2, 1, 2]) == [1, 1, 1, 2, 2, 1, 2]
     (message,) = caplog.messages
     assert message.startswith(
         "toy: CUDA cannot record a graph of it, so every run is queued call by call: cudaStreamEndCapture"
     )
+
+
+def test_a_recording_that_failed_by_chance_is_tried_again(caplog):
+    log = []
+    graphs = CudaGraphs("toy", CPU, enabled=True, record=failing(log, ATTEMPTS - 1))
+    assert run(graphs, log, [1, 1, 1, 1]) == [1, 1, 1, "recorded", "replayed [1]"]
+    assert not caplog.messages

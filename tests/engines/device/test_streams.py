@@ -181,6 +181,7 @@ def test_a_stream_of_a_gpu_waits_for_another():
     writer, reader = device.new_stream(), device.new_stream()
     memory = device.empty(1 << 20, writer)
     with writer.use():
+        memory.fill_(0)  # so that the kernel is loaded: CUDA may wait for the sleep before it loads one
         torch.cuda._sleep(50_000_000)
         memory.fill_(7)
     reader.wait(written := writer.record())

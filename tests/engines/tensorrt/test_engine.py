@@ -122,7 +122,7 @@ class Replays:
     def __init__(self, machine, enqueue, stream):
         self.machine, self.work, runs = machine, [], list(machine.runs)
         launch, machine.launch = machine.launch, lambda *work: self.work.append(work)
-        enqueue()
+        enqueue(stream)
         self.rows = machine.runs[-1][0]
         machine.launch, machine.runs = launch, runs
 
@@ -133,8 +133,8 @@ class Replays:
 
 
 def with_graphs(monkeypatch, machine):
-    def graphs(name, *, enabled):
-        return CudaGraphs(name, enabled=True, record=functools.partial(Replays, machine))
+    def graphs(name, device, *, enabled):
+        return CudaGraphs(name, device, enabled=True, record=functools.partial(Replays, machine))
 
     monkeypatch.setattr(tensorrt, "CudaGraphs", graphs)
 

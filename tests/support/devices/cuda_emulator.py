@@ -36,17 +36,16 @@ class EmulatedKernel:
         self._launch(ctypes.c_void_p(work.ctypes.data), *sizes, ctypes.c_int(backwards))
 
 
-def build(source: str, name: str, parameters: np.dtype, to: Path) -> None:
-    """Compile C++ that includes `kernels/NAME.cu` to a shared library; without g++, the test is skipped."""
+def build(to: Path, source: str, defined: dict[str, object], *libraries: str) -> None:
+    """Compile C++ to a shared library; without g++, the test is skipped."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    options = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-DPARAMETER_BYTES={parameters.itemsize}"]
+    options = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-Wl,-soname,{to.name}", f"-L{to.parent}"]
     options.append("-ffp-contract=off")  # as with NVRTC: a*b + c is rounded twice
-    path = SOURCES / f"{name}.cu"
-    defined = f'#define KERNEL {name}\n#define KERNEL_NAME "{name}"\n#define KERNEL_SOURCE "{path}"\n'
+    options += [f"-D{name}={value}" for name, value in defined.items()]
     subprocess.run(
-        ["g++", *options, f"-I{HERE}", "-o", str(to), "-x", "c++", "-"],
-        input=defined + source,
+        ["g++", *options, f"-I{HERE}", "-o", str(to), "-x", "c++", "-", *libraries],
+        input=source,
         text=True,
         check=True,
     )
@@ -57,10 +56,7 @@ def emulated(name: str, parameters: np.dtype) -> EmulatedKernel:
     """The kernel `kernels/NAME.cu` on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / f"{name}.so"
-        build(LAUNCH, name, parameters, library)
+        path = SOURCES / f"{name}.cu"
+        defined = {"KERNEL": name, "KERNEL_SOURCE": f'"{path}"', "PARAMETER_BYTES": parameters.itemsize}
+        build(library, LAUNCH, defined)
         return EmulatedKernel(ctypes.CDLL(str(library)).launch, parameters)
-
-
-def build_driver(folder: Path, name: str, parameters: np.dtype) -> None:
-    """Build a CUDA driver, libcuda.so.1, that can run this one kernel; see cuda_driver.cpp."""
-    build('#include "cuda_driver.cpp"\n', name, parameters, folder / "libcuda.so.1")
