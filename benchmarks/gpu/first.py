@@ -65,18 +65,12 @@ def started(
         words: of the command line; None for all.
         options: further options, with the arguments of `add_argument`.
     """
-    early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--carried", type=Path)
-    try:
-        carried.use(early.parse_known_args(words)[0].carried)
-    except carried.CarriedError as error:
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
+    carried.use_from(sys.argv[1:])
     from measuring.result_files import parser
 
     from engines.device.names import cuda_devices
 
     made = parser(doc, minutes)
-    made.add_argument("--carried", type=Path, metavar="FOLDER", help="the folder that carry.py has filled")
     made.add_argument("--dry-run", action="store_true", help="run on the CPU what can run there")
     for name, arguments in (options or {}).items():
         made.add_argument(name, **arguments)

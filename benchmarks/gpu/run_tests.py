@@ -1,6 +1,7 @@
 """Run all tests that need a GPU, and compute-sanitizer on the kernels; the result is one table and one JSON.
 
     python benchmarks/gpu/run_tests.py [--minutes 7] [--commit HASH] [--json FILE] [--out FOLDER]
+                                       [--carried FOLDER]
 
 Each test file runs in a process of its own, since after an illegal access a process cannot use the GPU any
 more, and for 90 s at most. compute-sanitizer runs the tests of our own kernels: memcheck finds accesses out
@@ -28,6 +29,10 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from packing import carried
+
+if __name__ == "__main__":
+    carried.use_from(sys.argv[1:])
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
 from measuring.isolation import LEAST_S, Deadline

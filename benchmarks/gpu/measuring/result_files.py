@@ -24,6 +24,7 @@ def parser(doc: str, minutes: float = 7.0) -> argparse.ArgumentParser:
     made.add_argument(
         "--minutes", type=float, default=minutes, help=f"time limit for all of it; default {minutes:g}"
     )
+    made.add_argument("--carried", type=Path, metavar="FOLDER", help="the folder that carry.py has filled")
     made.add_argument("--commit", help="commit of the checkout, if it has no .git")
     return made
 

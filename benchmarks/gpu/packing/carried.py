@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,6 +29,16 @@ def write_manifest(folder: Path) -> dict[str, int]:
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     (folder / MANIFEST).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
     return sizes
+
+
+def use_from(words: Sequence[str]) -> None:
+    """`use` the folder that --carried names in a command line, before anything of posestream is imported."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--carried", type=Path)
+    try:
+        use(early.parse_known_args(words)[0].carried)
+    except CarriedError as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
 
 
 def use(folder: Path | None) -> None:
