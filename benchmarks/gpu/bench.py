@@ -3,6 +3,7 @@
     python benchmarks/gpu/bench.py [--minutes 7] [--streams 1,2,4,8,16,32,64] [--batch 1,2,4,8,16,32,64]
                                    [--persons 1] [--seconds 3] [--clip FILE] [--detector MODEL] [--pose MODEL]
                                    [--dry-run] [--commit HASH] [--json FILE] [--out FOLDER]
+                                   [--carried FOLDER]
 
 Streams: files of 1080p H.264 go through decode, detect, track and pose as fast as they can; frames stay on
 the GPU. The table compares this with decoding alone on as many streams and with the two models alone at their
@@ -29,6 +30,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from packing import carried
+
+if __name__ == "__main__":
+    carried.use_from(sys.argv[1:])
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measuring.clip import make_clip
 from measuring.isolation import Deadline, Row, run_isolated
