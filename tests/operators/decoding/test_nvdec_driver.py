@@ -23,6 +23,7 @@ from operators.decode import Decode  # noqa: E402
 from operators.decoding import device_frames  # noqa: E402
 from operators.decoding.nvdec import open_nvdec  # noqa: E402
 from tests.support.devices.device_frames import samples  # noqa: E402
+from tests.support.devices.late_device import LateDevice  # noqa: E402
 from tests.support.devices.stand_in_driver import Driver, process_with_driver  # noqa: E402
 from tests.support.videos.small_videos import small_video  # noqa: E402
 
@@ -212,10 +213,30 @@ def test_planes_live_as_long_as_their_capsules(in_driver, video_of_size):
     assert in_driver(kept_while_others_are_decoded, video_of_size) == (True, True, 0)
 
 
+def copied_late(path) -> list[int]:
+    """Which pictures the surfaces hold, if each copy to a surface runs as late as it may."""
+    use_host_memory()
+    with pytest.MonkeyPatch.context() as patch:
+        device = LateDevice()
+        patch.setattr(device_frames, "open_device", lambda name: device)
+        packets = list(Decode(device="cuda", surfaces=100).read("cam", str(path)))
+        found = []
+        for packet in packets:
+            packet.picture.ready.synchronise()
+            found.append(int(packet.picture.planes[0][0, 0]))
+    return found
+
+
+def test_frames_live_until_they_are_copied(in_driver, video_of_size):
+    found = in_driver(copied_late, video_of_size)
+    assert found == [n for _, n in sorted(numbers(video_of_size).items())]
+
+
 def repeated(path, times) -> tuple[list[int], Counter]:
     """Which pictures a repeated file gives, and how often functions of the driver are called for it."""
     functions = ("cuvidCreateDecoder", "cuvidDestroyDecoder", "cuMemAlloc_v2", "cuMemFree_v2")
     driver = Driver()
+    gc.collect()  # what earlier tests have left
     before = Counter({name: driver.calls(name) for name in functions})
     found = [int(samples(packet.picture)[0][0, 0]) for packet in read(path, loop=times)]
     gc.collect()
