@@ -14,11 +14,11 @@ import torch
 from measuring.isolation import Row
 from measuring.parts import NOT_RUN
 
-from engines.device.cuda_bindings import call
+from engines.device.cuda_bindings import call, primary_context
 from engines.device.devices import open_device, thread_stream
 from engines.device.image import DeviceImage
 from engines.device.plane_layout import frame_bytes, planes_in
-from engines.device.streams import Device
+from engines.device.streams import Device, Stream
 from engines.images.boxes import nms as nms_on_host
 from engines.images.geometry import roi_matrices
 from engines.images.model_input import Input
@@ -27,6 +27,7 @@ from engines.kernels import crop, nms
 from steps import Place
 
 SLEEP_CYCLES = 50_000_000  # some 25 ms
+FRAME = (640, 360)  # px
 FRAMES, CROPS, CROPS_DRY = 3, 80, 4  # 80 are more than one launch takes; the CPU is slow
 IMAGES = 4
 REPEATS = 20
@@ -42,9 +43,9 @@ def context_and_streams(place: Place) -> Iterator[Row]:
     device = open_device(place.device)
     writer, reader = device.new_stream(), device.new_stream()
     if not place.dry:
-        number = device.torch_device.index
-        primary = call("driver", "cuDevicePrimaryCtxRetain", call("driver", "cuDeviceGet", number))
         current = call("driver", "cuCtxGetCurrent")
+        with primary_context(device.torch_device.index):
+            primary = call("driver", "cuCtxGetCurrent")
         if int(primary) != int(current):
             raise RuntimeError(f"the current context is {int(current):#x}, the primary one {int(primary):#x}")
     memory = device.empty(1 << 20, writer)
@@ -74,7 +75,7 @@ def kernel_crop(place: Place) -> Iterator[Row]:
     device = open_device(place.device)
     stream = thread_stream(device)
     random, count = np.random.default_rng(0), CROPS_DRY if place.dry else CROPS
-    images = [_noise(device, seed) for seed in range(FRAMES)]
+    images = [noise(device, FRAME, seed) for seed in range(FRAMES)]
     width, height = images[0].shape[1], images[0].shape[0]
     low, high = (0, 0, 40, 40, -3), (width, height, 600, 800, 3)
     matrices = roi_matrices(random.uniform(low, high, (count, 5)), (192, 256))
@@ -170,19 +171,19 @@ def graph_capture(place: Place) -> Iterator[Row]:
     other = threading.Thread(target=disturb)
     other.start()
     busy.wait(20)
-    stream = thread_stream(device)
+    stream, recording = thread_stream(device), device.new_stream()
     total = torch.zeros(1 << 16, device=device.torch_device)
     stream.wait(_after(device))
 
-    def enqueue() -> None:
-        with stream.use():
+    def enqueue(to: Stream) -> None:
+        with to.use():
             for _ in range(10):
                 total.add_(1)
 
     try:
-        enqueue()
+        enqueue(stream)
         for _ in range(CAPTURES):
-            CudaGraph(enqueue, stream).launch(stream)
+            CudaGraph(enqueue, recording).launch(stream)
         found = device.download({"": total}, stream)[""]
     finally:
         stopped.set()
@@ -206,10 +207,9 @@ def _kernel(name: str, device: Device, parameters: np.dtype) -> Any:
     return Kernel(name, device.torch_device.index, parameters)
 
 
-def _noise(device: Device, seed: int) -> DeviceImage:
-    """A frame of noise, 640x360 px, NV12."""
+def noise(device: Device, size: tuple[int, int], seed: int) -> DeviceImage:
+    """A frame of noise as NVDEC gives it: NV12; `size` is width and height in px."""
     stream = thread_stream(device)
-    size = (640, 360)
     values = np.random.default_rng(seed).integers(0, 256, frame_bytes("nv12", size), np.uint8)
     with stream.use():
         memory = torch.from_numpy(values).to(device.torch_device)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from measuring.parts import NOT_RUN
 
-from engines.device.devices import open_device, thread_stream
-from engines.device.image import DeviceImage
-from engines.device.plane_layout import frame_bytes, planes_in
+from engines.device.devices import open_device
 from engines.device.streams import Device
-from engines.images.yuv import rgb_matrix
+from steps.device import noise
+from tests.support.devices.device_frames import samples
 
 if TYPE_CHECKING:
     from steps import Place
@@ -41,7 +40,7 @@ def blur_heads(place: Place) -> Iterator[dict[str, Any]]:
     for library in LIBRARIES:
         if place.device == "cpu" or find_spec(library) is None:
             reason = "there is no GPU" if place.device == "cpu" else f"{library} is not installed"
-            yield {"library": library, "not run": reason}
+            yield {"library": library, NOT_RUN: reason}
             continue
         device = open_device(place.device)
         kind = example.CupyKernel if library == "cupy" else example.PycudaKernel
@@ -55,9 +54,9 @@ def figures(kernel: Any, device: Device) -> dict[str, Any]:
     Raises:
         RuntimeError: it has written other bits than its twin on the host.
     """
-    image, heads = _noise(device), _heads()
-    found = _samples(example.blur_on_device(image, heads, kernel))
-    wanted = example.blur_on_host(_samples(image), heads)
+    image, heads = noise(device, SIZE, seed=1), _heads()
+    found = samples(example.blur_on_device(image, heads, kernel))
+    wanted = example.blur_on_host(samples(image), heads)
     differ = sum(int((one != other).sum()) for one, other in zip(found, wanted, strict=True))
     if differ:
         raise RuntimeError(f"{differ} samples differ from those that the host computes")
@@ -74,20 +73,3 @@ def _heads() -> np.ndarray:
     random = np.random.default_rng(0)
     circles = zip(*random.uniform((0, 0, 8), (*SIZE, 120), (PERSONS, 3)).T.tolist(), strict=True)
     return np.array([example.head_at(*circle) for circle in circles], example.HEAD)
-
-
-def _noise(device: Device) -> DeviceImage:
-    """A frame of noise as NVDEC gives it: NV12."""
-    stream = thread_stream(device)
-    memory = device.empty(frame_bytes("nv12", SIZE), stream)
-    with stream.use():
-        memory.copy_(torch.from_numpy(np.random.default_rng(1).integers(0, 256, len(memory), np.uint8)))
-    matrix = rgb_matrix("bt709", full_range=False)
-    return DeviceImage(planes_in(memory, "nv12", SIZE), matrix, stream.record(), device)
-
-
-def _samples(image: DeviceImage) -> list[np.ndarray]:
-    """The planes on the host."""
-    stream = thread_stream(image.device)
-    with image.reading(stream) as planes:
-        return list(image.device.download({str(i): plane for i, plane in enumerate(planes)}, stream).values())
