@@ -65,13 +65,11 @@ def trace_nvdec(clip: str, index: int = 0) -> tuple[CudaTrace, int]:
     """
     import av
 
-    from operators.decoding.nvdec import open_nvdec
+    from measuring.nvdec import on_nvdec
 
     with av.open(clip) as container:
-        stream = container.streams.video[0]
-        packets = list(container.demux(stream))
-        next(filter(None, map(stream.codec_context.decode, packets)))
-        decoder = open_nvdec(stream.codec_context, index)
+        decoder = on_nvdec(container, index)
+        packets = list(container.demux(video=0))
         half = len(packets) // 2
         for packet in packets[:half]:  # the decoder is created with the first ones
             decoder.decode(packet)

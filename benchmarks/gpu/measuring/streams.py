@@ -10,9 +10,11 @@ from typing import Any
 
 import av
 
+from engines.device.names import parse_device
 from measuring.clip import FPS
 from measuring.isolation import Row
 from measuring.networks import Model
+from measuring.nvdec import on_nvdec
 from measuring.torch_networks import PLAIN, in_operators
 from operators import REGISTRY
 from pipeline.graph import Graph, check_graph
@@ -203,26 +205,20 @@ def _decode(
     stopped: threading.Event,
     failures: list[Exception],
 ) -> None:
+    index = parse_device(device).number
     try:
         while not stopped.is_set():
-            with av.open(clip, **_hardware(device)) as container:
-                container.streams.video[0].thread_count = 1
-                for _ in container.decode(video=0):
-                    frames[number] += 1
+            with av.open(clip) as container:
+                stream = container.streams.video[0]
+                stream.thread_count = 1
+                decoder = stream.codec_context if device == "cpu" else on_nvdec(container, index)
+                for packet in container.demux(stream):
+                    frames[number] += len(decoder.decode(packet))
                     if stopped.is_set():
                         break
     except Exception as error:
         failures.append(error)
         stopped.set()
-
-
-def _hardware(device: str) -> dict[str, Any]:
-    if device == "cpu":
-        return {}
-    from av.codec.hwaccel import HWAccel
-
-    index = device.partition(":")[2] or "0"
-    return {"hwaccel": HWAccel("cuda", device=index, is_hw_owned=True, allow_software_fallback=False)}
 
 
 def _until(done: Any, at_most_s: float, stopped: threading.Event) -> None:
