@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +23,7 @@ from pathlib import Path
 
 import first
 import wheels
-from packing import split_files, tensorrt_wheel
+from packing import carried, split_files, tensorrt_wheel
 
 MIB = 2**20
 INTO = Path(tempfile.gettempdir(), "posestream-trt")
@@ -138,21 +136,15 @@ def install(into: Path) -> None:
 
     Raises:
         PartsError: parts are missing or damaged.
-        SystemExit: pip refuses a wheel.
+        CarriedError: pip refuses a wheel.
     """
     site = into / "site"
     if not site.is_dir():
         files = [*sorted(into.glob("*.whl")), *split_files.join(into, into / "joined")]
         if not files:
             raise split_files.PartsError(f"{into} is empty; join the parts first: trt.py join FOLDER/part-00")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-        command += ["--no-compile", "--no-cache-dir", "--target", str(site)]
-        done = subprocess.run([*command, *map(str, files)], check=False)
-        if done.returncode:
-            shutil.rmtree(site, ignore_errors=True)
-            raise SystemExit("trt.py: the wheels cannot be installed; pip printed the reason above")
-    sys.path.insert(0, str(site))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+        carried.install_wheels(files, site)
+    carried.import_from(site)
 
 
 def run() -> int:
@@ -165,7 +157,7 @@ def run() -> int:
     if not given.dry_run:
         try:
             install(given.into)
-        except split_files.PartsError as error:
+        except (split_files.PartsError, carried.CarriedError) as error:
             raise SystemExit(f"trt.py: {error}") from None
     installed_s = time.monotonic() - start
     import bench

@@ -14,8 +14,7 @@ from typing import Any
 import harness
 
 from measuring.isolation import Deadline, Row, run_isolated
-from measuring.result_files import PACKAGES, log_path, result_path
-from tools.profiling.machine.hardware import installed_versions
+from measuring.result_files import document, log_path, result_path
 
 OK, FAILED, NOT_RUN = "ok", "failed", "not run"
 SHOWN = 110  # characters of a part's line
@@ -37,9 +36,7 @@ class Report:
         self.path = result_path(kind, given)
         self.log = log_path(self.path)
         self.parts: list[Row] = []
-        self._document = harness.result([], versions=installed_versions(PACKAGES), **more)
-        if given.commit:
-            self._document["machine"]["commit"] = given.commit
+        self._document = document([], given, **more)
         self._deadline = Deadline(given.minutes)
 
     @property

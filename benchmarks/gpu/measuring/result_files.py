@@ -47,12 +47,17 @@ def log_path(result: Path) -> Path:
     return path
 
 
+def document(rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """A result with the machine, the versions of its libraries, and the commit that was given."""
+    made = harness.result(rows, versions=installed_versions(PACKAGES), **more)
+    if given.commit:
+        made["machine"]["commit"] = given.commit
+    return made
+
+
 def save_result(
     path: Path, rows: Sequence[Mapping[str, Any]], given: argparse.Namespace, **more: Any
 ) -> None:
     """Write the result and print its path."""
-    document = harness.result(rows, versions=installed_versions(PACKAGES), **more)
-    if given.commit:
-        document["machine"]["commit"] = given.commit
-    harness.write(path, document)
+    harness.write(path, document(rows, given, **more))
     print(f"  {path}")

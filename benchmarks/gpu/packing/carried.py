@@ -50,14 +50,35 @@ def use(folder: Path | None) -> None:
     Raises:
         CarriedError: a file is missing or has another size, or pip refuses a wheel.
     """
-    paths = [str(ROOT), str(ROOT / "benchmarks")]
+    import_from(ROOT)
+    sys.path.insert(1, str(ROOT / "benchmarks"))
     if folder is not None:
         home = Path(tempfile.gettempdir(), "posestream-gpu")
-        paths.insert(0, str(_install(folder.resolve(), home)))
+        import_from(_install(folder.resolve(), home))
         os.environ["POSESTREAM_HOME"] = str(home)
-    sys.path[:0] = paths
+
+
+def import_from(folder: Path) -> None:
+    """This process, and those that it starts later, look for modules in this folder first."""
+    sys.path.insert(0, str(folder))
     known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*paths[:-1], *known]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(folder), *known]))
+
+
+def install_wheels(wheels: Sequence[Path], site: Path) -> None:
+    """Install wheels, without what they need, into a folder.
+
+    Raises:
+        CarriedError: pip refuses a wheel; with pip's reason.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    command += ["--no-cache-dir", "--disable-pip-version-check", "--target", str(site)]
+    done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        shutil.rmtree(site, ignore_errors=True)
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+        reason = next((line for line in lines if "ERROR" in line), lines[-1])
+        raise CarriedError(f"the wheels cannot be installed ({reason.strip()[:200]})")
 
 
 def _install(folder: Path, home: Path) -> Path:
@@ -68,17 +89,13 @@ def _install(folder: Path, home: Path) -> Path:
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from:
         return site
     shutil.rmtree(site, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-    command += ["--no-cache-dir", "--disable-pip-version-check", "--target", str(site)]
-    wheels = [str(path) for path in sorted((folder / WHEELS).glob("*.whl"))]
-    done = subprocess.run([*command, *wheels], capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
-        reason = next((line for line in lines if "ERROR" in line), lines[-1])
+    try:
+        install_wheels(sorted((folder / WHEELS).glob("*.whl")), site)
+    except CarriedError as error:
         raise CarriedError(
-            f"the wheels of {folder.name} cannot be installed ({reason.strip()[:200]}); fill the folder for "
-            f"this Python: carry.py {folder.name} --python {sys.version_info[0]}.{sys.version_info[1]}"
-        )
+            f"{folder.name}: {error}; fill the folder for this Python: "
+            f"carry.py {folder.name} --python {sys.version_info[0]}.{sys.version_info[1]}"
+        ) from None
     if (folder / ASSETS).is_dir():
         shutil.copytree(folder / ASSETS, home / ASSETS, dirs_exist_ok=True)
     stamp.write_text(made_from, encoding="utf-8")
