@@ -21,6 +21,7 @@ from engines.tensorrt.plan_builder import build_plan  # noqa: E402
 from operators import REGISTRY  # noqa: E402
 from pipeline.graph import check_graph  # noqa: E402
 from pipeline.run import Run  # noqa: E402
+from tests.support.devices.compiled_here import skip_unless_built_here  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks" / "gpu"))
 from measuring.clip import make_clip  # noqa: E402
@@ -81,7 +82,8 @@ def graph(request, home):
     """A graph of decode, detect, track and pose on the GPU; all batches have the same size."""
     backend = request.param
     if backend != "torch":
-        for library in (backend.replace("-", "_"), "onnx", "onnxscript", "onnxslim"):
+        skip_unless_built_here(backend)
+        for library in ("onnx", "onnxscript", "onnxslim"):
             pytest.importorskip(library)
         for name, batch in (("small-detector", Batch(1, 1, 1)), ("small-pose", Batch(1, 4, 4))):
             contract = load_contract(name)

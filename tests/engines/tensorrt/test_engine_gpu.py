@@ -19,6 +19,7 @@ from engines.estimators.crops import Crops  # noqa: E402
 from engines.tensorrt.engine import TensorrtEngine  # noqa: E402
 from engines.tensorrt.flavours import flavour  # noqa: E402
 from engines.tensorrt.network import Batch, Network  # noqa: E402
+from tests.support.devices.compiled_here import skip_unless_built_here  # noqa: E402
 from tests.support.models import compilable  # noqa: E402
 from tests.support.models.toy_models import K, contract  # noqa: E402
 
@@ -33,11 +34,6 @@ class Plan:
 
     def __init__(self, name, folder):
         self.flavour, self.folder = flavour(name), folder
-        gpu = this_gpu()
-        try:
-            self.flavour.check_target(gpu.compute_capability, gpu)
-        except EngineError as error:  # TensorRT for RTX knows only some GPUs
-            pytest.skip(str(error))
         onnx = compilable.landmarks_onnx(folder)
         network = Network(self.flavour, onnx, compilable.landmarks(), "fp32")
         self.plan = network.compile(
@@ -57,7 +53,7 @@ class Plan:
 
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt-rtx"])
 def plan(request, tmp_path_factory):
-    pytest.importorskip(request.param.replace("-", "_"))
+    skip_unless_built_here(request.param)
     return Plan(request.param, tmp_path_factory.mktemp(request.param))
 
 

@@ -14,6 +14,7 @@ from engines.tensorrt.network import Batch
 from engines.tensorrt.plan_builder import build_plan
 from engines.tensorrt.plan_files import kept_plans, onnx_sha256
 from engines.tensorrt.plan_search import ModelPlans, judge_plans
+from tests.support.devices.compiled_here import skip_unless_built_here
 
 
 @pytest.mark.parametrize("text", ["", "8", "1:2", "1:2:3:4", "0:1:2", "4:2:8", "1:8:4", "a:b:c"])
@@ -106,10 +107,8 @@ def test_nothing_is_opened_without_a_gpu(tiny):
 
 @pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
 def backend(request):
-    """Each installed flavour, on a machine with a GPU."""
-    pytest.importorskip(request.param.replace("-", "_"))
-    if this_gpu() is None:
-        pytest.skip("no CUDA device")
+    """Each installed flavour, on a machine with a GPU that it knows."""
+    skip_unless_built_here(request.param)
     return request.param
 
 
