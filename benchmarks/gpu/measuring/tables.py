@@ -10,7 +10,7 @@ TARGET = 0.85  # share of the lower bound
 PACED_P95_MS = 100.0
 STREAMS = ("streams", "frames/s", "p50 ms", "p95", "p99", "GPU", "NVDEC", "to GPU", "to host", "decode alone",
            "engines alone", "of bound", "")  # fmt: skip
-POSES = ("RTMPose-m", "batch", "alone crops/s", "p50 ms", "graph crops/s", "of alone", "")
+POSES = ("pose model by", "batch", "alone crops/s", "p50 ms", "graph crops/s", "of alone", "")
 
 
 def show(rows: list[Row], size: tuple[int, int]) -> None:
@@ -32,7 +32,8 @@ def show(rows: list[Row], size: tuple[int, int]) -> None:
 
 def stream_cells(row: Row) -> list[str]:
     """The cells of a row of the first table."""
-    name = str(row.get("streams", "")) + (f" paced: {row['graph']}" if row["kind"] == "paced" else "")
+    more = f" paced: {row['graph']}" if row["kind"] == "paced" else f" {row.get('backend', '')}"
+    name = f"{row.get('streams', '')}{more}".strip()
     share = {key: f"{row[key]:.0%}" for key in ("gpu", "nvdec", "of_bound") if key in row}
     number = {key: f"{row[key]:.0f}" for key in
               ("fps", "age_p50_ms", "age_p95_ms", "age_p99_ms", "to_device_bytes", "to_host_bytes",
